@@ -1,0 +1,34 @@
+"""Time, behind one seam: the only place of the engine that reads a clock."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A monotonic clock."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary fixed point; never goes back."""
+        ...
+
+
+class WallClock:
+    """The machine's monotonic clock (the same in all processes of one machine)."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
+class VirtualClock:
+    """A clock that moves only when told to: for simulation and tests."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move forward by ``seconds`` (>= 0)."""
+        assert seconds >= 0, "time does not go back"
+        self._now += seconds

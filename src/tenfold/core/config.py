@@ -1,0 +1,60 @@
+"""Settings: small frozen records; a part receives its own, never the whole."""
+
+from dataclasses import dataclass
+
+from tenfold.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The KV pool. ``blocks`` x ``block_size`` tokens fit; ``prefix_sharing`` reuses equal prefixes."""
+
+    blocks: int
+    block_size: int = 16
+    prefix_sharing: bool = True
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.block_size < 1:
+            raise ConfigError("the KV pool needs at least one block of at least one token")
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits of a step and of the queue.
+
+    ``max_step_tokens`` bounds the tokens of one step (decode first, prefill chunks fill the rest),
+    ``max_running`` the sequences in flight, ``max_waiting`` the queue behind them.
+    """
+
+    max_step_tokens: int = 512
+    max_running: int = 64
+    max_waiting: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1 or self.max_waiting < 1:
+            raise ConfigError("max_running and max_waiting must be at least 1")
+        if self.max_step_tokens < self.max_running:
+            raise ConfigError(
+                f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running}): "
+                "every running sequence decodes one token per step"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How to run a model: what the command line's engine options set.
+
+    ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
+    means all the cores this process may use. ``max_context`` None takes the model's own. The KV pool has
+    ``kv_tokens`` slots; None sizes it from free memory and ``max_context``.
+    """
+
+    model: str = "smollm2-135m"
+    backend: str = "cpu"
+    threads: int = 0
+    max_context: int | None = None
+    kv_tokens: int | None = None
+    kv_type: str = "bf16"  # bf16 or f32
+    block_size: int = 16
+    prefix_sharing: bool = True
+    scheduler: SchedulerConfig = SchedulerConfig()

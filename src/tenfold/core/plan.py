@@ -1,0 +1,63 @@
+"""One step: what the scheduler asks of the executor, and what comes back."""
+
+from dataclasses import dataclass, field
+
+from tenfold.core.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStart:
+    """A sequence the executor has not seen yet: what its sampler needs for the sequence's whole life."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int  # the draw at output position p depends on (seed, p) alone
+    eos_ids: tuple[int, ...]  # held back while fewer than min_tokens came out
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSlice:
+    """The tokens of one sequence to compute in a step.
+
+    ``tokens`` go at positions ``start``, ``start`` + 1, …; ``blocks`` are the sequence's KV blocks from
+    position 0 on, enough for all of them. ``sample`` says whether the last one's logits give a token.
+    """
+
+    id: str
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """A ragged batch: decode tokens and prefill chunks together, at most one slice per sequence."""
+
+    slices: tuple[SequenceSlice, ...]
+    started: tuple[SequenceStart, ...] = ()
+    ended: tuple[str, ...] = ()  # sequences whose sampler state can go
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(len(s.tokens) for s in self.slices)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A new token of a sequence; ``top`` holds (token, logprob) pairs, best first, when asked for."""
+
+    id: str
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave, in the plan's order; ``failed`` maps a sequence to why it cannot go on."""
+
+    sampled: tuple[SampledToken, ...]
+    failed: dict[str, str] = field(default_factory=dict)

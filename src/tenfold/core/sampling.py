@@ -1,0 +1,98 @@
+"""How the next token is chosen: one frozen record per request."""
+
+import math
+from typing import Any
+
+import msgspec
+
+from tenfold.core.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 64
+MAX_N = 128
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Sampling settings, with OpenAI's names and meanings where OpenAI has them.
+
+    ``temperature`` 0 is greedy. Filters apply in this order: penalties and ``logit_bias``,
+    temperature, ``top_k``, ``top_p``, ``min_p``. ``seed`` makes a request reproducible whatever else
+    runs beside it; sample ``i`` of ``n`` draws from seed + i. Without a seed the engine picks one.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output; 1: off (Keskar et al., 2019)
+    presence_penalty: float = 0.0  # over output
+    frequency_penalty: float = 0.0  # over output
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
+    seed: int | None = None
+    n: int = 1
+    max_tokens: int | None = None  # None: up to the context's end
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False  # keep the stop string in the text
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None  # None: off; k: the sampled token's and the k most likely
+
+    def __post_init__(self) -> None:
+        number(self.temperature, "temperature", 0.0, 100.0)
+        integer(self.top_k, "top_k", -1, 2**31 - 1)
+        number(self.top_p, "top_p", 0.0, 1.0, open_low=True)
+        number(self.min_p, "min_p", 0.0, 1.0)
+        number(self.repetition_penalty, "repetition_penalty", 0.0, 100.0, open_low=True)
+        number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
+        number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0)
+        for token, bias in self.logit_bias.items():
+            integer(token, "logit_bias", 0, 2**31 - 1)
+            number(bias, "logit_bias", -100.0, 100.0)
+        if self.seed is not None:
+            integer(self.seed, "seed", -(2**63), 2**64 - 1)
+        integer(self.n, "n", 1, MAX_N)
+        if self.max_tokens is not None:
+            integer(self.max_tokens, "max_tokens", 1, 2**31 - 1)
+        integer(self.min_tokens, "min_tokens", 0, 2**31 - 1)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})",
+                param="min_tokens",
+            )
+        if len(self.stop) > MAX_STOPS or len(self.stop_token_ids) > MAX_STOPS:
+            raise InvalidRequest(f"at most {MAX_STOPS} stop strings or ids are accepted", param="stop")
+        if any(not text for text in self.stop):
+            raise InvalidRequest("a stop string must not be empty", param="stop")
+        if self.logprobs is not None:
+            integer(self.logprobs, "logprobs", 0, MAX_LOGPROBS)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken, with no draw."""
+        return self.temperature == 0.0
+
+    @property
+    def penalized(self) -> bool:
+        """Whether logits depend on the tokens so far."""
+        return (
+            self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        )
+
+
+def number(value: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raise :class:`InvalidRequest` unless ``value`` is a finite number in [low, high] (or (low, high])."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or value < low or value > high or (open_low and value == low):
+        raise InvalidRequest(
+            f"{name} must be a number {'above' if open_low else 'from'} {low:g} "
+            f"{'and at most' if open_low else 'to'} {high:g}, got {value!r}",
+            param=name,
+        )
+
+
+def integer(value: Any, name: str, low: int, high: int) -> None:
+    """Raise :class:`InvalidRequest` unless ``value`` is an integer in [low, high]."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidRequest(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)

@@ -1,0 +1,51 @@
+"""The seam between those who want tokens (server, LLM, bench) and the one engine loop."""
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
+
+State = Literal["starting", "ready", "stuck", "restarting", "failed"]
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The truth about the engine: ``ready`` is the only healthy state.
+
+    ``stuck``: alive, has work, and has finished no step for ``progress_age`` seconds. ``restarting``: it died
+    and is being started again. ``failed``: it died too often in a row; ``reason`` says how.
+    """
+
+    state: State
+    progress_age: float  # seconds since the engine last showed progress (a step, or an idle heartbeat)
+    restarts: int = 0
+    reason: str | None = None
+
+
+class EngineClient(Protocol):
+    """An engine, in this process or in a child process. All methods are for one asyncio loop."""
+
+    async def start(self) -> EngineInfo:
+        """Load the model and start the loop. Raises ModelError or ConfigError when it cannot run."""
+        ...
+
+    async def stop(self) -> None:
+        """Abort what runs and shut down; idempotent."""
+        ...
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
+        """Hand over a request and iterate its outputs until each of its n samples has finished.
+
+        Raises InvalidRequest or Overloaded before the first output, EngineUnavailable at any time.
+        Closing the iterator early (``aclose``, cancellation) aborts the request.
+        """
+        ...
+
+    async def stats(self) -> EngineStats:
+        """Counters and gauges of the latest step; raises EngineUnavailable when there is no engine."""
+        ...
+
+    def health(self) -> Health:
+        """Immediate, never blocks."""
+        ...
