@@ -16,6 +16,7 @@ class WallClock:
     """The machine's monotonic clock (the same in all processes of one machine)."""
 
     def now(self) -> float:
+        """Seconds since some fixed point."""
         return time.monotonic()
 
 
@@ -26,6 +27,7 @@ class VirtualClock:
         self._now = start
 
     def now(self) -> float:
+        """Seconds, as told so far."""
         return self._now
 
     def advance(self, seconds: float) -> None:

@@ -76,9 +76,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def penalized(self) -> bool:
         """Whether logits depend on the tokens so far."""
-        return (
-            self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-        )
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 def number(value: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""KV memory bookkeeping: which block belongs to whom. Knows numbers only, never tensors."""

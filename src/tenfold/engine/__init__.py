@@ -1,0 +1,1 @@
+"""The only loop: requests in, text out, one step after another."""

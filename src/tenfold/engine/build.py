@@ -1,0 +1,71 @@
+"""From settings to a running core: the one place where the parts are put together."""
+
+from dataclasses import dataclass
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.clock import WallClock
+from tenfold.core.config import CacheConfig, EngineConfig
+from tenfold.core.errors import ConfigError
+from tenfold.core.request import EngineInfo
+from tenfold.engine.core import EngineCore
+from tenfold.exec.memory import free_memory, pool_blocks
+from tenfold.exec.runner import ModelRunner
+from tenfold.model.checkpoint import Checkpoint, load_checkpoint
+from tenfold.model.store import resolve
+from tenfold.ops.base import Ops
+from tenfold.sched.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A core, what it runs on, and the model's tokenizer and chat template."""
+
+    core: EngineCore
+    info: EngineInfo
+    checkpoint: Checkpoint
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """Load the model and make its core. Raises ModelError or ConfigError, saying what to do."""
+    checkpoint = load_checkpoint(resolve(config.model))
+    spec = checkpoint.spec
+    ops = make_ops(config, checkpoint)
+    wanted = config.max_context if config.max_context is not None else spec.max_context
+    if not 1 < wanted <= spec.max_context:
+        raise ConfigError(
+            f"--max-context must be from 2 to {spec.max_context} for {spec.name}, got {config.max_context}"
+        )
+    blocks = pool_blocks(spec, config.kv_type, config.block_size, wanted, config.kv_tokens, free_memory())
+    max_context = min(wanted, blocks * config.block_size)
+    cache = CacheManager(CacheConfig(blocks, config.block_size, config.prefix_sharing))
+    core = EngineCore(
+        scheduler=Scheduler(config.scheduler, cache),
+        cache=cache,
+        executor=ModelRunner(ops, blocks, config.block_size),
+        vocabulary=checkpoint.tokenizer(),
+        clock=WallClock(),
+        max_context=max_context,
+    )
+    info = EngineInfo(
+        model=checkpoint.name,
+        architecture=spec.architecture,
+        backend=ops.describe(),
+        max_context=max_context,
+        vocab_size=spec.vocab,
+        blocks=blocks,
+        block_size=config.block_size,
+    )
+    return Engine(core, info, checkpoint)
+
+
+def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
+    """The op set ``config.backend`` names, over the checkpoint's weights."""
+    if config.backend == "cpu":
+        from tenfold.ops.cpu import CpuOps
+
+        return CpuOps(checkpoint.weights, threads=config.threads, kv_type=config.kv_type)
+    if config.backend == "reference":
+        from tenfold.ops.reference import ReferenceOps
+
+        return ReferenceOps(checkpoint.weights)
+    raise ConfigError(f"unknown backend {config.backend!r}: choose cpu or reference")

@@ -1,0 +1,228 @@
+"""The engine's only loop body: admit requests, compute a step, turn its tokens into text."""
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.clock import Clock
+from tenfold.core.errors import ContextOverflow, InvalidRequest
+from tenfold.core.plan import SampledToken, SequenceStart
+from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, TokenLogprob
+from tenfold.engine.text import Detokenizer, SampleText
+from tenfold.exec.executor import Executor
+from tenfold.sched.scheduler import Scheduler
+from tenfold.sched.sequence import Event, FailEvent, Submission
+
+
+class Vocabulary(Protocol):
+    """What the engine asks of a tokenizer."""
+
+    eos_ids: tuple[int, ...]
+    vocab_size: int
+
+    def token_text(self, token: int) -> str:
+        """A token's own text."""
+        ...
+
+    def detokenizer(self, prompt_ids: Sequence[int], *, skip_special: bool) -> Detokenizer:
+        """An incremental detokenizer for text that follows ``prompt_ids``."""
+        ...
+
+
+@dataclass(slots=True)
+class _Sample:
+    request: EngineRequest
+    index: int
+    text: SampleText
+
+
+class EngineCore:
+    """Requests in, outputs out; every accepted sample ends exactly once. For one thread."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        cache: CacheManager,
+        executor: Executor,
+        vocabulary: Vocabulary,
+        clock: Clock,
+        max_context: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._cache = cache
+        self._executor = executor
+        self._vocabulary = vocabulary
+        self._clock = clock
+        self._max_context = max_context
+        self._requests: dict[str, list[str]] = {}  # the sequences of each that have not ended
+        self._samples: dict[str, _Sample] = {}
+        self._steps = 0
+        self._step_seconds = 0.0
+        self._generated = 0
+        self._finished: Counter[str] = Counter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to compute."""
+        return self._scheduler.idle
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queue a request. Raises InvalidRequest (ContextOverflow) or Overloaded, and then nothing is queued."""
+        max_length = self._check(request)
+        params = request.params
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        eos_ids = () if params.ignore_eos else self._vocabulary.eos_ids
+        names = [request.id if i == 0 else f"{request.id}/{i}" for i in range(params.n)]
+        for index, name in enumerate(names):
+            start = SequenceStart(name, request.prompt_ids, params, seed + index, eos_ids)
+            submission = Submission(
+                start=start,
+                arrival=request.arrival,
+                max_length=max_length,
+                stop_ids=frozenset((*eos_ids, *params.stop_token_ids)),
+                salt=request.salt,
+                after=names[0] if index else None,
+            )
+            try:
+                self._scheduler.add(submission)
+            except Exception:
+                for added in names[:index]:
+                    self._scheduler.end(added)
+                    del self._samples[added]
+                raise
+            detokenizer = self._vocabulary.detokenizer(request.prompt_ids, skip_special=params.skip_special_tokens)
+            self._samples[name] = _Sample(request, index, SampleText(detokenizer, params))
+        self._requests[request.id] = names
+
+    def abort(self, request_id: str) -> list[RequestOutput]:
+        """End what is left of a request now; its blocks are free when this returns."""
+        names = tuple(self._requests.get(request_id, ()))
+        for name in names:
+            self._scheduler.end(name)
+        return [self._close(name, "abort") for name in names]
+
+    def abort_all(self) -> list[RequestOutput]:
+        """End everything."""
+        return [output for request in tuple(self._requests) for output in self.abort(request)]
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step, if there is anything to compute; gives what is new of each sample."""
+        started = self._clock.now()
+        plan = self._scheduler.schedule(started)
+        if plan is None:
+            return []
+        result = self._executor.execute(plan)
+        events = self._scheduler.apply(plan, result)
+        outputs = [self._output(event) for event in events]
+        self._steps += 1
+        self._step_seconds += self._clock.now() - started
+        return outputs
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of this moment."""
+        pool, scheduler = self._cache.pool, self._scheduler
+        return EngineStats(
+            steps_total=self._steps,
+            step_seconds_total=self._step_seconds,
+            prompt_tokens_total=scheduler.computed_prompt_tokens,
+            cached_tokens_total=scheduler.cached_prompt_tokens,
+            generated_tokens_total=self._generated,
+            preemptions_total=scheduler.preemptions,
+            finished_total=dict(self._finished),
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            blocks_free=pool.free,
+            blocks_cached=pool.cached,
+            blocks_held=pool.held,
+            blocks=pool.blocks,
+        )
+
+    def check(self) -> None:
+        """Assert every invariant of the books (tests call this after every step)."""
+        self._scheduler.check()
+        left = [name for names in self._requests.values() for name in names]
+        assert sorted(left) == sorted(self._samples), "a sample without its request, or the reverse"
+        assert self._scheduler.idle == (not left)
+        if not left:
+            assert self._cache.pool.held == 0, "blocks are held though nothing runs"
+
+    def _check(self, request: EngineRequest) -> int:
+        """The request's greatest length in tokens, prompt included; raises what makes it impossible."""
+        prompt, limit = len(request.prompt_ids), self._max_context
+        if request.id in self._requests:
+            raise InvalidRequest(f"request id {request.id!r} is in use; ids must be unique", param="id")
+        if not prompt:
+            raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
+        if bad := [t for t in request.prompt_ids if not 0 <= t < self._vocabulary.vocab_size]:
+            raise InvalidRequest(
+                f"token id {bad[0]} is not in the vocabulary (0 to {self._vocabulary.vocab_size - 1})",
+                param="prompt",
+            )
+        if prompt >= limit:
+            raise ContextOverflow(
+                f"the prompt has {prompt} tokens, but prompt and output together may have {limit}: shorten it",
+                param="prompt",
+            )
+        wanted = request.params.max_tokens
+        capacity = self._cache.pool.blocks * self._cache.block_size
+        if wanted is None and prompt < capacity:
+            return min(limit, capacity)
+        length = prompt + (wanted or 1)
+        if length > limit:
+            raise ContextOverflow(
+                f"the prompt's {prompt} tokens and max_tokens {wanted} make {length}, but together they may be {limit}",
+                param="max_tokens",
+            )
+        return length
+
+    def _output(self, event: Event) -> RequestOutput:
+        if isinstance(event, FailEvent):
+            return self._close(event.id, "error", event.error)
+        self._generated += 1
+        sample = self._samples[event.id]
+        finish, stop = event.finish, event.stop
+        if stop is not None and not sample.request.params.include_stop:
+            text, found = "", None  # the ending id's own text is not part of the answer
+        else:
+            text, found = sample.text.push(event.sample.token)
+        if finish and found is None:
+            rest, found = sample.text.flush()
+            text += rest
+        if found is not None:
+            self._scheduler.end(event.id)
+            finish = "stop"
+        if finish:
+            self._forget(event.id, finish)
+        return RequestOutput(
+            id=sample.request.id,
+            index=sample.index,
+            text=text,
+            tokens=(event.sample.token,),
+            logprobs=self._logprobs(event.sample),
+            finish=finish,
+            stop=stop if found is None else found,
+            cached_tokens=event.cached,
+        )
+
+    def _close(self, name: str, finish: str, error: str | None = None) -> RequestOutput:
+        """End a sample that got no token."""
+        sample = self._samples[name]
+        self._forget(name, finish)
+        return RequestOutput(id=sample.request.id, index=sample.index, finish=finish, error=error)
+
+    def _forget(self, name: str, finish: str) -> None:
+        request = self._samples.pop(name).request.id
+        self._requests[request].remove(name)
+        if not self._requests[request]:
+            del self._requests[request]
+        self._finished[finish] += 1
+
+    def _logprobs(self, sample: SampledToken) -> tuple[SampleLogprobs, ...] | None:
+        if sample.logprob is None:
+            return None
+        text = self._vocabulary.token_text
+        top = tuple(TokenLogprob(token, logprob, text(token)) for token, logprob in sample.top)
+        return (SampleLogprobs(TokenLogprob(sample.token, sample.logprob, text(sample.token)), top),)

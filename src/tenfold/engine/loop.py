@@ -1,0 +1,56 @@
+"""Drives a core from an inbox of commands: the same loop in a thread and in a child process."""
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import TenfoldError
+from tenfold.engine.core import EngineCore
+from tenfold.engine.wire import Abort, Command, Outputs, Report, Stop, Submit, failure
+
+HEARTBEAT = 0.5  # seconds between reports of an idle loop, and between statistics of a busy one
+
+
+def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[Report], None], clock: Clock) -> None:
+    """Serve until a :class:`Stop`. Commands are taken between steps, so an abort frees its blocks within one.
+
+    Reports only what happens in this loop: when it is stuck, so are the reports.
+    """
+    reported = clock.now()
+    report(Outputs([], core.stats()))
+    while True:
+        for command in _commands(inbox, wait=core.idle):
+            if isinstance(command, Stop):
+                report(Outputs(core.abort_all(), core.stats()))
+                return
+            _obey(core, command, report)
+        outputs = core.step()
+        now = clock.now()
+        if outputs or now - reported >= HEARTBEAT:
+            stats = core.stats() if core.idle or now - reported >= HEARTBEAT else None
+            if stats is not None:
+                reported = now
+            report(Outputs(outputs, stats))
+
+
+def _commands(inbox: "SimpleQueue[Command]", *, wait: bool) -> list[Command]:
+    """All commands that are there; with ``wait``, the first one is waited for, a heartbeat long."""
+    commands: list[Command] = []
+    try:
+        if wait:
+            commands.append(inbox.get(timeout=HEARTBEAT))
+        while True:
+            commands.append(inbox.get_nowait())
+    except Empty:
+        return commands
+
+
+def _obey(core: EngineCore, command: Submit | Abort, report: Callable[[Report], None]) -> None:
+    if isinstance(command, Abort):
+        if outputs := core.abort(command.id):
+            report(Outputs(outputs))
+        return
+    try:
+        core.submit(command.request)
+    except TenfoldError as error:
+        report(failure(error, command.request.id))

@@ -1,0 +1,163 @@
+"""The engine in a supervised child process, so that HTTP work and the loop do not share an interpreter lock."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from tenfold.core.clock import Clock, WallClock
+from tenfold.core.config import EngineConfig
+from tenfold.core.errors import EngineUnavailable, TenfoldError
+from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
+from tenfold.engine.client import Health, State
+from tenfold.engine.streams import Streams
+from tenfold.engine.wire import Command, Failure, Outputs, Ready, Report, Stop, Unframer, frame, to_error
+
+STUCK_AFTER = 30.0  # seconds without a step or heartbeat
+MAX_RESTARTS = 5  # in a row, none of them ready for STEADY_AFTER seconds
+STEADY_AFTER = 60.0
+STOP_GRACE = 5.0
+
+
+class EngineProcess:
+    """An :class:`~tenfold.engine.client.EngineClient` that restarts its child when it dies.
+
+    While there is no child, requests fail at once with EngineUnavailable; so do those in flight when it dies.
+    """
+
+    def __init__(self, config: EngineConfig, *, stuck_after: float = STUCK_AFTER, clock: Clock | None = None) -> None:
+        self._config = config
+        self._stuck_after = stuck_after
+        self._clock = clock or WallClock()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._streams = Streams(self._send)
+        self._child: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._state: State = "starting"
+        self._reason: str | None = None
+        self._restarts = 0
+        self._progress = self._clock.now()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    async def start(self) -> EngineInfo:
+        """Start the child; returns when its model is loaded, raises what kept it from loading."""
+        assert self._supervisor is None, "start() is called once"
+        ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(ready))
+        return await ready
+
+    async def stop(self) -> None:
+        """Tell the child to end, and end it if it does not."""
+        child, self._state, self._reason = self._child, "failed", "stopped"
+        if child is not None and child.returncode is None:
+            self._send(Stop())
+            try:
+                await asyncio.wait_for(child.wait(), STOP_GRACE)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+        if self._supervisor is not None:
+            await self._supervisor
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
+        """See :meth:`EngineClient.submit`."""
+        return self._streams.submit(request)
+
+    async def stats(self) -> EngineStats:
+        """As of the latest report, at most a heartbeat old."""
+        if self._streams.stats is None or self._state != "ready":
+            raise EngineUnavailable(self._why())
+        return self._streams.stats
+
+    def health(self) -> Health:
+        """Ready only while the loop shows progress."""
+        age = self._clock.now() - self._progress
+        state: State = "stuck" if self._state == "ready" and age > self._stuck_after else self._state
+        return Health(state=state, progress_age=age, restarts=self._restarts, reason=self._reason)
+
+    def _why(self) -> str:
+        detail = f": {self._reason}" if self._reason else ""
+        return f"the engine is {self._state}{detail}; try again later"
+
+    def _send(self, command: Command) -> None:
+        if self._writer is not None:
+            self._writer.write(frame(self._encoder.encode(command)))
+        elif not isinstance(command, Stop):
+            raise EngineUnavailable(self._why())
+
+    async def _supervise(self, ready: asyncio.Future[EngineInfo]) -> None:
+        """Run children until one may not be followed by another."""
+        attempts = 0
+        while True:
+            began = self._clock.now()
+            try:
+                await self._run_child(ready)
+            except TenfoldError as error:
+                self._reason = str(error)
+                if not ready.done():
+                    self._state = "failed"
+                    ready.set_exception(error)
+                    return
+            if self._state == "failed":
+                if not ready.done():
+                    ready.set_exception(EngineUnavailable("the engine was stopped while it started"))
+                return
+            attempts = 1 if self._clock.now() - began >= STEADY_AFTER else attempts + 1
+            if attempts > MAX_RESTARTS:
+                self._state = "failed"
+                self._reason = f"the engine died {attempts} times in a row; see its log. Last: {self._reason}"
+                return
+            self._restarts += 1
+            self._state = "restarting"
+            await asyncio.sleep(min(0.1 * 2 ** (attempts - 1), 5.0))
+
+    async def _run_child(self, ready: asyncio.Future[EngineInfo]) -> None:
+        """One child's life, from start to exit; raises what it failed with, if it said."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tenfold.engine.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(frame(self._encoder.encode(self._config)))
+        decoder = msgspec.msgpack.Decoder(Report)
+        unframer = Unframer()
+        try:
+            with contextlib.suppress(ConnectionResetError):
+                while data := await reader.read(1 << 16):
+                    for payload in unframer.feed(data):
+                        self._handle(decoder.decode(payload), writer, ready)
+        finally:
+            self._writer = None
+            writer.close()
+            if self._child.returncode is None and self._state != "failed":
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._child.wait(), 1.0)
+            if self._child.returncode is None:
+                self._child.kill()
+                await self._child.wait()
+            if self._state != "failed":
+                self._state = "restarting"
+                self._reason = f"the engine process ended with code {self._child.returncode}"
+            self._streams.fail_all(self._why())
+        if not ready.done() and self._state != "failed":
+            raise EngineUnavailable(f"{self._reason} before the model was loaded; see its log above")
+
+    def _handle(self, report: Report, writer: asyncio.StreamWriter, ready: asyncio.Future[EngineInfo]) -> None:
+        self._progress = self._clock.now()
+        if isinstance(report, Ready):
+            self._writer, self._state, self._reason = writer, "ready", None
+            if not ready.done():
+                ready.set_result(report.info)
+        elif isinstance(report, Failure) and report.id is None:
+            raise to_error(report)
+        elif isinstance(report, Outputs | Failure):
+            self._streams.dispatch(report)

@@ -1,0 +1,1 @@
+"""From a plan to tokens: arrays, forward pass, sampling. Owns KV memory and the samplers' state."""

@@ -1,0 +1,1 @@
+"""Who runs in the next step: queues, chunked prefill, preemption. Pure state transitions, no model."""

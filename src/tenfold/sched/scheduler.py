@@ -1,0 +1,252 @@
+"""Decode-first continuous batching with chunked prefill under a token budget.
+
+Each step, every sequence in decode gets its next token; what the budget leaves goes to prefill chunks, sequences
+already prefilling before new ones, in order of arrival. When blocks run out, the latest arrival is preempted: its
+blocks stay cached, so coming back costs what was evicted meanwhile. The earliest arrival is never preempted for
+another, so there is always progress. (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24.)
+"""
+
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.config import SchedulerConfig
+from tenfold.core.errors import ContextOverflow, Overloaded
+from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan, StepResult
+from tenfold.sched.sequence import Event, FailEvent, Sequence, Submission, TokenEvent
+
+
+class Scheduler:
+    """Owner of every sequence's status: held (for a sibling's prefill) → waiting → running → ended."""
+
+    def __init__(self, config: SchedulerConfig, cache: CacheManager) -> None:
+        self._config = config
+        self._cache = cache
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._running: list[Sequence] = []  # by order of arrival
+        self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
+        self._held_count = 0
+        self._started: list[SequenceStart] = []
+        self._ended: list[str] = []
+        self._blocked: tuple[str, int] | None = None  # the queue's head that found no room, and the room then
+        self._arrivals = 0
+        self.preemptions = 0
+        self.computed_prompt_tokens = 0
+        self.cached_prompt_tokens = 0
+
+    @property
+    def running(self) -> int:
+        """Sequences with KV blocks."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._waiting) + self._held_count
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._sequences
+
+    def add(self, submission: Submission) -> None:
+        """Queue a sequence. Raises ContextOverflow where the pool could never hold it, Overloaded when full."""
+        capacity = self._cache.pool.blocks * self._cache.block_size
+        if submission.max_length > capacity:
+            raise ContextOverflow(
+                f"this request may grow to {submission.max_length} tokens, but the KV pool holds {capacity}: "
+                "lower max_tokens or the prompt, or start the server with a larger --kv-tokens",
+                param="max_tokens",
+            )
+        if self.waiting >= self._config.max_waiting:
+            raise Overloaded(f"the queue is full ({self._config.max_waiting} waiting); try again later", retry_after=1)
+        sequence = Sequence(submission, self._arrivals)
+        assert sequence.id not in self._sequences, f"{sequence.id} is already here"
+        self._arrivals += 1
+        self._sequences[sequence.id] = sequence
+        parent = self._sequences.get(submission.after) if submission.after else None
+        if parent is not None and parent.computed < len(parent.submission.start.prompt_ids):
+            self._held.setdefault(parent.id, []).append(sequence)
+            self._held_count += 1
+        else:
+            self._waiting[sequence.id] = sequence
+
+    def end(self, sequence_id: str) -> bool:
+        """Take a sequence out, whatever its state, and free its blocks; False if it is not here."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
+            return False
+        self._release_held(sequence)
+        if self._waiting.pop(sequence_id, None) is None:
+            self._leave(sequence)
+        if sequence.admitted:
+            self._ended.append(sequence_id)
+        return True
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """The next step, or None when there is nothing to compute: reserves blocks, preempts, admits.
+
+        Every plan must be applied before the next is asked for.
+        """
+        budget = self._config.max_step_tokens
+        slices: list[SequenceSlice] = []
+        preempted = False
+        for sequence in self._by_phase():
+            if budget == 0:
+                break
+            if sequence not in self._running:
+                continue  # preempted a moment ago
+            count = min(sequence.pending, budget)
+            room, taken = self._make_room(sequence, sequence.computed + count, slices)
+            preempted |= taken > 0
+            budget += taken
+            if room:
+                slices.append(self._slice(sequence, count))
+                budget -= count
+        if not preempted:
+            self._admit(budget, slices, now)
+        if not slices:
+            assert not self._running and not self._waiting, "sequences wait but none can run"
+            return None
+        plan = StepPlan(tuple(slices), tuple(self._started), tuple(self._ended))
+        self._started, self._ended = [], []
+        return plan
+
+    def apply(self, plan: StepPlan, result: StepResult) -> list[Event]:
+        """Advance by what ``plan`` computed; sequences ended meanwhile are passed over."""
+        events: list[Event] = []
+        samples = {sample.id: sample for sample in result.sampled}
+        for part in plan.slices:
+            sequence = self._sequences.get(part.id)
+            if sequence is None:
+                continue
+            if part.id in result.failed:
+                self.end(part.id)
+                events.append(FailEvent(part.id, result.failed[part.id]))
+                continue
+            self._advance(sequence, len(part.tokens))
+            if part.sample:
+                sample = samples[part.id]
+                sequence.tokens.append(sample.token)
+                finish, stop = sequence.finish_reason(sample.token) or (None, None)
+                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached))
+                if finish:
+                    self.end(part.id)
+        return events
+
+    def check(self) -> None:
+        """Assert that the books balance (tests call this after every step)."""
+        self._cache.check()
+        places = [s.id for s in self._running] + list(self._waiting)
+        places += [s.id for held in self._held.values() for s in held]
+        assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
+        assert all(s.computed < len(s.tokens) for s in self._running)
+
+    def _by_phase(self) -> Iterator[Sequence]:
+        """Running sequences, those in decode first, each phase by order of arrival."""
+        running = tuple(self._running)
+        yield from (s for s in running if s.pending == 1)
+        yield from (s for s in running if s.pending != 1)
+
+    def _make_room(self, sequence: Sequence, tokens: int, slices: list[SequenceSlice]) -> tuple[bool, int]:
+        """Reserve ``tokens`` positions, preempting later arrivals as needed, at worst ``sequence`` itself.
+
+        Returns whether there is room now, and how many scheduled tokens the preempted ones gave back.
+        """
+        returned = 0
+        while not self._cache.reserve(sequence.id, tokens):
+            victim = self._running[-1]
+            for i, part in enumerate(slices):
+                if part.id == victim.id:
+                    returned += len(part.tokens)
+                    del slices[i]
+                    break
+            self._preempt(victim)
+            if victim is sequence:
+                return False, returned
+        return True, returned
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._leave(sequence)
+        sequence.computed = 0
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._waiting[sequence.id] = sequence
+        self._waiting.move_to_end(sequence.id, last=False)
+
+    def _admit(self, budget: int, slices: list[SequenceSlice], now: float) -> None:
+        """Start waiting sequences while there is budget, and room for the whole of each.
+
+        What the running ones still need for their prompts and next block is kept back, so that a newcomer does
+        not cause the next preemption. A queue's head that found no room is looked at again when there is more.
+        """
+        while budget > 0 and self._waiting and len(self._running) < self._config.max_running:
+            sequence = next(iter(self._waiting.values()))
+            room = self._cache.pool.available - self._promised()
+            if self._blocked is not None and self._blocked[0] == sequence.id and room <= self._blocked[1]:
+                return
+            cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
+            room = self._cache.pool.available - self._promised()
+            if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
+                self._cache.close(sequence.id)
+                self._blocked = (sequence.id, room)
+                return
+            self._blocked = None
+            del self._waiting[sequence.id]
+            insort(self._running, sequence, key=lambda s: s.order)
+            sequence.computed = cached
+            if not sequence.admitted:
+                sequence.admitted = True
+                sequence.first_scheduled = now
+                sequence.cached = cached
+                self.cached_prompt_tokens += cached
+                self._started.append(sequence.submission.start)
+            count = min(sequence.pending, budget)
+            reserved = self._cache.reserve(sequence.id, cached + count)
+            assert reserved
+            slices.append(self._slice(sequence, count))
+            budget -= count
+
+    def _promised(self) -> int:
+        """Blocks the running sequences will ask for next."""
+        ahead = self._cache.block_size
+        return sum(self._cache.missing(s.id, len(s.tokens) + ahead) for s in self._running)
+
+    def _slice(self, sequence: Sequence, count: int) -> SequenceSlice:
+        start, end = sequence.computed, sequence.computed + count
+        return SequenceSlice(
+            id=sequence.id,
+            start=start,
+            tokens=tuple(sequence.tokens[start:end]),
+            blocks=self._cache.blocks(sequence.id),
+            sample=end == len(sequence.tokens),
+        )
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        prompt = len(sequence.submission.start.prompt_ids)
+        self.computed_prompt_tokens += max(0, min(prompt, sequence.computed + count) - sequence.computed)
+        sequence.computed += count
+        self._cache.commit(sequence.id, sequence.tokens, sequence.computed)
+        if sequence.computed >= prompt and self._held:
+            self._release_held(sequence)
+
+    def _release_held(self, sequence: Sequence) -> None:
+        """Let those that waited for ``sequence``'s prefill into the queue, ahead of later arrivals."""
+        for held in reversed(self._held.pop(sequence.id, [])):
+            self._held_count -= 1
+            if held.id in self._sequences:
+                self._waiting[held.id] = held
+                self._waiting.move_to_end(held.id, last=False)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Out of the running set (or the held ones), blocks released."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._cache.close(sequence.id)
+        else:
+            siblings = self._held.get(sequence.submission.after or "", [])
+            if sequence in siblings:
+                siblings.remove(sequence)
+                self._held_count -= 1

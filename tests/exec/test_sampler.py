@@ -1,0 +1,178 @@
+"""Sampling: every filter against its definition, draws against their distribution, reproducibility."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenfold.core.plan import SequenceStart
+from tenfold.core.sampling import SamplingParams
+from tenfold.exec.sampler import Sampler, uniform
+
+VOCAB = 50
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=VOCAB).astype(np.float32) * 2
+
+
+def start(name: str = "x", seed: int = 1, prompt: tuple[int, ...] = (1,), **params: object) -> SequenceStart:
+    return SequenceStart(name, prompt, SamplingParams(**params), seed, eos_ids=(3,))  # type: ignore[arg-type]
+
+
+def draw(count: int, logits: np.ndarray = LOGITS, **params: object) -> list[int]:
+    sampler = Sampler(len(logits))
+    sampler.start(start(**params))  # type: ignore[arg-type]
+    return [sampler.sample(["x"], logits[None].copy()).sampled[0].token for _ in range(count)]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits.astype(np.float64) - logits.max())
+    return e / e.sum()
+
+
+def close_to(tokens: list[int], expected: np.ndarray) -> bool:
+    """Whether the counts fit: chi-squared well within its spread (the draws are fixed by the seed)."""
+    counts = np.bincount(tokens, minlength=len(expected))
+    assert not counts[expected == 0].any(), "a filtered token was drawn"
+    kept = expected > 0
+    want = expected[kept] * len(tokens)
+    chi = ((counts[kept] - want) ** 2 / want).sum()
+    return bool(chi < kept.sum() + 5 * np.sqrt(2 * kept.sum()))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    assert close_to(draw(4000, temperature=temperature), softmax(LOGITS / temperature))
+
+
+def test_uniform_is_uniform() -> None:
+    values = np.array([uniform(seed, p) for seed in (0, 1, -5, 2**63) for p in range(2000)])
+    assert 0 <= values.min() < values.max() < 1
+    assert np.abs(np.histogram(values, 20)[0] - 400).max() < 100
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03
+
+
+def test_top_k() -> None:
+    expected = softmax(LOGITS)
+    expected[np.argsort(-LOGITS)[5:]] = 0
+    assert close_to(draw(3000, top_k=5), expected / expected.sum())
+
+
+@pytest.mark.parametrize("size", [VOCAB, 5000])
+@pytest.mark.parametrize("top_p", [0.2, 0.7, 0.95])
+def test_top_p(size: int, top_p: float) -> None:
+    logits = np.random.default_rng(1).normal(size=size).astype(np.float32) * (2 if size == VOCAB else 0.5)
+    probs = softmax(logits)
+    order = np.argsort(-logits)
+    kept = int(np.searchsorted(np.cumsum(probs[order]), top_p)) + 1
+    expected = probs.copy()
+    expected[order[kept:]] = 0
+    tokens = draw(3000, logits, top_p=top_p)
+    assert not expected[tokens].min() == 0
+    if size == VOCAB:
+        assert close_to(tokens, expected / expected.sum())
+
+
+def test_min_p() -> None:
+    expected = softmax(LOGITS)
+    expected[expected < 0.1 * expected.max()] = 0
+    assert close_to(draw(3000, min_p=0.1), expected / expected.sum())
+
+
+def test_filters_together() -> None:
+    expected = softmax(LOGITS)
+    order = np.argsort(-LOGITS)
+    expected[order[8:]] = 0
+    expected /= expected.sum()
+    kept = int(np.searchsorted(np.cumsum(expected[order]), 0.8)) + 1
+    expected[order[kept:]] = 0
+    expected[expected < 0.2 * expected.max()] = 0
+    assert close_to(draw(3000, top_k=8, top_p=0.8, min_p=0.2), expected / expected.sum())
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = np.zeros(VOCAB, dtype=np.float32)
+    logits[[7, 9]] = 1
+    assert draw(3, logits, temperature=0.0) == [7, 7, 7]
+
+
+def test_presence_and_frequency_penalties() -> None:
+    logits = np.zeros(4, dtype=np.float32)
+    logits[:] = [1.0, 0.9, 0.3, -5]
+    # Greedy: 0 (1.0) then 1 (0.9 against 1.0 - 0.5), then 0 again (0.5 against 0.4), then 1 …
+    assert draw(4, logits, temperature=0.0, presence_penalty=0.5) == [0, 1, 0, 0]
+    assert draw(4, logits, temperature=0.0, frequency_penalty=0.5) == [0, 1, 0, 1]
+
+
+def test_repetition_penalty_counts_the_prompt() -> None:
+    logits = np.array([2.0, 1.5, -1.0, -3], dtype=np.float32)
+    assert draw(1, logits, temperature=0.0, repetition_penalty=2.0, prompt=(0,)) == [1]
+    assert draw(2, logits, temperature=0.0, repetition_penalty=1.2, prompt=(3,)) == [0, 0]
+
+
+def test_logit_bias() -> None:
+    assert draw(2, temperature=0.0, logit_bias={11: 100.0}) == [11, 11]
+    assert 11 not in draw(300, LOGITS * 0, logit_bias={11: -100.0})
+
+
+def test_min_tokens_holds_end_of_text_back() -> None:
+    logits = np.zeros(VOCAB, dtype=np.float32)
+    logits[3] = 10
+    logits[5] = 5
+    logits[8] = 4
+    assert draw(4, logits, temperature=0.0, min_tokens=2, stop_token_ids=(5,)) == [8, 8, 3, 3]
+
+
+def test_logprobs_are_the_models_own() -> None:
+    sampler = Sampler(VOCAB)
+    sampler.start(start(logprobs=3, temperature=0.5, logit_bias={4: 50.0}))
+    sample = sampler.sample(["x"], LOGITS[None].copy()).sampled[0]
+    expected = np.log(softmax(LOGITS))
+    assert sample.token == 4
+    assert sample.logprob == pytest.approx(expected[4])
+    best = np.argsort(-LOGITS)[:3]
+    assert [t for t, _ in sample.top] == best.tolist()
+    assert [p for _, p in sample.top] == pytest.approx(expected[best].tolist())
+
+
+def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:
+    sampler = Sampler(VOCAB)
+    for name in ("a", "b", "c"):
+        sampler.start(start(name, temperature=0.0))
+    logits = np.stack([LOGITS] * 3)
+    logits[1, 4] = np.nan
+    result = sampler.sample(["a", "b", "c"], logits)
+    assert [s.id for s in result.sampled] == ["a", "c"]
+    assert set(result.failed) == {"b"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    others=st.lists(st.integers(0, 5), max_size=4),
+    at=st.integers(0, 4),
+    seed=st.integers(-(2**63), 2**64 - 1),
+    params=st.fixed_dictionaries(
+        {
+            "temperature": st.sampled_from([0.0, 0.7, 1.3]),
+            "top_k": st.sampled_from([0, 4]),
+            "top_p": st.sampled_from([1.0, 0.8]),
+            "presence_penalty": st.sampled_from([0.0, 1.0]),
+        }
+    ),
+)
+def test_a_draw_does_not_depend_on_the_batch(others: list[int], at: int, seed: int, params: dict[str, float]) -> None:
+    def run(batch: list[int]) -> list[int]:
+        sampler = Sampler(VOCAB)
+        sampler.start(start("x", seed, **params))
+        for other in batch:
+            sampler.start(start(f"o{other}", other))
+        names = [f"o{other}" for other in batch]
+        names.insert(min(at, len(names)), "x")
+        tokens = []
+        for step in range(5):
+            logits = np.random.default_rng(step).normal(size=(len(names), VOCAB)).astype(np.float32)
+            logits[names.index("x")] = np.roll(LOGITS, step)
+            result = sampler.sample(names, logits)
+            tokens.append(next(s.token for s in result.sampled if s.id == "x"))
+        return tokens
+
+    assert run([]) == run(sorted(set(others)))

@@ -1,0 +1,140 @@
+"""Engines over a fake model whose KV memory proves itself: any mixed-up block changes the output."""
+
+from collections.abc import Sequence
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.clock import VirtualClock
+from tenfold.core.config import CacheConfig, SchedulerConfig
+from tenfold.core.plan import SampledToken, StepPlan, StepResult
+from tenfold.core.request import EngineRequest, RequestOutput
+from tenfold.core.sampling import SamplingParams
+from tenfold.engine.core import EngineCore
+from tenfold.engine.text import Detokenizer
+from tenfold.sched.scheduler import Scheduler
+
+VOCAB = 97
+EOS = 0
+
+
+class LetterDetokenizer:
+    """Token t is the letter chr(97 + t % 26)."""
+
+    def push(self, tokens: Sequence[int]) -> str:
+        return "".join(letter(t) for t in tokens)
+
+    def flush(self) -> str:
+        return ""
+
+
+def letter(token: int) -> str:
+    return chr(97 + token % 26)
+
+
+class LetterVocabulary:
+    eos_ids: tuple[int, ...] = (EOS,)
+    vocab_size = VOCAB
+
+    def token_text(self, token: int) -> str:
+        return letter(token)
+
+    def detokenizer(self, prompt_ids: Sequence[int], *, skip_special: bool) -> Detokenizer:
+        return LetterDetokenizer()
+
+
+class ChainExecutor:
+    """The "KV" of a position is a hash chained over all tokens so far, read back from the paged memory.
+
+    The next token is a function of the last position's chain value and the seed, so it is right only if every
+    block of the sequence still holds what was computed for exactly this prefix.
+    """
+
+    def __init__(self, blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.memory: list[int | None] = [None] * (blocks * block_size)
+        self.seeds: dict[str, int] = {}
+        self.fail: set[str] = set()
+        self.steps = 0
+
+    def _slot(self, blocks: tuple[int, ...], position: int) -> int:
+        return blocks[position // self.block_size] * self.block_size + position % self.block_size
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self.steps += 1
+        for start in plan.started:
+            self.seeds[start.id] = start.seed
+        for name in plan.ended:
+            del self.seeds[name]
+        assert plan.slices
+        sampled, failed = [], {}
+        writes: dict[int, str] = {}
+        for part in plan.slices:
+            assert part.tokens
+            value = 7 if part.start == 0 else self.memory[self._slot(part.blocks, part.start - 1)]
+            assert value is not None, "a position was skipped"
+            for offset, token in enumerate(part.tokens):
+                value = hash((value, token, part.start + offset)) & 0xFFFFFFFF
+                slot = self._slot(part.blocks, part.start + offset)
+                assert writes.setdefault(slot, part.id) == part.id, "two sequences write one slot"
+                self.memory[slot] = value
+            if part.sample and part.id in self.fail:
+                failed[part.id] = "made to fail"
+            elif part.sample:
+                token = hash((value, self.seeds[part.id])) % VOCAB
+                sampled.append(SampledToken(part.id, token))
+        return StepResult(tuple(sampled), failed)
+
+
+class Rig:
+    """A core over the fake model, checked after every step."""
+
+    def __init__(
+        self,
+        blocks: int = 64,
+        block_size: int = 4,
+        *,
+        sharing: bool = True,
+        max_step_tokens: int = 16,
+        max_running: int = 8,
+        max_waiting: int = 1000,
+        max_context: int = 128,
+    ) -> None:
+        self.cache = CacheManager(CacheConfig(blocks, block_size, sharing))
+        self.scheduler = Scheduler(SchedulerConfig(max_step_tokens, max_running, max_waiting), self.cache)
+        self.executor = ChainExecutor(blocks, block_size)
+        self.clock = VirtualClock()
+        self.core = EngineCore(
+            self.scheduler, self.cache, self.executor, LetterVocabulary(), self.clock, max_context
+        )
+        self.outputs: dict[tuple[str, int], list[RequestOutput]] = {}
+
+    def submit(self, name: str, prompt: Sequence[int], salt: str = "", **params: object) -> None:
+        settings = SamplingParams(**{"seed": 1, **params})  # type: ignore[arg-type]
+        self.core.submit(
+            EngineRequest(id=name, prompt_ids=tuple(prompt), params=settings, arrival=self.clock.now(), salt=salt)
+        )
+
+    def take(self, outputs: Sequence[RequestOutput]) -> None:
+        for output in outputs:
+            got = self.outputs.setdefault((output.id, output.index), [])
+            assert not got or got[-1].finish is None, "an output after the last one"
+            got.append(output)
+        self.core.check()
+
+    def step(self) -> None:
+        self.take(self.core.step())
+        self.clock.advance(0.01)
+
+    def abort(self, name: str) -> None:
+        self.take(self.core.abort(name))
+
+    def run(self, limit: int = 10_000) -> None:
+        while not self.core.idle:
+            self.step()
+            limit -= 1
+            assert limit, "the engine does not come to an end"
+
+    def tokens(self, name: str, index: int = 0) -> tuple[int, ...]:
+        return tuple(t for output in self.outputs[name, index] for t in output.tokens)
+
+    def finish(self, name: str, index: int = 0) -> str | None:
+        return self.outputs[name, index][-1].finish
