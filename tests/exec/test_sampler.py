@@ -67,7 +67,7 @@ def test_top_p(size: int, top_p: float) -> None:
     expected = probs.copy()
     expected[order[kept:]] = 0
     tokens = draw(3000, logits, top_p=top_p)
-    assert not expected[tokens].min() == 0
+    assert expected[tokens].min() > 0
     if size == VOCAB:
         assert close_to(tokens, expected / expected.sum())
 

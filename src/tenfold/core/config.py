@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from tenfold.core.errors import ConfigError
 
 
+DEFAULT_MODEL = "smollm2-135m"
+
+
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
     """The KV pool. ``blocks`` x ``block_size`` tokens fit; ``prefix_sharing`` reuses equal prefixes."""
@@ -49,7 +52,7 @@ class EngineConfig:
     ``kv_tokens`` slots; None sizes it from free memory and ``max_context``.
     """
 
-    model: str = "smollm2-135m"
+    model: str = DEFAULT_MODEL
     backend: str = "cpu"
     threads: int = 0
     max_context: int | None = None

@@ -63,7 +63,8 @@ def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
     if config.backend == "cpu":
         from tenfold.ops.cpu import CpuOps
 
-        return CpuOps(checkpoint.weights, threads=config.threads, kv_type=config.kv_type)
+        ops: Ops = CpuOps(checkpoint.weights, threads=config.threads, kv_type=config.kv_type)
+        return ops
     if config.backend == "reference":
         from tenfold.ops.reference import ReferenceOps
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tenfold.core.clock import WallClock
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import DEFAULT_MODEL, EngineConfig
 from tenfold.core.errors import InvalidRequest
-from tenfold.core.request import EngineRequest, RequestOutput, SampleLogprobs
+from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.build import build_engine
 
@@ -48,12 +48,16 @@ class LLM:
     ``options`` are the fields of :class:`tenfold.core.config.EngineConfig`. Not for several threads at once.
     """
 
-    def __init__(self, model: str = EngineConfig.model, **options: Any) -> None:
+    def __init__(self, model: str = DEFAULT_MODEL, **options: Any) -> None:
         engine = build_engine(replace(EngineConfig(), model=model, **options))
         self._core = engine.core
         self._checkpoint = engine.checkpoint
         self._requests = 0
         self.info = engine.info
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges since the model was loaded."""
+        return self._core.stats()
 
     def generate(
         self,

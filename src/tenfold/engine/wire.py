@@ -81,10 +81,9 @@ def to_error(report: Failure) -> TenfoldError:
         return ContextOverflow(report.message, param=report.param)
     if report.kind == "InvalidRequest":
         return InvalidRequest(report.message, param=report.param)
-    for kind in (ConfigError, ModelError, *ModelError.__subclasses__()):
-        if report.kind == kind.__name__:
-            return kind(report.message)
-    return TenfoldError(report.message)
+    plain: list[type[TenfoldError]] = [ConfigError, ModelError, *ModelError.__subclasses__()]
+    kind = next((kind for kind in plain if kind.__name__ == report.kind), TenfoldError)
+    return kind(report.message)
 
 
 def frame(payload: bytes) -> bytes:

@@ -173,4 +173,5 @@ def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
 
 def _log_softmax(row: Row) -> NDArray[np.float64]:
     shifted = row.astype(np.float64) - float(row.max())
-    return shifted - np.log(np.exp(shifted).sum())
+    shifted -= np.log(np.exp(shifted).sum())
+    return shifted

@@ -1,0 +1,163 @@
+"""The engine as a child process: outputs, errors, aborts, and what happens when it dies or hangs."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tenfold.core.config import EngineConfig, SchedulerConfig
+from tenfold.core.errors import ConfigError, ContextOverflow, EngineUnavailable, ModelError
+from tenfold.core.request import EngineRequest, RequestOutput
+from tenfold.core.sampling import SamplingParams
+from tenfold.engine.client import EngineClient
+from tenfold.engine.local import LocalEngine
+from tenfold.engine.process import EngineProcess
+
+PROMPT = (504, 3575, 282, 4649, 314)
+
+
+def config(path: Path, **options: object) -> EngineConfig:
+    return EngineConfig(model=str(path), **{"kv_tokens": 8192, **options})  # type: ignore[arg-type]
+
+
+def request(name: str, **params: object) -> EngineRequest:
+    settings = SamplingParams(**{"temperature": 0, "max_tokens": 8, "ignore_eos": True, **params})  # type: ignore[arg-type]
+    return EngineRequest(id=name, prompt_ids=PROMPT, params=settings, arrival=0.0)
+
+
+async def collect(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
+    return [output async for output in stream]
+
+
+async def settled(engine: EngineClient) -> None:
+    """Wait until the loop reports that nothing runs."""
+    while (await engine.stats()).running or (await engine.stats()).blocks_held:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", [EngineProcess, LocalEngine])
+def test_both_clients_serve(smollm2_path: Path, kind: type[EngineProcess] | type[LocalEngine]) -> None:
+    async def scenario() -> None:
+        engine = kind(config(smollm2_path))
+        assert engine.health().state == "starting"
+        info = await engine.start()
+        assert (info.vocab_size, info.architecture) == (49152, "llama")
+        assert engine.health().state == "ready"
+        results = await asyncio.gather(*(collect(engine.submit(request(f"r{i}"))) for i in range(4)))
+        tokens = {tuple(t for o in outputs for t in o.tokens) for outputs in results}
+        assert len(tokens) == 1
+        assert len(tokens.pop()) == 8
+        assert all(outputs[-1].finish == "length" for outputs in results)
+        samples = await collect(engine.submit(request("n", n=3, temperature=1.0, seed=1)))
+        assert sorted(o.index for o in samples if o.finish) == [0, 1, 2]
+        with pytest.raises(ContextOverflow, match="max_tokens"):
+            await collect(engine.submit(request("long", max_tokens=9000)))
+        await engine.stop()
+
+    asyncio.run(scenario())
+
+
+def test_leaving_early_aborts(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path))
+        await engine.start()
+        stream = engine.submit(request("a", max_tokens=2000))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        task = asyncio.create_task(collect(engine.submit(request("b", max_tokens=2000))))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await collect(engine.submit(request("c")))
+        await settled(engine)
+        finished = (await engine.stats()).finished_total
+        assert finished["abort"] >= 1
+        assert finished["length"] == 1
+        await engine.stop()
+
+    asyncio.run(scenario())
+
+
+def test_death_fails_requests_at_once_and_heals(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path))
+        await engine.start()
+        stream = engine.submit(request("a", max_tokens=2000))
+        await anext(stream)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineUnavailable, match="restarting"):
+            async for _ in stream:
+                pass
+        assert engine.health().state == "restarting"
+        assert "code -9" in (engine.health().reason or "")
+        with pytest.raises(EngineUnavailable):
+            await collect(engine.submit(request("b")))
+        with pytest.raises(EngineUnavailable):
+            await engine.stats()
+        while engine.health().state != "ready":
+            await asyncio.sleep(0.02)
+        assert engine.health().restarts == 1
+        assert len(await collect(engine.submit(request("c")))) == 8
+        await engine.stop()
+        with pytest.raises(EngineUnavailable):
+            await collect(engine.submit(request("d")))
+
+    asyncio.run(scenario())
+
+
+def test_alive_but_stuck_is_unhealthy(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path), stuck_after=1.0)
+        await engine.start()
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        while engine.health().state == "ready":
+            await asyncio.sleep(0.02)
+        assert engine.health().state == "stuck"
+        assert engine.health().progress_age > 1.0
+        os.kill(engine.pid, signal.SIGCONT)
+        while engine.health().state != "ready":
+            await asyncio.sleep(0.02)
+        await engine.stop()
+
+    asyncio.run(scenario())
+
+
+def test_what_keeps_it_from_starting_is_raised(smollm2_path: Path, tmp_path: Path) -> None:
+    async def start(settings: EngineConfig) -> None:
+        engine = EngineProcess(settings)
+        try:
+            await engine.start()
+        finally:
+            assert engine.health().state == "failed"
+            await engine.stop()
+
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\xff" * 100)
+    with pytest.raises(ModelError):
+        asyncio.run(start(config(broken)))
+    with pytest.raises(ConfigError, match="--max-context"):
+        asyncio.run(start(config(smollm2_path, max_context=10**6)))
+    with pytest.raises(ConfigError, match="backend"):
+        asyncio.run(start(config(smollm2_path, backend="abacus")))
+
+
+def test_full_queue_is_overloaded(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        limits = SchedulerConfig(max_running=1, max_waiting=2)
+        engine = EngineProcess(config(smollm2_path, scheduler=limits))
+        await engine.start()
+        jobs = [collect(engine.submit(request(f"r{i}", max_tokens=60))) for i in range(12)]
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        refused = [r for r in results if isinstance(r, BaseException)]
+        assert refused
+        assert all(type(r).__name__ == "Overloaded" for r in refused)
+        assert all(len(r) == 60 for r in results if isinstance(r, list))
+        await engine.stop()
+
+    asyncio.run(scenario())
