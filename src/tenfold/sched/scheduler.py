@@ -142,6 +142,7 @@ class Scheduler:
         places = [s.id for s in self._running] + list(self._waiting)
         places += [s.id for held in self._held.values() for s in held]
         assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
+        assert self._held_count == sum(map(len, self._held.values()))
         assert all(s.computed < len(s.tokens) for s in self._running)
 
     def _by_phase(self) -> Iterator[Sequence]:
@@ -236,9 +237,8 @@ class Scheduler:
         """Let those that waited for ``sequence``'s prefill into the queue, ahead of later arrivals."""
         for held in reversed(self._held.pop(sequence.id, [])):
             self._held_count -= 1
-            if held.id in self._sequences:
-                self._waiting[held.id] = held
-                self._waiting.move_to_end(held.id, last=False)
+            self._waiting[held.id] = held
+            self._waiting.move_to_end(held.id, last=False)
 
     def _leave(self, sequence: Sequence) -> None:
         """Out of the running set (or the held ones), blocks released."""
