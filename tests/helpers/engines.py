@@ -32,7 +32,6 @@ def letter(token: int) -> str:
 
 class LetterVocabulary:
     eos_ids: tuple[int, ...] = (EOS,)
-    vocab_size = VOCAB
 
     def token_text(self, token: int) -> str:
         return letter(token)
@@ -103,7 +102,7 @@ class Rig:
         self.executor = ChainExecutor(blocks, block_size)
         self.clock = VirtualClock()
         self.core = EngineCore(
-            self.scheduler, self.cache, self.executor, LetterVocabulary(), self.clock, max_context
+            self.scheduler, self.cache, self.executor, LetterVocabulary(), self.clock, max_context, VOCAB
         )
         self.outputs: dict[tuple[str, int], list[RequestOutput]] = {}
 

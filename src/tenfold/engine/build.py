@@ -45,6 +45,7 @@ def build_engine(config: EngineConfig) -> Engine:
         vocabulary=checkpoint.tokenizer(),
         clock=WallClock(),
         max_context=max_context,
+        vocab_size=spec.vocab,
     )
     info = EngineInfo(
         model=checkpoint.name,

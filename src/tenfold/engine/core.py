@@ -21,7 +21,6 @@ class Vocabulary(Protocol):
     """What the engine asks of a tokenizer."""
 
     eos_ids: tuple[int, ...]
-    vocab_size: int
 
     def token_text(self, token: int) -> str:
         """A token's own text."""
@@ -50,6 +49,7 @@ class EngineCore:
         vocabulary: Vocabulary,
         clock: Clock,
         max_context: int,
+        vocab_size: int,
     ) -> None:
         self._scheduler = scheduler
         self._cache = cache
@@ -57,6 +57,7 @@ class EngineCore:
         self._vocabulary = vocabulary
         self._clock = clock
         self._max_context = max_context
+        self._vocab_size = vocab_size
         self._requests: dict[str, list[str]] = {}  # the sequences of each that have not ended
         self._samples: dict[str, _Sample] = {}
         self._steps = 0
@@ -156,9 +157,9 @@ class EngineCore:
             raise InvalidRequest(f"request id {request.id!r} is in use; ids must be unique", param="id")
         if not prompt:
             raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
-        if bad := [t for t in request.prompt_ids if not 0 <= t < self._vocabulary.vocab_size]:
+        if bad := [t for t in request.prompt_ids if not 0 <= t < self._vocab_size]:
             raise InvalidRequest(
-                f"token id {bad[0]} is not in the vocabulary (0 to {self._vocabulary.vocab_size - 1})",
+                f"token id {bad[0]} is not in the vocabulary (0 to {self._vocab_size - 1})",
                 param="prompt",
             )
         if prompt >= limit:
