@@ -1,12 +1,16 @@
 """Tenfold: an LLM inference engine and server whose scheduler takes the service objective as an input."""
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__version__ = version("tenfold")
+if TYPE_CHECKING:
+    from tenfold.core.sampling import SamplingParams
+    from tenfold.engine.llm import LLM
+
 __all__ = ["LLM", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> object:
+    """Import on first use: ``import tenfold`` alone costs nothing."""
     if name == "LLM":
         from tenfold.engine.llm import LLM
 
@@ -15,4 +19,8 @@ def __getattr__(name: str) -> object:
         from tenfold.core.sampling import SamplingParams
 
         return SamplingParams
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tenfold")
     raise AttributeError(f"module 'tenfold' has no attribute {name!r}")

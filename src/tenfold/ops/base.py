@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.model.spec import ModelSpec
+from tenfold.ops.spec import ModelSpec
 
 Hidden = Any
 Query = Any

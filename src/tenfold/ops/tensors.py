@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.model.spec import ModelSpec
+from tenfold.ops.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

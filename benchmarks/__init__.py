@@ -1,0 +1,1 @@
+"""Measurements, run from the repository's root as modules: ``python -m benchmarks.accuracy``."""

@@ -1,0 +1,10 @@
+#pragma once
+
+#include "dispatch/kernels.hpp"
+
+namespace tenfold::TENFOLD_LEVEL {
+
+void attend(const AttendItem& item);
+void merge(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
+
+}  // namespace tenfold::TENFOLD_LEVEL

@@ -1,0 +1,178 @@
+// The Python module tenfold._native: checks and converts arguments, gives up the GIL, calls the model.
+// std::invalid_argument becomes ValueError, std::bad_alloc MemoryError, std::runtime_error RuntimeError.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+
+#include "dispatch/level.hpp"
+#include "linear/projection.hpp"
+#include "model/model.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tenfold {
+namespace {
+
+using IntArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatView = nb::ndarray<nb::numpy, float>;
+
+Ints ints(const IntArray& a) { return {a.data(), a.size()}; }
+
+// A new array that owns its memory; `fill` gets the pointer.
+template <typename F>
+FloatView new_array(std::initializer_list<size_t> shape, F fill) {
+  size_t size = 1;
+  for (const size_t n : shape) size *= n;
+  auto data = std::make_unique<float[]>(size);
+  fill(data.get());
+  float* p = data.release();
+  nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<float*>(q); });
+  return FloatView(p, shape, owner);
+}
+
+FloatView copy_rows(const Rows& rows) {
+  return new_array({static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, [&](float* to) {
+    for (int r = 0; r < rows.rows; ++r)
+      std::copy_n(rows.data + r * rows.stride, rows.width, to + static_cast<size_t>(r) * rows.width);
+  });
+}
+
+Activation activation(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  throw std::invalid_argument("no activation " + name);
+}
+
+bool kv_is_bf16(const std::string& type) {
+  if (type != "bf16" && type != "f32") throw std::invalid_argument("KV type must be bf16 or f32, not " + type);
+  return type == "bf16";
+}
+
+void upload(Model& model, const IntArray& tokens, const IntArray& positions, const IntArray& starts,
+            const IntArray& context, const IntTable& tables, const IntArray& rows) {
+  if (tables.shape(0) != context.size()) throw std::invalid_argument("batch: tables must have a row per sequence");
+  nb::gil_scoped_release release;
+  model.upload(make_batch(ints(tokens), ints(positions), ints(starts), ints(context), {tables.data(), tables.size()},
+                          static_cast<int64_t>(tables.shape(1)), ints(rows), model.spec().vocab,
+                          model.spec().max_context));
+}
+
+FloatView logits(nb::handle self) {
+  Rows rows{};
+  {
+    Model& model = nb::cast<Model&>(self);
+    nb::gil_scoped_release release;
+    rows = model.logits();
+  }
+  static float none = 0.0f;
+  float* data = rows.rows > 0 ? const_cast<float*>(rows.data) : &none;
+  return FloatView(data, {static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, self);
+}
+
+void bind_model(nb::module_& m) {
+  using Released = nb::call_guard<nb::gil_scoped_release>;
+  nb::class_<Kv>(m, "Kv").def_prop_ro("bytes", &Kv::bytes);
+  nb::class_<Model>(m, "Model")
+      .def(
+          "__init__",
+          [](Model* self, int layers, int hidden, int heads, int kv_heads, int head_dim, int ffn, int vocab,
+             int max_context, float norm_eps, float embed_scale, float query_scale, float logit_softcap,
+             const std::string& act, bool qkv_bias, bool qk_norm, bool post_norms, bool tied_head,
+             std::vector<int> windows, std::vector<double> inv_freq, std::vector<double> inv_freq_local,
+             const std::string& level, int threads) {
+            new (self) Model(Spec{layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context, norm_eps,
+                                  embed_scale, query_scale, logit_softcap, activation(act), qkv_bias, qk_norm,
+                                  post_norms, tied_head, std::move(windows), std::move(inv_freq),
+                                  std::move(inv_freq_local)},
+                             level, threads);
+          },
+          nb::kw_only(), "layers"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ffn"_a, "vocab"_a,
+          "max_context"_a, "norm_eps"_a, "embed_scale"_a, "query_scale"_a, "logit_softcap"_a, "activation"_a,
+          "qkv_bias"_a, "qk_norm"_a, "post_norms"_a, "tied_head"_a, "windows"_a, "inv_freq"_a, "inv_freq_local"_a,
+          "level"_a, "threads"_a)
+      .def("set_matrix",
+           [](Model& model, int layer, const std::string& name, const std::string& kind, const ByteRows& data,
+              int64_t rows, int64_t cols) {
+             if (static_cast<int64_t>(data.shape(0)) != rows)
+               throw std::invalid_argument(name + ": the data has not one row of bytes per row");
+             nb::gil_scoped_release release;
+             model.set_matrix(layer, name, kind, data.data(), rows, cols, static_cast<int64_t>(data.shape(1)));
+           })
+      .def("set_vector",
+           [](Model& model, int layer, const std::string& name, const Floats& data) {
+             model.set_vector(layer, name, data.data(), static_cast<int64_t>(data.size()));
+           })
+      .def("check_complete", &Model::check_complete)
+      .def("new_kv",
+           [](const Model& model, int64_t blocks, int64_t block_size, const std::string& type) {
+             const Spec& spec = model.spec();
+             return new Kv(spec.layers, spec.kv_heads, spec.head_dim, blocks, block_size, kv_is_bf16(type));
+           })
+      .def("upload", &upload, nb::arg("tokens").noconvert(), nb::arg("positions").noconvert(),
+           nb::arg("starts").noconvert(), nb::arg("context").noconvert(), nb::arg("tables").noconvert(),
+           nb::arg("rows").noconvert())
+      .def("embed", &Model::embed, Released())
+      .def("qkv", &Model::qkv, Released())
+      .def("attend", &Model::attend, Released())
+      .def("attn_out", &Model::attn_out, Released())
+      .def("mlp", &Model::mlp, Released())
+      .def("forward", &Model::forward, Released())
+      .def("logits", [](nb::handle self) { return logits(self); })
+      .def("view", [](const Model& model, const std::string& which) { return copy_rows(model.view(which)); })
+      .def_prop_ro("level", &Model::level)
+      .def_prop_ro("threads", &Model::threads)
+      .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("weight_kinds", &Model::weight_kinds);
+}
+
+void bind_projection(nb::module_& m) {
+  nb::class_<Projection>(m, "Projection")
+      .def(
+          "__init__",
+          [](Projection* self, const std::string& kind, const ByteRows& data, int64_t cols, const std::string& level,
+             int threads) {
+            new (self) Projection(kind, data.data(), static_cast<int64_t>(data.shape(0)), cols,
+                                  static_cast<int64_t>(data.shape(1)), find_level(level), threads);
+          },
+          "kind"_a, "data"_a, "cols"_a, "level"_a = "", "threads"_a = 1)
+      .def("apply",
+           [](Projection& self, const FloatRows& x) {
+             if (static_cast<int64_t>(x.shape(1)) != self.inputs())
+               throw std::invalid_argument("x has another number of columns than the matrix");
+             const size_t rows = x.shape(0);
+             return new_array({rows, static_cast<size_t>(self.outputs())}, [&](float* out) {
+               nb::gil_scoped_release release;
+               self.apply(x.data(), static_cast<int>(rows), out);
+             });
+           })
+      .def("row",
+           [](const Projection& self, int index) {
+             if (index < 0 || index >= self.outputs()) throw std::invalid_argument("no such row");
+             return new_array({static_cast<size_t>(self.inputs())}, [&](float* out) { self.row(index, out); });
+           })
+      .def_prop_ro("bytes", &Projection::bytes);
+}
+
+}  // namespace
+}  // namespace tenfold
+
+NB_MODULE(_native, m) {
+  using namespace tenfold;
+  m.def("levels", [] {
+    std::vector<std::string> names;
+    const Levels found = levels();
+    for (int i = 0; i < found.count; ++i) names.emplace_back(found.found[i]->name);
+    return names;
+  });
+  m.def("encodings", &encoding_names);
+  bind_model(m);
+  bind_projection(m);
+}

@@ -1,0 +1,23 @@
+// The table of kernels of the level being compiled.
+#include "attention/attention.hpp"
+#include "dispatch/level.hpp"
+#include "linear/linear.hpp"
+#include "rows/rows.hpp"
+
+namespace tenfold::TENFOLD_LEVEL {
+
+const Kernels& kernels() {
+  static constexpr const char* name =
+#if defined(TENFOLD_AVX512)
+      "avx512";
+#elif defined(TENFOLD_AVX2)
+      "avx2";
+#else
+      "portable";
+#endif
+  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,   scale,
+                                gate, softcap,     rope,          attend,   merge};
+  return table;
+}
+
+}  // namespace tenfold::TENFOLD_LEVEL

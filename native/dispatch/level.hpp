@@ -1,0 +1,24 @@
+#pragma once
+
+#include "dispatch/kernels.hpp"
+
+namespace tenfold {
+
+namespace portable {
+const Kernels& kernels();
+}
+namespace avx2 {
+const Kernels& kernels();
+}
+namespace avx512 {
+const Kernels& kernels();
+}
+
+// Names of the levels this CPU and this build can run, best first.
+struct Levels {
+  const Kernels* found[3];
+  int count;
+};
+Levels levels();
+
+}  // namespace tenfold

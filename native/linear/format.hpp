@@ -1,0 +1,56 @@
+// How packed weights lie in memory.
+//
+// A matrix [rows = outputs, cols = inputs] is cut into tiles of 16 outputs. Quantized: a tile is its scales,
+// then its codes; for each 32 inputs the codes are 8 (8-bit) or 4 (4-bit) runs of 64 bytes, in which each
+// output has 4 adjacent bytes: 8-bit run i holds inputs 4i … 4i + 3, 4-bit run i holds inputs 8i … 8i + 3 in
+// the low and 8i + 4 … 8i + 7 in the high halves. A weight is s * (code - zero) or s * code - m:
+//   half    s per group as float16 [16]
+//   affine  s and m per group as float16 [16] each (m stored with its sign turned: w = s * code + m)
+//   super   per 256 inputs: d [16] (and dmin [16]) as float16, then per group int8 [16] (and int8 [16]):
+//           s = d * int8, m = dmin * int8: GGUF's K-quants, exactly
+// Dense: [cols][16] values per tile.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tenfold {
+
+constexpr int kTile = 16;    // outputs per tile
+constexpr int kGroup = 32;   // inputs that share a scale of the activations
+constexpr int kSuper = 256;  // inputs of a K-quant block
+
+enum class Scales : uint8_t { half, affine, super, super_affine };
+enum class Dense : uint8_t { none, f32, f16, bf16 };
+
+struct Packed {
+  const uint8_t* data = nullptr;
+  int rows = 0, cols = 0;
+  Dense dense = Dense::none;
+  int bits = 0;    // of a code: 4 or 8
+  int group = 0;   // inputs per weight scale: 32 or 16
+  Scales scales = Scales::half;
+  int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
+  size_t code_offset = 0, tile_bytes = 0;
+
+  int tiles() const { return (rows + kTile - 1) / kTile; }
+};
+
+// What the linear kernels need to know of 32 quantized activations: x = scale * code.
+struct GroupMeta {
+  float scale, sum;             // sum: scale * sum of the codes
+  int32_t minus;                // minus the sum of the codes
+  int32_t unused;
+  float half_sum[2];            // the same for each 16
+  int32_t half_minus[2];
+};
+
+// Rows of activations, quantized and (or) in float32.
+struct Acts {
+  const int8_t* codes = nullptr;
+  const GroupMeta* meta = nullptr;
+  const float* values = nullptr;
+  ptrdiff_t code_stride = 0, meta_stride = 0, value_stride = 0;
+};
+
+}  // namespace tenfold

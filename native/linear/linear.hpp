@@ -1,0 +1,11 @@
+#pragma once
+
+#include "linear/format.hpp"
+
+namespace tenfold::TENFOLD_LEVEL {
+
+void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
+                 ptrdiff_t out_stride, bool accumulate);
+int dense_tiles();
+
+}  // namespace tenfold::TENFOLD_LEVEL

@@ -1,0 +1,28 @@
+// Packing of matrices from a checkpoint's encodings into the layout of format.hpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "linear/format.hpp"
+#include "model/memory.hpp"
+#include "threads/pool.hpp"
+
+namespace tenfold {
+
+struct Matrix {
+  Packed view;
+  Memory memory;
+};
+
+// Packs `rows` rows of `row_bytes` bytes in encoding `kind` (GGUF's name). Every weight keeps its exact value.
+// Throws std::invalid_argument where kind, sizes and bytes do not fit each other.
+Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool);
+
+// The encodings `pack` takes, by GGUF's names.
+std::vector<std::string> encoding_names();
+
+// The values of one row, cols floats.
+void decode_row(const Packed& w, int row, float* out);
+
+}  // namespace tenfold

@@ -1,0 +1,57 @@
+// One packed matrix by itself: for tests and benchmarks of the linear kernels.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "dispatch/kernels.hpp"
+#include "linear/pack.hpp"
+
+namespace tenfold {
+
+class Projection {
+ public:
+  Projection(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
+             const Kernels& kernels, int threads)
+      : kernels_(kernels), pool_(std::clamp(threads, 1, 1024)), matrix_(pack(kind, data, rows, cols, row_bytes, pool_)) {}
+
+  int outputs() const { return matrix_.view.rows; }
+  int inputs() const { return matrix_.view.cols; }
+  size_t bytes() const { return matrix_.memory.size(); }
+
+  // out [rows, outputs] = x [rows, inputs] W^T
+  void apply(const float* x, int rows, float* out) {
+    const FlushSubnormals flush;
+    const Packed& w = matrix_.view;
+    Acts acts;
+    acts.values = x;
+    acts.value_stride = w.cols;
+    if (w.dense == Dense::none) {
+      acts.code_stride = w.cols;
+      acts.meta_stride = w.cols / kGroup;
+      acts.codes = codes_.reserve(static_cast<size_t>(rows) * w.cols);
+      acts.meta = meta_.reserve(static_cast<size_t>(rows) * acts.meta_stride);
+      for (int r = 0; r < rows; ++r)
+        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, w.cols, codes_.data() + r * acts.code_stride,
+                          meta_.data() + r * acts.meta_stride);
+    }
+    constexpr int kTiles = 4, kRows = 64;
+    const int columns = (w.tiles() + kTiles - 1) / kTiles;
+    pool_.run(columns * ((rows + kRows - 1) / kRows), [&](int item, int) {
+      const int tile = item % columns * kTiles, row = item / columns * kRows;
+      kernels_.linear_tile(w, tile, std::min(kTiles, w.tiles() - tile), acts, row, std::min(kRows, rows - row),
+                           out + static_cast<size_t>(row) * w.rows + tile * kTile, w.rows, false);
+    });
+  }
+
+  void row(int index, float* out) const { decode_row(matrix_.view, index, out); }
+
+ private:
+  const Kernels& kernels_;
+  Pool pool_;
+  Matrix matrix_;
+  Array<int8_t> codes_;
+  Array<GroupMeta> meta_;
+};
+
+}  // namespace tenfold

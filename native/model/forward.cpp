@@ -1,0 +1,339 @@
+// The ops of a forward pass. Work is cut into items for the pool in ways that never change a row's bits.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "model/model.hpp"
+#include "simd/half.hpp"
+
+namespace tenfold {
+namespace {
+
+constexpr int kRowChunk = 64;    // rows whose activations stay in cache while weights pass
+constexpr int kUnit = kGroup;    // columns of the gated activation made, and quantized, together
+constexpr size_t kItemBytes = 32768;
+
+bool quantized(const Packed& w) { return w.dense == Dense::none; }
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+// Holds the model for one call, on a thread that flushes subnormals.
+class Model::Guard {
+ public:
+  explicit Guard(Model& model) : model_(model) {
+    if (model_.busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
+  }
+  ~Guard() { model_.busy_.store(false); }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+
+ private:
+  Model& model_;
+  FlushSubnormals flush_;
+};
+
+template <typename F>
+void Model::each_row(int rows, const F& f) {
+  const int step = std::clamp(rows / (4 * threads()), 1, 16);
+  pool_.run(ceil_div(rows, step), [&](int item, int) {
+    for (int row = item * step; row < std::min(rows, (item + 1) * step); ++row) f(row);
+  });
+}
+
+void Model::shape_input(Input& input, int rows, int cols) {
+  Acts& acts = input.acts;
+  acts.value_stride = (cols + 31) / 32 * 32;
+  acts.code_stride = acts.value_stride;
+  acts.meta_stride = acts.value_stride / kGroup;
+  acts.values = input.values.reserve(static_cast<size_t>(rows) * acts.value_stride);
+  acts.codes = input.codes.reserve(static_cast<size_t>(rows) * acts.code_stride);
+  acts.meta = input.meta.reserve(static_cast<size_t>(rows) * acts.meta_stride);
+}
+
+void Model::quantize_row(const Input& input, int row, int cols) {
+  kernels_.quantize(input.values.data() + row * input.acts.value_stride, cols,
+                    input.codes.data() + row * input.acts.code_stride,
+                    input.meta.data() + row * input.acts.meta_stride);
+}
+
+void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
+  int tiles = 0;
+  size_t bytes = 0;
+  for (int j = 0; j < count; ++j) {
+    tiles += jobs[j].w->tiles();
+    bytes += jobs[j].w->tiles() * jobs[j].w->tile_bytes;
+  }
+  const int row_items = ceil_div(rows, kRowChunk);
+  // Few rows: items of some tens of kilobytes of weights. Many: each tile is work enough.
+  const size_t wanted = std::max<size_t>(1, kItemBytes / (static_cast<size_t>(std::min(rows, kRowChunk)) + 3) * 4);
+  int step = std::max(1, static_cast<int>(wanted * tiles / bytes));
+  step = std::max(1, std::min(step, tiles / threads()));
+  if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
+  const int column_items = ceil_div(tiles, step);
+  pool_.run(column_items * row_items, [&](int item, int) {
+    const int row = item / column_items * kRowChunk, many = std::min(kRowChunk, rows - row);
+    const int from = item % column_items * step, to = std::min(tiles, from + step);
+    int base = 0;
+    for (int j = 0; j < count; ++j) {
+      const Job& job = jobs[j];
+      const int first = std::max(from, base) - base, last = std::min(to - base, job.w->tiles());
+      if (first < last)
+        kernels_.linear_tile(*job.w, first, last - first, x, row, many, job.out + row * job.stride + first * kTile,
+                             job.stride, job.accumulate);
+      base += job.w->tiles();
+    }
+  });
+}
+
+const RopeTable& Model::rope_of(int layer) const {
+  return spec_.windows[layer] > 0 && !ropes_[1].inv_freq.empty() ? ropes_[1] : ropes_[0];
+}
+
+void Model::upload(Batch batch) {
+  const Guard guard(*this);
+  int last = 0;
+  for (const int32_t context : batch.context) last = std::max(last, context);
+  for (RopeTable& rope : ropes_) rope.grow(last);
+  batch_ = std::move(batch);
+  sequence_of_.resize(batch_.size());
+  for (int s = 0; s < batch_.sequences(); ++s)
+    std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);
+  checked_kv_ = 0;
+  plans_.clear();
+  const auto rows = static_cast<size_t>(batch_.size());
+  x_.reserve(rows * hidden_stride_);
+  y_.reserve(rows * hidden_stride_);
+  qkv_.reserve(rows * qkv_stride_);
+  shape_input(normed_, batch_.size(), spec_.hidden);
+  shape_input(attended_, batch_.size(), spec_.heads * spec_.head_dim);
+  shape_input(gated_, batch_.size(), spec_.ffn);
+}
+
+void Model::embed() {
+  const Guard guard(*this);
+  each_row(batch_.size(), [&](int row) {
+    float* x = x_.data() + row * hidden_stride_;
+    decode_row(embed_.view, batch_.tokens[row], x);
+    if (spec_.embed_scale != 1.0f) kernels_.scale(x, spec_.embed_scale, spec_.hidden);
+  });
+}
+
+void Model::store_kv(const KvLayer& kv, const float* k, const float* v, int row) {
+  const int position = batch_.positions[row];
+  const int32_t block = batch_.table(sequence_of_[row])[position / kv.block_size];
+  const int slot = position % kv.block_size;
+  for (int h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
+    const size_t page = (static_cast<size_t>(block) * kv.kv_heads + h) * kv.block_size;
+    const size_t k_at = (page + slot / 16 * 16) * kv.head_dim + slot % 16;
+    const size_t v_at = (page + slot) * kv.padded;
+    if (kv.bf16) {
+      uint16_t* to = reinterpret_cast<uint16_t*>(kv.k) + k_at;
+      for (int d = 0; d < kv.head_dim; ++d) to[16 * d] = float_to_bf16(k[d]);
+      to = reinterpret_cast<uint16_t*>(kv.v) + v_at;
+      for (int d = 0; d < kv.head_dim; ++d) to[d] = float_to_bf16(v[d]);
+    } else {
+      float* to = reinterpret_cast<float*>(kv.k) + k_at;
+      for (int d = 0; d < kv.head_dim; ++d) to[16 * d] = k[d];
+      std::memcpy(reinterpret_cast<float*>(kv.v) + v_at, v, sizeof(float) * kv.head_dim);
+    }
+  }
+}
+
+void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row) {
+  const int dim = spec_.head_dim, half = dim / 2;
+  float* q = qkv_.data() + row * qkv_stride_;
+  float* k = q + spec_.heads * dim;
+  float* v = k + spec_.kv_heads * dim;
+  if (spec_.qkv_bias) {
+    kernels_.add(q, layer.q_bias.data(), spec_.heads * dim);
+    kernels_.add(k, layer.k_bias.data(), spec_.kv_heads * dim);
+    kernels_.add(v, layer.v_bias.data(), spec_.kv_heads * dim);
+  }
+  const size_t angle = static_cast<size_t>(batch_.positions[row]) * half;
+  for (int h = 0; h < spec_.heads + spec_.kv_heads; ++h) {  // K's heads follow Q's
+    float* head = q + h * dim;
+    const bool query = h < spec_.heads;
+    if (spec_.qk_norm)
+      kernels_.rms_norm(head, query ? layer.q_norm.data() : layer.k_norm.data(), dim, spec_.norm_eps, head);
+    kernels_.rope(head, rope.cos.data() + angle, rope.sin.data() + angle, half);
+  }
+  kernels_.scale(q, spec_.query_scale, spec_.heads * dim);
+  store_kv(kv, k, v, row);
+}
+
+void Model::qkv(int layer, const Kv& kv) {
+  const Guard guard(*this);
+  check_layer(layer);
+  if (checked_kv_ != kv.id()) {
+    if (!kv.fits(spec_.layers, spec_.kv_heads, spec_.head_dim))
+      throw std::invalid_argument("this KV memory belongs to another model");
+    check_tables(batch_, kv.blocks(), kv.block_size());
+    checked_kv_ = kv.id();
+  }
+  const Layer& l = layers_[layer];
+  const int rows = batch_.size();
+  const bool codes = quantized(l.q.view) || quantized(l.k.view) || quantized(l.v.view);
+  each_row(rows, [&](int row) {
+    kernels_.rms_norm(x_.data() + row * hidden_stride_, l.attn_norm.data(), spec_.hidden, spec_.norm_eps,
+                      normed_.values.data() + row * normed_.acts.value_stride);
+    if (codes) quantize_row(normed_, row, spec_.hidden);
+  });
+  float* q = qkv_.data();
+  float* k = q + spec_.heads * spec_.head_dim;
+  float* v = k + spec_.kv_heads * spec_.head_dim;
+  const Job jobs[] = {{&l.q.view, q, qkv_stride_, false},
+                      {&l.k.view, k, qkv_stride_, false},
+                      {&l.v.view, v, qkv_stride_, false}};
+  linears(jobs, 3, normed_.acts, rows);
+  const KvLayer memory = kv.layer(layer);
+  const RopeTable& rope = rope_of(layer);
+  each_row(rows, [&](int row) { finish_row(l, rope, memory, row); });
+}
+
+void Model::attend(int layer, const Kv& kv) {
+  const Guard guard(*this);
+  check_layer(layer);
+  if (checked_kv_ != kv.id()) throw std::invalid_argument("attend needs the KV memory that qkv wrote");
+  const AttendPlan& plan = plan_for(spec_.windows[layer]);
+  const KvLayer memory = kv.layer(layer);
+  const int dim = spec_.head_dim, group = spec_.heads / spec_.kv_heads;
+  const size_t scratch = attend_scratch(std::max(group, 24 / group * group), memory.padded);
+  scratch_.reserve(scratch * threads());
+  partials_.reserve(plan.partial_floats);
+  float* out = attended_.values.data();
+  const ptrdiff_t stride = attended_.acts.value_stride;
+  pool_.run(static_cast<int>(plan.items.size()), [&](int i, int thread) {
+    const AttendPlan::Item& item = plan.items[i];
+    const int head = item.kv_head * group;
+    AttendItem work{};
+    work.kv = &memory;
+    work.table = batch_.table(item.sequence);
+    work.q = qkv_.data() + item.row * qkv_stride_ + head * dim;
+    work.out = out + item.row * stride + head * dim;
+    work.q_stride = qkv_stride_;
+    work.out_stride = stride;
+    work.q_head_stride = dim;
+    work.kv_head = item.kv_head;
+    work.queries_per_kv = group;
+    work.rows = item.rows;
+    work.position = batch_.positions[item.row];
+    work.window = plan.window;
+    work.first_chunk = item.first_chunk;
+    work.last_chunk = item.last_chunk;
+    work.partial = item.partial < 0 ? nullptr : partials_.data() + item.partial;
+    work.scratch = scratch_.data() + scratch * thread;
+    kernels_.attend(work);
+  });
+  each_row(static_cast<int>(plan.merges.size()), [&](int i) {
+    const AttendPlan::Merge& m = plan.merges[i];
+    kernels_.merge(partials_.data() + m.partial, m.stride, m.chunks, memory.padded, dim,
+                   out + m.row * stride + m.head * dim);
+  });
+}
+
+// x += y's post-norm, where the model has one; else the projection added to x itself.
+void Model::finish_residual(const std::vector<float>& post_norm) {
+  each_row(batch_.size(), [&](int row) {
+    float* y = y_.data() + row * hidden_stride_;
+    kernels_.rms_norm(y, post_norm.data(), spec_.hidden, spec_.norm_eps, y);
+    kernels_.add(x_.data() + row * hidden_stride_, y, spec_.hidden);
+  });
+}
+
+void Model::attn_out(int layer) {
+  const Guard guard(*this);
+  check_layer(layer);
+  const Layer& l = layers_[layer];
+  const int rows = batch_.size();
+  if (quantized(l.o.view)) each_row(rows, [&](int row) { quantize_row(attended_, row, l.o.view.cols); });
+  const Job job = {&l.o.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
+  linears(&job, 1, attended_.acts, rows);
+  if (spec_.post_norms) finish_residual(l.attn_post_norm);
+}
+
+// Columns kUnit * unit … of the gated activation for rows first … last - 1: gate, up, activation, and
+// quantization for the down projection, while all is in the thread's cache.
+void Model::gated_unit(const Layer& layer, int unit, int first, int last, int thread) {
+  float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kRowChunk * kUnit;
+  float* up = gate + kRowChunk * kUnit;
+  const int columns = std::min(kUnit, spec_.ffn - unit * kUnit), tiles = ceil_div(columns, kTile);
+  const int tile = unit * kUnit / kTile;
+  kernels_.linear_tile(layer.gate.view, tile, tiles, normed_.acts, first, last - first, gate, kUnit, false);
+  kernels_.linear_tile(layer.up.view, tile, tiles, normed_.acts, first, last - first, up, kUnit, false);
+  const Acts& to = gated_.acts;
+  for (int row = first; row < last; ++row) {
+    float* values = gated_.values.data() + row * to.value_stride + unit * kUnit;
+    const int at = (row - first) * kUnit;
+    kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
+    if (quantized(layer.down.view))
+      kernels_.quantize(values, kUnit, gated_.codes.data() + row * to.code_stride + unit * kUnit,
+                        gated_.meta.data() + row * to.meta_stride + unit);
+  }
+}
+
+void Model::mlp(int layer) {
+  const Guard guard(*this);
+  check_layer(layer);
+  const Layer& l = layers_[layer];
+  const int rows = batch_.size();
+  const bool codes = quantized(l.gate.view) || quantized(l.up.view);
+  each_row(rows, [&](int row) {
+    kernels_.rms_norm(x_.data() + row * hidden_stride_, l.mlp_norm.data(), spec_.hidden, spec_.norm_eps,
+                      normed_.values.data() + row * normed_.acts.value_stride);
+    if (codes) quantize_row(normed_, row, spec_.hidden);
+  });
+  scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
+  const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 2 : 1, unit_items = ceil_div(units, step);
+  pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
+    const int first = item / unit_items * kRowChunk, last = std::min(rows, first + kRowChunk);
+    const int from = item % unit_items * step;
+    for (int unit = from; unit < std::min(units, from + step); ++unit) gated_unit(l, unit, first, last, thread);
+  });
+  const Job job = {&l.down.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
+  linears(&job, 1, gated_.acts, rows);
+  if (spec_.post_norms) finish_residual(l.mlp_post_norm);
+}
+
+Rows Model::logits() {
+  const Guard guard(*this);
+  const auto rows = static_cast<int>(batch_.rows.size());
+  logits_.reserve(static_cast<size_t>(rows) * spec_.vocab);
+  each_row(rows, [&](int i) {
+    kernels_.rms_norm(x_.data() + batch_.rows[i] * hidden_stride_, norm_.data(), spec_.hidden, spec_.norm_eps,
+                      normed_.values.data() + i * normed_.acts.value_stride);
+    if (quantized(head())) quantize_row(normed_, i, spec_.hidden);
+  });
+  if (rows > 0) {
+    const Job job = {&head(), logits_.data(), spec_.vocab, false};
+    linears(&job, 1, normed_.acts, rows);
+    if (spec_.logit_softcap > 0.0f)
+      each_row(rows, [&](int i) {
+        kernels_.softcap(logits_.data() + static_cast<size_t>(i) * spec_.vocab, spec_.logit_softcap, spec_.vocab);
+      });
+  }
+  logit_rows_ = rows;
+  return {logits_.data(), rows, spec_.vocab, spec_.vocab};
+}
+
+void Model::forward(const Kv& kv) {
+  embed();
+  for (int layer = 0; layer < spec_.layers; ++layer) {
+    qkv(layer, kv);
+    attend(layer, kv);
+    attn_out(layer);
+    mlp(layer);
+  }
+}
+
+Rows Model::view(const std::string& which) const {
+  const int rows = batch_.size();
+  if (which == "hidden") return {x_.data(), rows, spec_.hidden, hidden_stride_};
+  if (which == "query") return {qkv_.data(), rows, spec_.heads * spec_.head_dim, qkv_stride_};
+  if (which == "attended")
+    return {attended_.values.data(), rows, spec_.heads * spec_.head_dim, attended_.acts.value_stride};
+  throw std::invalid_argument("no buffer " + which);
+}
+
+}  // namespace tenfold

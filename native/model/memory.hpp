@@ -1,0 +1,66 @@
+// Zeroed memory straight from the system: aligned, and with huge pages where it is large.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace tenfold {
+
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= (size_t{4} << 20)) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    data_ = static_cast<uint8_t*>(p);
+  }
+  Memory(Memory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Memory() {
+    if (data_ != nullptr) munmap(data_, bytes_);
+  }
+
+  uint8_t* data() const { return data_; }
+  size_t size() const { return bytes_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// An array that only grows; growing loses the contents.
+template <typename T>
+class Array {
+ public:
+  T* reserve(size_t count) {
+    if (count * sizeof(T) > memory_.size()) {
+      memory_ = Memory();  // give the old back first
+      memory_ = Memory(count * sizeof(T) + count * sizeof(T) / 8);
+    }
+    return data();
+  }
+  T* data() const { return memory_.template as<T>(); }
+  size_t bytes() const { return memory_.size(); }
+
+ private:
+  Memory memory_;
+};
+
+}  // namespace tenfold

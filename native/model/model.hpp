@@ -1,0 +1,146 @@
+// One loaded model: packed weights, workspace and the ops of ops/base.py over them.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "dispatch/kernels.hpp"
+#include "linear/pack.hpp"
+#include "model/batch.hpp"
+#include "model/kv.hpp"
+#include "model/memory.hpp"
+#include "threads/pool.hpp"
+
+namespace tenfold {
+
+struct Spec {
+  int layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context;
+  float norm_eps, embed_scale, query_scale, logit_softcap;
+  Activation activation;
+  bool qkv_bias, qk_norm, post_norms, tied_head;
+  std::vector<int> windows;                   // per layer; 0: full attention
+  std::vector<double> inv_freq, inv_freq_local;  // the local one may be empty
+};
+
+struct Layer {
+  Matrix q, k, v, o, gate, up, down;
+  std::vector<float> attn_norm, mlp_norm, q_norm, k_norm, attn_post_norm, mlp_post_norm;
+  std::vector<float> q_bias, k_bias, v_bias;
+};
+
+// cos and sin of position * inv_freq for positions 0 … positions - 1, each [positions][half].
+struct RopeTable {
+  std::vector<double> inv_freq;
+  std::vector<float> cos, sin;
+  void grow(int positions);
+};
+
+// The attention work of a batch for one window, the same in all layers that have it.
+struct AttendPlan {
+  struct Item {
+    int sequence, row, rows, kv_head, first_chunk, last_chunk;
+    int64_t partial;  // float offset of the item's partials, -1: none
+  };
+  struct Merge {
+    int row, head, chunks;
+    int64_t partial;  // of the query's first chunk
+    int64_t stride;   // floats from chunk to chunk
+  };
+  int window;
+  std::vector<Item> items;
+  std::vector<Merge> merges;
+  int64_t partial_floats = 0;
+};
+
+// A buffer of rows, for looking at from outside.
+struct Rows {
+  const float* data;
+  int rows, width;
+  ptrdiff_t stride;
+};
+
+// Not re-entrant: a second call while one runs throws std::runtime_error. Errors of the caller are
+// std::invalid_argument and leave the model usable.
+class Model {
+ public:
+  Model(Spec spec, const std::string& level, int threads);
+
+  // Names as in ops/tensors.py, without "layers.{i}."; layer -1 for those outside the layers.
+  void set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data, int64_t rows,
+                  int64_t cols, int64_t row_bytes);
+  void set_vector(int layer, const std::string& name, const float* data, int64_t size);
+  void check_complete() const;
+
+  void upload(Batch batch);
+  void embed();
+  void qkv(int layer, const Kv& kv);
+  void attend(int layer, const Kv& kv);
+  void attn_out(int layer);
+  void mlp(int layer);
+  Rows logits();
+  void forward(const Kv& kv);
+
+  Rows view(const std::string& which) const;
+  const Spec& spec() const { return spec_; }
+  const char* level() const { return kernels_.name; }
+  int threads() const { return pool_.threads(); }
+  size_t weight_bytes() const;
+  std::vector<std::string> weight_kinds() const;
+
+ private:
+  struct Job {
+    const Packed* w;
+    float* out;
+    ptrdiff_t stride;
+    bool accumulate;
+  };
+  // Activations ready for linears: float rows, and quantized when some matrix wants them so.
+  struct Input {
+    Array<float> values;
+    Array<int8_t> codes;
+    Array<GroupMeta> meta;
+    Acts acts;
+  };
+  class Guard;
+
+  void shape_input(Input& input, int rows, int cols);
+  void quantize_row(const Input& input, int row, int cols);
+  void linears(const Job* jobs, int count, const Acts& x, int rows);
+  template <typename F>
+  void each_row(int rows, const F& f);
+  void gated_unit(const Layer& layer, int unit, int first, int last, int thread);
+  void finish_residual(const std::vector<float>& post_norm);
+  void finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row);
+  void store_kv(const KvLayer& kv, const float* k, const float* v, int row);
+  const AttendPlan& plan_for(int window);
+  void check_layer(int layer) const;
+  Matrix* find_matrix(int layer, const std::string& name, int64_t& rows, int64_t& cols);
+  std::vector<float>* find_vector(int layer, const std::string& name, int64_t& size);
+  const Packed& head() const { return spec_.tied_head ? embed_.view : head_.view; }
+  const RopeTable& rope_of(int layer) const;
+
+  Spec spec_;
+  const Kernels& kernels_;
+  Pool pool_;
+  std::atomic<bool> busy_{false};
+
+  Matrix embed_, head_;
+  std::vector<float> norm_;
+  std::vector<Layer> layers_;
+  std::array<RopeTable, 2> ropes_;  // global, local
+
+  Batch batch_;
+  std::vector<int> sequence_of_;  // per row
+  uint64_t checked_kv_ = 0;  // id of the KV memory the batch's tables were checked against
+  std::vector<AttendPlan> plans_;
+  Array<float> x_, y_, qkv_, logits_, partials_, scratch_;
+  Input normed_, attended_, gated_;
+  ptrdiff_t hidden_stride_, qkv_stride_;
+  int logit_rows_ = 0;
+};
+
+const Kernels& find_level(const std::string& level);
+
+}  // namespace tenfold

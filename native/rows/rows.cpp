@@ -1,0 +1,108 @@
+// Kernels over one row: norm, rotary embedding, activation, quantization. Reductions have a fixed order.
+#include "rows/rows.hpp"
+
+#include "simd/simd.hpp"
+
+namespace tenfold::TENFOLD_LEVEL {
+namespace {
+
+// Calls f(offset, count) for each 16 of n; count < 16 at the end only.
+template <typename F>
+inline void sixteens(int n, F f) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) f(i, 16);
+  if (i < n) f(i, n - i);
+}
+
+inline Vec get(const float* p, int count) { return count == 16 ? load(p) : load_n(p, count); }
+inline void put(float* p, Vec x, int count) {
+  if (count == 16) {
+    store(p, x);
+  } else {
+    store_n(p, x, count);
+  }
+}
+
+inline Vec sigmoid_times(Vec x, Vec y) {  // y * sigmoid(x)
+  return div(y, add(set1(1.0f), vexp(sub(zero(), x))));
+}
+
+inline Vec activate(Activation kind, Vec x) {
+  if (kind == Activation::silu) return sigmoid_times(x, x);
+  // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+  const Vec cubic = fma(mul(set1(0.044715f), mul(x, x)), x, x);
+  return sigmoid_times(mul(set1(1.5957691216057308f), cubic), x);
+}
+
+}  // namespace
+
+// Symmetric 8 bits per 32: scale = absmax / 127. `cols` is a multiple of 32.
+void quantize(const float* x, int cols, int8_t* codes, GroupMeta* meta) {
+  for (int g = 0; g < cols / kGroup; ++g, x += kGroup, codes += kGroup) {
+    const Vec a = load(x), b = load(x + 16);
+    const float largest = reduce_max(vmax(vabs(a), vabs(b)));
+    // Below this the inverse overflows; such activations are zero to any sum they enter.
+    const bool tiny = largest < 1e-30f;
+    const float scale = tiny ? 0.0f : largest / 127.0f;
+    const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
+    const IVec qa = to_int(mul(a, inverse)), qb = to_int(mul(b, inverse));
+    store_i8(codes, qa);
+    store_i8(codes + 16, qb);
+    const int32_t sa = reduce_add(qa), sb = reduce_add(qb);
+    meta[g].scale = scale;
+    meta[g].sum = scale * static_cast<float>(sa + sb);
+    meta[g].minus = -(sa + sb);
+    meta[g].unused = 0;
+    meta[g].half_sum[0] = scale * static_cast<float>(sa);
+    meta[g].half_sum[1] = scale * static_cast<float>(sb);
+    meta[g].half_minus[0] = -sa;
+    meta[g].half_minus[1] = -sb;
+  }
+}
+
+void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
+  Vec sums[2] = {zero(), zero()};
+  sixteens(n, [&](int i, int count) {
+    const Vec v = get(x + i, count);
+    sums[i / 16 % 2] = fma(v, v, sums[i / 16 % 2]);
+  });
+  const float mean = reduce_add(add(sums[0], sums[1])) / static_cast<float>(n);
+  const Vec factor = set1(1.0f / __builtin_sqrtf(mean + eps));
+  sixteens(n, [&](int i, int count) {
+    put(out + i, mul(mul(get(x + i, count), factor), get(weight + i, count)), count);
+  });
+}
+
+void add(float* x, const float* y, int n) {
+  sixteens(n, [&](int i, int count) { put(x + i, add(get(x + i, count), get(y + i, count)), count); });
+}
+
+void scale(float* x, float by, int n) {
+  sixteens(n, [&](int i, int count) { put(x + i, mul(get(x + i, count), set1(by)), count); });
+}
+
+void gate(Activation kind, const float* gate, const float* up, int n, float* out) {
+  sixteens(n, [&](int i, int count) {
+    put(out + i, mul(activate(kind, get(gate + i, count)), get(up + i, count)), count);
+  });
+}
+
+// cap * tanh(x / cap), with tanh(y) = 1 - 2 / (1 + e^2y)
+void softcap(float* x, float cap, int n) {
+  const Vec factor = set1(2.0f / cap), limit = set1(cap);
+  sixteens(n, [&](int i, int count) {
+    const Vec e = vexp(mul(get(x + i, count), factor));
+    put(x + i, sub(limit, div(set1(2.0f * cap), add(set1(1.0f), e))), count);
+  });
+}
+
+void rope(float* head, const float* cos, const float* sin, int half) {
+  sixteens(half, [&](int i, int count) {
+    const Vec a = get(head + i, count), b = get(head + half + i, count);
+    const Vec c = get(cos + i, count), s = get(sin + i, count);
+    put(head + i, sub(mul(a, c), mul(b, s)), count);
+    put(head + half + i, add(mul(b, c), mul(a, s)), count);
+  });
+}
+
+}  // namespace tenfold::TENFOLD_LEVEL

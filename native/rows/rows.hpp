@@ -1,0 +1,15 @@
+#pragma once
+
+#include "dispatch/kernels.hpp"
+
+namespace tenfold::TENFOLD_LEVEL {
+
+void quantize(const float* x, int cols, int8_t* codes, GroupMeta* meta);
+void rms_norm(const float* x, const float* weight, int n, float eps, float* out);
+void add(float* x, const float* y, int n);
+void scale(float* x, float by, int n);
+void gate(Activation kind, const float* gate, const float* up, int n, float* out);
+void softcap(float* x, float cap, int n);
+void rope(float* head, const float* cos, const float* sin, int half);
+
+}  // namespace tenfold::TENFOLD_LEVEL

@@ -1,0 +1,160 @@
+// Sixteen float lanes in two AVX registers. Included inside a level's namespace by simd.hpp.
+constexpr int kRowBlock = 4;
+constexpr int kDenseTiles = 2;
+constexpr int kQueryBlock = 3;
+constexpr int kValueBlock = 1;
+constexpr int kKeyGroups = 1;
+
+struct Vec {
+  __m256 a, b;
+};
+struct IVec {
+  __m256i a, b;
+};
+struct Bytes {
+  __m256i a, b;
+};
+
+inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline IVec iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, Vec x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+inline Vec load_n(const float* p, int n) {
+  alignas(32) float buffer[16] = {};
+  for (int i = 0; i < n; ++i) buffer[i] = p[i];
+  return load(buffer);
+}
+inline void store_n(float* p, Vec x, int n) {
+  alignas(32) float buffer[16];
+  store(buffer, x);
+  for (int i = 0; i < n; ++i) p[i] = buffer[i];
+}
+inline __m256 widen_bf16(const uint16_t* p) {
+  const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+inline Vec load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+inline Vec load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline Vec load_i8(const int8_t* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+}
+inline Vec add(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline Vec sub(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline Vec mul(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline Vec div(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline Vec fma(Vec x, Vec y, Vec z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline Vec vmax(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline Vec vmin(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline Vec vabs(Vec x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+inline Vec select_below(Vec x, Vec limit, Vec then, Vec otherwise) {
+  return {_mm256_blendv_ps(otherwise.a, then.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
+          _mm256_blendv_ps(otherwise.b, then.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
+}
+inline Vec keep_lanes(Vec x, int low, int high, Vec other) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i eight = _mm256_set1_epi32(8);
+  const __m256i from = _mm256_set1_epi32(low - 1), to = _mm256_set1_epi32(high);
+  const __m256i upper = _mm256_add_epi32(lane, eight);
+  const __m256i in_a = _mm256_and_si256(_mm256_cmpgt_epi32(lane, from), _mm256_cmpgt_epi32(to, lane));
+  const __m256i in_b = _mm256_and_si256(_mm256_cmpgt_epi32(upper, from), _mm256_cmpgt_epi32(to, upper));
+  return {_mm256_blendv_ps(other.a, x.a, _mm256_castsi256_ps(in_a)),
+          _mm256_blendv_ps(other.b, x.b, _mm256_castsi256_ps(in_b))};
+}
+inline IVec to_int(Vec x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline Vec to_float(IVec x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline Vec power_of_two(IVec n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+inline void store_i8(int8_t* p, IVec x) {
+  // packs works within 128-bit halves: put the quarters back in order before narrowing further.
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+inline int32_t reduce_add(IVec x) {
+  const __m256i y = _mm256_add_epi32(x.a, x.b);
+  __m128i z = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+  z = _mm_add_epi32(z, _mm_shuffle_epi32(z, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(z, _mm_shuffle_epi32(z, 0xb1)));
+}
+inline IVec shift_left(IVec x, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return {_mm256_sll_epi32(x.a, count), _mm256_sll_epi32(x.b, count)};
+}
+inline float reduce_add(Vec x) {
+  const __m256 y = _mm256_add_ps(x.a, x.b);
+  __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+  return _mm_cvtss_f32(_mm_add_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+inline float reduce_max(Vec x) {
+  const __m256 y = _mm256_max_ps(x.a, x.b);
+  __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+  return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+
+template <int BITS>
+struct Codes {
+  Bytes q[8];
+  inline void load(const uint8_t* p) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < (BITS == 8 ? 8 : 4); ++i) {
+      const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * i));
+      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * i + 32));
+      if constexpr (BITS == 8) {
+        q[i] = {a, b};
+      } else {
+        q[2 * i] = {_mm256_and_si256(a, low), _mm256_and_si256(b, low)};
+        q[2 * i + 1] = {_mm256_and_si256(_mm256_srli_epi16(a, 4), low),
+                        _mm256_and_si256(_mm256_srli_epi16(b, 4), low)};
+      }
+    }
+  }
+  // maddubs saturates at 16 bits, so codes go through it four bits at a time: |8 x 2 x 15 x 128| < 2^15.
+  template <int FIRST, int COUNT>
+  inline IVec dot(const int8_t* a, IVec start) const {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256i la = _mm256_setzero_si256(), lb = la, ha = la, hb = la;
+    for (int i = FIRST; i < FIRST + COUNT; ++i) {
+      int32_t quad;
+      __builtin_memcpy(&quad, a + 4 * i, 4);
+      const __m256i x = _mm256_set1_epi32(quad);
+      if constexpr (BITS == 4) {
+        la = _mm256_add_epi16(la, _mm256_maddubs_epi16(q[i].a, x));
+        lb = _mm256_add_epi16(lb, _mm256_maddubs_epi16(q[i].b, x));
+      } else {
+        la = _mm256_add_epi16(la, _mm256_maddubs_epi16(_mm256_and_si256(q[i].a, low), x));
+        lb = _mm256_add_epi16(lb, _mm256_maddubs_epi16(_mm256_and_si256(q[i].b, low), x));
+        ha = _mm256_add_epi16(
+            ha, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(q[i].a, 4), low), x));
+        hb = _mm256_add_epi16(
+            hb, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(q[i].b, 4), low), x));
+      }
+    }
+    IVec sum = {_mm256_add_epi32(start.a, _mm256_madd_epi16(la, ones)),
+                _mm256_add_epi32(start.b, _mm256_madd_epi16(lb, ones))};
+    if constexpr (BITS == 8) {
+      const __m256i sixteen = _mm256_set1_epi16(16);
+      sum = {_mm256_add_epi32(sum.a, _mm256_madd_epi16(ha, sixteen)),
+             _mm256_add_epi32(sum.b, _mm256_madd_epi16(hb, sixteen))};
+    }
+    return sum;
+  }
+};

@@ -1,0 +1,99 @@
+// Sixteen float lanes in one AVX-512 register. Included inside a level's namespace by simd.hpp.
+constexpr int kRowBlock = 8;    // rows of activations per pass of the linear kernels
+constexpr int kDenseTiles = 4;  // column tiles in flight when few rows hide no latency
+constexpr int kQueryBlock = 6;  // queries per pass of the attention kernels
+constexpr int kValueBlock = 4;  // head-dim vectors per pass over V
+constexpr int kKeyGroups = 4;   // groups of 16 keys per pass over K
+
+using Vec = __m512;
+using IVec = __m512i;
+using Bytes = __m512i;  // 64 code bytes
+
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec set1(float x) { return _mm512_set1_ps(x); }
+inline IVec iset1(int32_t x) { return _mm512_set1_epi32(x); }
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline Vec load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+inline void store_n(float* p, Vec x, int n) { _mm512_mask_storeu_ps(p, first(n), x); }
+inline Vec load_bf16(const uint16_t* p) {
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+inline Vec load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec vabs(Vec a) { return _mm512_abs_ps(a); }
+inline Vec select_below(Vec x, Vec limit, Vec then, Vec otherwise) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), otherwise, then);
+}
+// Lanes low … high - 1 of x, `other` elsewhere.
+inline Vec keep_lanes(Vec x, int low, int high, Vec other) {
+  const uint32_t upto = high >= 16 ? 0xffffu : (high <= 0 ? 0u : (1u << high) - 1u);
+  const uint32_t below = low >= 16 ? 0xffffu : (low <= 0 ? 0u : (1u << low) - 1u);
+  return _mm512_mask_blend_ps(static_cast<__mmask16>(upto & ~below), other, x);
+}
+inline IVec to_int(Vec x) { return _mm512_cvtps_epi32(x); }
+inline Vec to_float(IVec x) { return _mm512_cvtepi32_ps(x); }
+inline Vec power_of_two(IVec n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+inline void store_i8(int8_t* p, IVec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x));
+}
+inline int32_t reduce_add(IVec x) { return _mm512_reduce_add_epi32(x); }
+inline IVec shift_left(IVec x, int n) { return _mm512_sll_epi32(x, _mm_cvtsi32_si128(n)); }
+
+// All levels add (and compare) lanes i and i + 8, then + 4, + 2, + 1.
+inline float reduce_add(Vec x) {
+  const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+  return _mm_cvtss_f32(_mm_add_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+inline float reduce_max(Vec x) {
+  const __m256 y = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+  z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+  return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+
+// The codes of 16 outputs x 32 inputs; q[i] holds inputs 4i … 4i + 3 of each output.
+template <int BITS>
+struct Codes {
+  Bytes q[8];
+  inline void load(const uint8_t* p) {
+    if constexpr (BITS == 8) {
+      for (int i = 0; i < 8; ++i) q[i] = _mm512_loadu_si512(p + 64 * i);
+    } else {
+      const __m512i low = _mm512_set1_epi8(15);
+      for (int i = 0; i < 4; ++i) {
+        const __m512i x = _mm512_loadu_si512(p + 64 * i);
+        q[2 * i] = _mm512_and_si512(x, low);
+        q[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+      }
+    }
+  }
+  // start + sum over quads FIRST … FIRST + COUNT - 1 of code * activation, exactly.
+  template <int FIRST, int COUNT>
+  inline IVec dot(const int8_t* a, IVec start) const {
+    IVec sum = start;
+    for (int i = FIRST; i < FIRST + COUNT; ++i) {
+      int32_t quad;
+      __builtin_memcpy(&quad, a + 4 * i, 4);
+      sum = _mm512_dpbusd_epi32(sum, q[i], _mm512_set1_epi32(quad));
+    }
+    return sum;
+  }
+};

@@ -1,0 +1,169 @@
+// Sixteen float lanes in plain C++, for any CPU. Included inside a level's namespace by simd.hpp.
+constexpr int kRowBlock = 4;
+constexpr int kDenseTiles = 1;
+constexpr int kQueryBlock = 3;
+constexpr int kValueBlock = 1;
+constexpr int kKeyGroups = 1;
+
+struct Vec {
+  float v[16];
+};
+struct IVec {
+  int32_t v[16];
+};
+
+// One correctly rounded multiply-add, so that this level gives the bits of the others. Without the
+// instruction: the product is exact in double; the sum is rounded to odd there, which makes the second
+// rounding, to float, correct (Boldo & Melquiond, 2008).
+inline float fma1(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  const double product = static_cast<double>(a) * b, addend = c;
+  double sum = product + addend;
+  const double part = sum - product;
+  const double error = (product - (sum - part)) + (addend - part);
+  int64_t bits;
+  __builtin_memcpy(&bits, &sum, 8);
+  if ((error > 0.0 || error < 0.0) && !(bits & 1)) {
+    bits += (error > 0.0) == (sum > 0.0) ? 1 : -1;
+    __builtin_memcpy(&sum, &bits, 8);
+  }
+  return static_cast<float>(sum);
+#endif
+}
+
+// Round to nearest, ties to even, for |x| < 2^22; the far rest only has to be defined.
+inline int32_t round1(float x) {
+  if (!(x > -4194304.0f && x < 4194304.0f)) return x > 0.0f ? INT32_MAX : INT32_MIN;
+  const volatile float shifted = x + 12582912.0f;
+  return static_cast<int32_t>(shifted - 12582912.0f);
+}
+
+template <typename F>
+inline Vec each(F f) {
+  Vec r;
+  for (int i = 0; i < 16; ++i) r.v[i] = f(i);
+  return r;
+}
+template <typename F>
+inline IVec ieach(F f) {
+  IVec r;
+  for (int i = 0; i < 16; ++i) r.v[i] = f(i);
+  return r;
+}
+
+inline Vec set1(float x) {
+  return each([=](int) { return x; });
+}
+inline Vec zero() { return set1(0.0f); }
+inline IVec iset1(int32_t x) {
+  return ieach([=](int) { return x; });
+}
+inline Vec load(const float* p) {
+  return each([=](int i) { return p[i]; });
+}
+inline void store(float* p, const Vec& x) { __builtin_memcpy(p, x.v, sizeof x.v); }
+inline Vec load_n(const float* p, int n) {
+  return each([=](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store_n(float* p, const Vec& x, int n) {
+  for (int i = 0; i < n; ++i) p[i] = x.v[i];
+}
+inline Vec load_bf16(const uint16_t* p) {
+  return each([=](int i) { return bf16_to_float(p[i]); });
+}
+inline Vec load_f16(const uint16_t* p) {
+  return each([=](int i) { return f16_to_float(p[i]); });
+}
+inline Vec load_i8(const int8_t* p) {
+  return each([=](int i) { return static_cast<float>(p[i]); });
+}
+inline Vec add(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] + y.v[i]; });
+}
+inline Vec sub(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] - y.v[i]; });
+}
+inline Vec mul(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] * y.v[i]; });
+}
+inline Vec div(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] / y.v[i]; });
+}
+inline Vec fma(const Vec& x, const Vec& y, const Vec& z) {
+  return each([&](int i) { return fma1(x.v[i], y.v[i], z.v[i]); });
+}
+inline Vec vmax(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline Vec vmin(const Vec& x, const Vec& y) {
+  return each([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; });
+}
+inline Vec vabs(const Vec& x) {
+  return each([&](int i) { return __builtin_fabsf(x.v[i]); });
+}
+inline Vec select_below(const Vec& x, const Vec& limit, const Vec& then, const Vec& otherwise) {
+  return each([&](int i) { return x.v[i] < limit.v[i] ? then.v[i] : otherwise.v[i]; });
+}
+inline Vec keep_lanes(const Vec& x, int low, int high, const Vec& other) {
+  return each([&](int i) { return i >= low && i < high ? x.v[i] : other.v[i]; });
+}
+inline IVec to_int(const Vec& x) {
+  return ieach([&](int i) { return round1(x.v[i]); });
+}
+inline Vec to_float(const IVec& x) {
+  return each([&](int i) { return static_cast<float>(x.v[i]); });
+}
+inline Vec power_of_two(const IVec& n) {
+  return each([&](int i) {
+    const uint32_t bits = static_cast<uint32_t>(n.v[i] + 127) << 23;
+    float f;
+    __builtin_memcpy(&f, &bits, 4);
+    return f;
+  });
+}
+inline void store_i8(int8_t* p, const IVec& x) {
+  for (int i = 0; i < 16; ++i) {
+    const int32_t v = x.v[i];
+    p[i] = static_cast<int8_t>(v < -128 ? -128 : (v > 127 ? 127 : v));
+  }
+}
+inline int32_t reduce_add(const IVec& x) {
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += x.v[i];
+  return sum;
+}
+inline IVec shift_left(const IVec& x, int n) {
+  return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) << n); });
+}
+template <typename F>
+inline float fold(Vec x, F f) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) x.v[i] = f(x.v[i], x.v[i + width]);
+  return x.v[0];
+}
+inline float reduce_add(const Vec& x) {
+  return fold(x, [](float a, float b) { return a + b; });
+}
+inline float reduce_max(const Vec& x) {
+  return fold(x, [](float a, float b) { return a > b ? a : b; });
+}
+
+template <int BITS>
+struct Codes {
+  uint8_t q[8][64];
+  inline void load(const uint8_t* p) {
+    for (int i = 0; i < 8; ++i)
+      for (int j = 0; j < 64; ++j)
+        q[i][j] = BITS == 8 ? p[64 * i + j] : (p[64 * (i / 2) + j] >> (i % 2 * 4)) & 15;
+  }
+  template <int FIRST, int COUNT>
+  inline IVec dot(const int8_t* a, const IVec& start) const {
+    IVec sum = start;
+    for (int i = FIRST; i < FIRST + COUNT; ++i)
+      for (int lane = 0; lane < 16; ++lane)
+        for (int k = 0; k < 4; ++k) sum.v[lane] += q[i][4 * lane + k] * a[4 * i + k];
+    return sum;
+  }
+};

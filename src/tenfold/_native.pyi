@@ -1,0 +1,89 @@
+"""The C++ kernels (native/bindings.cpp). Bad arguments raise ValueError, never read or write out of bounds."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+def levels() -> list[str]:
+    """Kernel levels this CPU and this build run, best first."""
+
+def encodings() -> list[str]:
+    """Tensor encodings that can be packed, by GGUF's names."""
+
+class Kv:
+    """Paged KV memory of all layers."""
+
+    @property
+    def bytes(self) -> int: ...
+
+class Model:
+    """Packed weights, workspace and ops of one model. One call at a time (else RuntimeError)."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        ffn: int,
+        vocab: int,
+        max_context: int,
+        norm_eps: float,
+        embed_scale: float,
+        query_scale: float,
+        logit_softcap: float,
+        activation: str,
+        qkv_bias: bool,
+        qk_norm: bool,
+        post_norms: bool,
+        tied_head: bool,
+        windows: list[int],
+        inv_freq: list[float],
+        inv_freq_local: list[float],
+        level: str,
+        threads: int,
+    ) -> None: ...
+    def set_matrix(
+        self, layer: int, name: str, kind: str, data: NDArray[np.uint8], rows: int, cols: int
+    ) -> None: ...
+    def set_vector(self, layer: int, name: str, data: Float32) -> None: ...
+    def check_complete(self) -> None: ...
+    def new_kv(self, blocks: int, block_size: int, type: str) -> Kv: ...
+    def upload(
+        self, tokens: Int32, positions: Int32, starts: Int32, context: Int32, tables: Int32, rows: Int32
+    ) -> None: ...
+    def embed(self) -> None: ...
+    def qkv(self, layer: int, kv: Kv) -> None: ...
+    def attend(self, layer: int, kv: Kv) -> None: ...
+    def attn_out(self, layer: int) -> None: ...
+    def mlp(self, layer: int) -> None: ...
+    def forward(self, kv: Kv) -> None:
+        """Embed and all layers in one call."""
+    def logits(self) -> Float32:
+        """[R, vocab], a view of memory the next call reuses."""
+    def view(self, which: str) -> Float32:
+        """A copy of the ``hidden``, ``query`` or ``attended`` rows."""
+    @property
+    def level(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def weight_kinds(self) -> list[str]: ...
+
+class Projection:
+    """One packed matrix by itself: x @ W.T, for tests and benchmarks."""
+
+    def __init__(
+        self, kind: str, data: NDArray[np.uint8], cols: int, level: str = "", threads: int = 1
+    ) -> None: ...
+    def apply(self, x: Float32) -> Float32: ...
+    def row(self, index: int) -> Float32:
+        """The exact values of one row of W."""
+    @property
+    def bytes(self) -> int: ...

@@ -1,0 +1,70 @@
+"""An engine as a target, without HTTP."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from tenfold.bench.record import Record
+from tenfold.bench.workload import Work
+from tenfold.core.clock import Clock, WallClock
+from tenfold.core.errors import TenfoldError
+from tenfold.core.request import EngineInfo, EngineRequest
+from tenfold.core.sampling import SamplingParams
+from tenfold.engine.client import EngineClient
+
+
+class Tokenizer(Protocol):
+    """What a load needs of a tokenizer."""
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids."""
+        ...
+
+
+class EngineTarget:
+    """An :class:`EngineClient`, asked directly. ``load_tokenizer`` is called once, in a thread."""
+
+    def __init__(
+        self, engine: EngineClient, load_tokenizer: Callable[[], Tokenizer], *, clock: Clock | None = None
+    ) -> None:
+        self._engine = engine
+        self._load_tokenizer = load_tokenizer
+        self._clock = clock or WallClock()
+        self._requests = 0
+
+    async def start(self) -> str:
+        """Load the model."""
+        self._tokenizer = await asyncio.to_thread(self._load_tokenizer)
+        self.info: EngineInfo = await self._engine.start()
+        return f"in-process {self.info.model} ({self.info.backend})"
+
+    async def ask(self, work: Work) -> Record:
+        """See :class:`~tenfold.bench.target.Target`."""
+        began = self._clock.now()
+        ids = tuple(self._tokenizer.encode(work.prompt, add_special=True))
+        return await self.ask_ids(ids, work.output_tokens, kind=work.kind, began=began)
+
+    async def ask_ids(
+        self, ids: tuple[int, ...], output_tokens: int, *, kind: str, began: float | None = None, salt: str = ""
+    ) -> Record:
+        """Continue token ids greedily by exactly ``output_tokens``; requests of other ``salt`` share no prefix."""
+        record = Record(kind, output_tokens, self._clock.now() if began is None else began, prompt_tokens=len(ids))
+        self._requests += 1
+        params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
+        request = EngineRequest(
+            id=f"bench-{self._requests}", prompt_ids=ids, params=params, arrival=record.began, salt=salt
+        )
+        try:
+            async for output in self._engine.submit(request):
+                if output.tokens:
+                    record.output(self._clock.now())
+                    record.output_tokens += len(output.tokens)
+                if output.finish in ("error", "abort"):
+                    record.error = f"500 {output.error or output.finish}"
+        except TenfoldError as error:
+            record.error = f"{error.status} {error}"
+        return record.end(self._clock)
+
+    async def stop(self) -> None:
+        """Unload the model."""
+        await self._engine.stop()

@@ -1,0 +1,220 @@
+"""Any OpenAI-compatible server as a target.
+
+A client for one thing: stamping the arrival of stream events. It sits on httptools and a bare asyncio protocol, since a
+general HTTP client costs more per event than a small model's engine, and would measure itself.
+"""
+
+import asyncio
+import ssl
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import msgspec
+
+from tenfold.bench.record import Record
+from tenfold.bench.workload import Work
+from tenfold.core.clock import Clock, WallClock
+from tenfold.core.errors import ConfigError, EngineUnavailable
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_event_decoder = msgspec.json.Decoder(_Event)
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection, answering one request at a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._transport: asyncio.Transport | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._now = 0.0
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
+
+    async def ask(self, request: bytes, record: Record) -> None:
+        """Send a request and fill the record from its stream."""
+        assert self._transport is not None
+        self._record = record
+        self._parser = httptools.HttpResponseParser(self)
+        self._pending = b""
+        self._refusal: bytearray | None = None
+        self._chunks = 0
+        self._complete = False
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        await self._done
+
+    def close(self) -> None:
+        """Drop the connection; the server sees a client that left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio's callbacks
+    def data_received(self, data: bytes) -> None:
+        self._now = self._clock.now()
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, msgspec.DecodeError) as error:
+            self._finish(f"bad answer: {error}")
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self._finish(f"the connection was lost{f': {error}' if error else ''}")
+
+    # httptools' callbacks
+    def on_headers_complete(self) -> None:
+        if self._parser.get_status_code() != 200:
+            self._refusal = bytearray()
+
+    def on_body(self, body: bytes) -> None:
+        if self._refusal is not None:
+            self._refusal += body
+            return
+        *lines, self._pending = (self._pending + body).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip())
+
+    def on_message_complete(self) -> None:
+        error = None
+        if self._refusal is not None:
+            error = f"{self._parser.get_status_code()} {self._refusal[:200].decode(errors='replace')}"
+        elif not self._complete:
+            error = "the stream ended without [DONE]"
+        if not self._parser.should_keep_alive():
+            self.closed = True
+            self.close()
+        self._finish(error)
+
+    def _event(self, data: bytes) -> None:
+        if data == b"[DONE]":
+            self._complete = True
+            return
+        event = _event_decoder.decode(data)
+        if event.error is not None:
+            self._record.error = bytes(event.error).decode(errors="replace")[:200]
+        if event.usage is not None:
+            self._record.prompt_tokens = event.usage.prompt_tokens
+            self._record.output_tokens = event.usage.completion_tokens
+        if event.choices:
+            self._chunks += 1
+            self._record.output(self._now)
+
+    def _finish(self, error: str | None) -> None:
+        if self._done is None or self._done.done():
+            return
+        self._record.error = self._record.error or error
+        self._record.output_tokens = self._record.output_tokens or self._chunks
+        self._done.set_result(None)
+
+
+class HttpTarget:
+    """A server at ``url``, asked for streams of ``/v1/completions``. ``timeout`` is in seconds per request."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "default",
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        clock: Clock | None = None,
+    ) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--url must be like http://127.0.0.1:8000, got {url!r}")
+        self._host = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._url = f"{parts.scheme}://{parts.netloc}"
+        path = parts.path.rstrip("/").removesuffix("/v1")
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self._head = (
+            f"POST {path}/v1/completions HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n{key}"
+            "Content-Type: application/json\r\nAccept: text/event-stream\r\nContent-Length: "
+        ).encode("latin-1", errors="replace")
+        self._model = model
+        self._timeout = timeout
+        self._clock = clock or WallClock()
+        self._idle: list[_Connection] = []
+
+    async def start(self) -> str:
+        """Connect once. Raises EngineUnavailable where nobody answers."""
+        try:
+            self._idle.append(await self._connect())
+        except OSError as error:
+            raise EngineUnavailable(
+                f"no server answers at {self._url} ({error.strerror or error}); start one with `tenfold serve`"
+            ) from None
+        return f"server {self._url}"
+
+    async def ask(self, work: Work) -> Record:
+        """See :class:`~tenfold.bench.target.Target`."""
+        record = Record(work.kind, work.output_tokens, self._clock.now())
+        connection = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                connection = await self._take()
+                await connection.ask(self._request(work), record)
+        except TimeoutError:
+            record.error = f"no end after {self._timeout:g} seconds"
+        except OSError as error:
+            record.error = f"cannot connect: {error.strerror or error}"
+        if connection is not None:
+            if record.error is not None:
+                connection.close()
+            elif not connection.closed:
+                self._idle.append(connection)
+        return record.end(self._clock)
+
+    async def stop(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _request(self, work: Work) -> bytes:
+        body = msgspec.json.encode(
+            {
+                "model": self._model,
+                "prompt": work.prompt,
+                "max_tokens": work.output_tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
+        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+
+    async def _take(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return await self._connect()
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: _Connection(self._clock), self._host, self._port, ssl=self._ssl
+        )
+        return connection

@@ -1,0 +1,107 @@
+"""``tenfold generate``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tenfold.cli import options, sampling
+from tenfold.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tenfold.engine.llm import Completion
+
+HELP = """Continue prompts without a server, all of them in one batch.
+
+Examples:
+
+  tenfold generate "The sky is" --max-tokens 32
+
+  tenfold generate --file prompts.txt --json > out.jsonl     one prompt per line; - reads stdin
+
+  tenfold generate --chat "Name three rivers." -t 0
+"""
+
+
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(show_default=False, help="Texts to continue.")] = None,
+    model: options.ModelOption = options.DEFAULT_MODEL,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A prompt per line; - is stdin.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a question to the model.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,
+    stop: Annotated[
+        list[str] | None, typer.Option(show_default=False, help="End at this text; may be repeated.")
+    ] = None,
+    as_json: options.AsJson = False,
+    temperature: sampling.Temperature = 1.0,
+    top_p: sampling.TopP = 1.0,
+    top_k: sampling.TopK = 0,
+    min_p: sampling.MinP = 0.0,
+    seed: sampling.Seed = None,
+    backend: options.BackendOption = options.Backend.cpu,
+    threads: options.Threads = 0,
+    max_context: options.MaxContext = None,
+    kv_tokens: options.KvTokens = None,
+    kv_type: options.KvTypeOption = options.KvType.bf16,
+) -> None:
+    """See ``HELP``."""
+    texts = [*(prompts or ()), *(_lines(file) if file is not None else ())]
+    if not texts:
+        raise ConfigError('nothing to generate from: give prompts, as in `tenfold generate "The sky is"`, or --file')
+    params = sampling.sampling_params(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+    )
+    from tenfold.cli.fetching import local_model
+    from tenfold.engine.llm import LLM
+
+    llm = LLM(
+        str(local_model(model)),
+        backend=backend.value,
+        threads=threads,
+        max_context=max_context,
+        kv_tokens=kv_tokens,
+        kv_type=kv_type.value,
+    )
+    progress = sys.stderr.isatty()
+    if chat:
+        answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params, progress=progress)
+    else:
+        answers = llm.generate(texts, params, progress=progress)
+    for text, answer in zip(texts, answers, strict=True):
+        _print(text, answer, as_json=as_json, alone=len(texts) == 1, chat=chat)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read --file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--file {file} is not UTF-8 text") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _print(prompt: str, answer: "Completion", *, as_json: bool, alone: bool, chat: bool) -> None:
+    sample = answer.samples[0]
+    if as_json:
+        import msgspec
+
+        row = {
+            "prompt": prompt,
+            "text": sample.text,
+            "finish_reason": sample.finish,
+            "prompt_tokens": len(answer.prompt_ids),
+            "completion_tokens": len(sample.tokens),
+        }
+        typer.echo(msgspec.json.encode(row).decode())
+        return
+    typer.echo(sample.text if chat else prompt + sample.text)
+    if not alone:
+        typer.echo("---")

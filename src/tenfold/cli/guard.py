@@ -1,0 +1,53 @@
+"""How every command ends: an exit code, and at most one line about what went wrong."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from tenfold.core.errors import TenfoldError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+DEBUG = "TENFOLD_DEBUG"  # set to see tracebacks
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors into ``error: …`` on stderr and an exit code: 2 for the user's, 1 for ours, 130 for Ctrl-C."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TenfoldError as error:
+            complain(str(error))
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # whoever read our output has left; what Python still wants to flush has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:
+            complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            raise typer.Exit(USER_ERROR) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            complain(f"internal error: {error!r}; set {DEBUG}=1 for the traceback, and please report it")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    typer.echo("error: " + " ".join(message.split()), err=True)

@@ -1,0 +1,112 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from tenfold.core.config import EngineConfig, SchedulerConfig
+
+ENGINE_PANEL = "Engine"
+
+
+class Backend(StrEnum):
+    """Which set of ops computes."""
+
+    cpu = "cpu"
+    reference = "reference"
+
+
+class KvType(StrEnum):
+    """How keys and values are stored."""
+
+    bf16 = "bf16"
+    f32 = "f32"
+
+
+LIMITS = SchedulerConfig()
+DEFAULT_MODEL = EngineConfig().model
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A known name (see `tenfold models`), a Hugging Face id, a GGUF file or a folder.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A known name (see `tenfold models`), a Hugging Face id, a GGUF file or a folder."
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(min=0, help="Cores to compute on; 0: all this process may use.", rich_help_panel=ENGINE_PANEL)
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option("--backend", help="cpu is fast; reference is slow and obviously right.", rich_help_panel=ENGINE_PANEL),
+]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Longest prompt plus output, in tokens; default: the model's.", rich_help_panel=ENGINE_PANEL
+    ),
+]
+KvTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="KV memory for this many tokens; default: from free memory.", rich_help_panel=ENGINE_PANEL
+    ),
+]
+KvTypeOption = Annotated[
+    KvType, typer.Option("--kv-type", help="How keys and values are stored.", rich_help_panel=ENGINE_PANEL)
+]
+MaxRunning = Annotated[int, typer.Option(min=1, help="Sequences computed at a time.", rich_help_panel=ENGINE_PANEL)]
+MaxStepTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Tokens of one step: decode first, then prefill. Default: {LIMITS.max_step_tokens}.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+MaxWaiting = Annotated[
+    int, typer.Option(min=1, help="Queue length; requests beyond it get a 429.", rich_help_panel=ENGINE_PANEL)
+]
+NoPrefixSharing = Annotated[
+    bool,
+    typer.Option(
+        "--no-prefix-sharing", help="Compute equal prompt beginnings each time.", rich_help_panel=ENGINE_PANEL
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def engine_config(
+    model: str,
+    *,
+    backend: Backend,
+    threads: int,
+    max_context: int | None,
+    kv_tokens: int | None,
+    kv_type: KvType,
+    prefix_sharing: bool = True,
+    scheduler: SchedulerConfig | None = None,
+) -> EngineConfig:
+    """The engine's settings from the options' values. Raises ConfigError."""
+    return EngineConfig(
+        model=model,
+        backend=backend.value,
+        threads=threads,
+        max_context=max_context,
+        kv_tokens=kv_tokens,
+        kv_type=kv_type.value,
+        prefix_sharing=prefix_sharing,
+        scheduler=scheduler or SchedulerConfig(),
+    )
+
+
+def scheduler_config(max_step_tokens: int | None, max_running: int, max_waiting: int) -> SchedulerConfig:
+    """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token."""
+    return SchedulerConfig(
+        max_step_tokens=max_step_tokens or max(LIMITS.max_step_tokens, max_running),
+        max_running=max_running,
+        max_waiting=max_waiting,
+    )

@@ -1,0 +1,104 @@
+"""``tenfold serve``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tenfold.cli import options
+from tenfold.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from tenfold.server.run import Ready
+
+HELP = """Serve a model over HTTP, with OpenAI's API.
+
+Examples:
+
+  tenfold serve                                    the default model on 127.0.0.1:8000
+
+  tenfold serve gemma3-270m --port 9000
+
+  tenfold serve ./model.gguf --host 0.0.0.0 --api-key "$KEY"
+
+Then open http://127.0.0.1:8000/docs, or run `tenfold chat --url http://127.0.0.1:8000`.
+Ctrl-C stops: answers under way are finished first, for at most --grace seconds.
+"""
+
+
+def serve(
+    model: options.ModelArgument = options.DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="TENFOLD_API_KEY", show_default=False, help="Key that requests must carry; may be repeated."
+        ),
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(show_default=False, help="Name in the API; may be repeated. Default: the model's."),
+    ] = None,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
+    body_limit: Annotated[float, typer.Option(min=0.01, help="Largest request body, in MiB.")] = 4.0,
+    backend: options.BackendOption = options.Backend.cpu,
+    threads: options.Threads = 0,
+    max_context: options.MaxContext = None,
+    kv_tokens: options.KvTokens = None,
+    kv_type: options.KvTypeOption = options.KvType.bf16,
+    max_running: options.MaxRunning = options.LIMITS.max_running,
+    max_step_tokens: options.MaxStepTokens = None,
+    max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
+    no_prefix_sharing: options.NoPrefixSharing = False,
+) -> None:
+    """See ``HELP``."""
+    from tenfold.cli.fetching import local_model
+    from tenfold.server.run import bind, run
+
+    server = ServerConfig(
+        names=tuple(served_model_name or (short_name(model),)),
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        body_limit=int(body_limit * (1 << 20)),
+        grace=grace,
+    )
+    scheduler = options.scheduler_config(max_step_tokens, max_running, max_waiting)
+    with bind(host, port) as sock:  # before anything slow: a port in use is told at once
+        engine = options.engine_config(
+            str(local_model(model)),
+            backend=backend,
+            threads=threads,
+            max_context=max_context,
+            kv_tokens=kv_tokens,
+            kv_type=kv_type,
+            prefix_sharing=not no_prefix_sharing,
+            scheduler=scheduler,
+        )
+        run(server, engine, sock, lambda ready: _announce(ready, server))
+    typer.echo("stopped", err=True)
+
+
+def short_name(model: str) -> str:
+    """What to call a model given by path; other names stay as they are."""
+    path = Path(model)
+    if model.endswith(".gguf"):
+        return path.stem
+    return path.resolve().name if model.startswith((".", "/", "~")) else model
+
+
+def _announce(ready: "Ready", server: ServerConfig) -> None:
+    key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.api_keys else ""
+    body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
+    info = ready.info
+    typer.echo(
+        f"""
+{server.names[0]} is served at {ready.url} ({info.architecture}, {info.backend}, context {info.max_context} tokens)
+
+  try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
+  chat:  tenfold chat --url {ready.url}
+  docs:  {ready.url}/docs
+""",
+        err=True,
+    )

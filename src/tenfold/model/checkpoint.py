@@ -1,0 +1,147 @@
+"""From a path to everything a model is: spec, weights, tokenizer, chat template."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenfold.core.errors import ModelError, UnsupportedModel
+from tenfold.model.chat import ChatTemplate
+from tenfold.model.fields import Fields
+from tenfold.model.gguf_file import GgufFile, open_gguf
+from tenfold.model.gguf_spec import model_spec, model_weights
+from tenfold.model.gguf_tokenizer import special_text, tokenizer_plan
+from tenfold.model.hf_dir import HfDirectory, hf_spec, hf_weights, open_hf_directory
+from tenfold.model.hf_tokenizer import hf_chat_template, hf_tokenizer_plan
+from tenfold.model.tokenizer import Tokenizer
+from tenfold.ops.spec import ModelSpec
+from tenfold.ops.tensors import Weights
+
+
+class _LazyTokenizer:
+    """Builds the tokenizer when first asked; safe for several threads."""
+
+    def __init__(self, source: GgufFile | HfDirectory) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
+
+    def get(self) -> Tokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = _tokenizer(self._source)
+            return self._tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A model's text side: all that a server process needs, no weights.
+
+    ``name`` is what the file or folder is called; ``max_context`` counts tokens.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    max_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model. Weights are views of the mapped files, which must stay as they are while in use."""
+
+    name: str
+    spec: ModelSpec
+    weights: Weights
+    chat_template: ChatTemplate | None
+    files: tuple[Path, ...]
+    _lazy: _LazyTokenizer
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, built at the first call. Raises ModelError where it cannot be."""
+        return self._lazy.get()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text."""
+        return self.tokenizer().eos_ids
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The model at ``path``: a GGUF file or a Hugging Face directory.
+
+    Raises :class:`CorruptModel`, :class:`UnsupportedModel` or :class:`ModelError`, saying what to do.
+    """
+    source = _open(path)
+    if isinstance(source, GgufFile):
+        spec = model_spec(source)
+        weights = model_weights(source, spec)
+        files: tuple[Path, ...] = (path,)
+    else:
+        spec = hf_spec(source)
+        weights = hf_weights(source, spec)
+        files = source.files
+    return Checkpoint(_name(path), spec, weights, _chat_template(source), files, _LazyTokenizer(source))
+
+
+def load_text_model(path: Path) -> TextModel:
+    """The tokenizer, chat template and context length of the model at ``path``; reads no weights.
+
+    Raises as :func:`load_checkpoint`.
+    """
+    source = _open(path)
+    spec = model_spec(source) if isinstance(source, GgufFile) else hf_spec(source)
+    return TextModel(_name(path), _tokenizer(source), _chat_template(source), spec.max_context)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the model at ``path`` alone. Raises as :func:`load_checkpoint`."""
+    return _tokenizer(_open(path))
+
+
+def _open(path: Path) -> GgufFile | HfDirectory:
+    try:
+        if path.is_dir():
+            return _open_directory(path)
+        if path.is_file():
+            return open_gguf(path)
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from None
+    if exists:
+        raise UnsupportedModel(f"{path} is neither a file nor a directory; give a .gguf file or a model directory")
+    raise ModelError(f"{path} does not exist; give a .gguf file, a Hugging Face model directory, or a known name")
+
+
+def _open_directory(path: Path) -> GgufFile | HfDirectory:
+    """A directory of safetensors, or one that holds a single GGUF file."""
+    if (path / "config.json").is_file():
+        return open_hf_directory(path)
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return open_gguf(found[0])
+    if found:
+        names = ", ".join(file.name for file in found)
+        raise ModelError(f"{path} holds {len(found)} GGUF files ({names}); give the path of one")
+    raise ModelError(f"{path} holds neither config.json nor a .gguf file; it is not a model directory")
+
+
+def _tokenizer(source: GgufFile | HfDirectory) -> Tokenizer:
+    return Tokenizer(tokenizer_plan(source) if isinstance(source, GgufFile) else hf_tokenizer_plan(source))
+
+
+def _chat_template(source: GgufFile | HfDirectory) -> ChatTemplate | None:
+    if not isinstance(source, GgufFile):
+        return hf_chat_template(source)
+    fields = Fields(str(source.path), source.metadata)
+    if not fields.has("tokenizer.chat_template"):
+        return None
+    text = fields.text("tokenizer.chat_template")
+    return ChatTemplate(text, special_text(source, "bos"), special_text(source, "eos"))
+
+
+def _name(path: Path) -> str:
+    """The file's stem or the folder's name; for a folder of Hugging Face's cache, the repository's."""
+    for part in path.absolute().parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return path.stem if path.suffix == ".gguf" else path.absolute().name

@@ -1,0 +1,14 @@
+"""The forward pass: one decoder for every architecture a ModelSpec can describe."""
+
+from tenfold.ops.base import Batch, Float32, Kv, Ops
+
+
+def forward(ops: Ops, kv: Kv, batch: Batch) -> Float32:
+    """Logits [R, vocab] of ``batch.rows``; the batch's keys and values are left in ``kv``."""
+    x = ops.embed(batch)
+    for layer in range(ops.spec.layers):
+        q = ops.qkv(layer, x, batch, kv)
+        a = ops.attend(layer, q, batch, kv)
+        x = ops.attn_out(layer, a, x)
+        x = ops.mlp(layer, x)
+    return ops.logits(x, batch)

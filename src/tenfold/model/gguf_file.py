@@ -1,0 +1,258 @@
+"""A bounds-checked GGUF reader over a memory map.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. Every
+count, length, dimension and offset is compared with what the file holds before it is used, so a damaged or
+hostile file is a :class:`CorruptModel`, never a crash or a giant allocation.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tenfold.core.errors import CorruptModel, ModelError, UnsupportedModel
+from tenfold.model.encodings import Encoding, encoding_of, make_tensor, supported_names, type_name
+from tenfold.ops.tensors import Tensor
+
+_MAX_KEY = 65535
+_MAX_DIMS = 4
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+# GGUF value type -> (struct format, numpy dtype)
+_SCALARS: Mapping[int, tuple[str, str]] = {
+    0: ("<B", "u1"), 1: ("<b", "i1"), 2: ("<H", "<u2"), 3: ("<h", "<i2"), 4: ("<I", "<u4"), 5: ("<i", "<i4"),
+    6: ("<f", "<f4"), _BOOL: ("<B", "u1"), 10: ("<Q", "<u8"), 11: ("<q", "<i8"), 12: ("<d", "<f8"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StringArray:
+    """An array of strings left in the file until wanted; its lengths were checked already."""
+
+    source: mmap.mmap
+    where: str
+    start: int
+    count: int
+
+    def at(self, index: int) -> str:
+        """String ``index`` (0 ≤ index < count). Raises :class:`CorruptModel` where it is not UTF-8."""
+        at = self.start
+        for _ in range(index):
+            at += 8 + struct.unpack_from("<Q", self.source, at)[0]
+        end = at + 8 + struct.unpack_from("<Q", self.source, at)[0]
+        try:
+            return self.source[at + 8 : end].decode()
+        except UnicodeDecodeError as error:
+            raise CorruptModel(f"{self.where}: entry {index} is not valid UTF-8 ({error.reason})") from None
+
+    def to_list(self) -> list[str]:
+        """All strings. Raises :class:`CorruptModel` where one is not UTF-8."""
+        buffer, at = self.source, self.start
+        length_at = struct.Struct("<Q").unpack_from
+        out = []
+        try:
+            for _ in range(self.count):
+                end = at + 8 + length_at(buffer, at)[0]
+                out.append(buffer[at + 8 : end].decode())
+                at = end
+        except UnicodeDecodeError as error:
+            raise CorruptModel(f"{self.where}: entry {len(out)} is not valid UTF-8 ({error.reason})") from None
+        return out
+
+
+Value = int | float | bool | str | NDArray[np.generic] | StringArray
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A checked GGUF file: its metadata, and its tensors as views of the mapped file.
+
+    Arrays of numbers are read-only numpy arrays, arrays of strings are :class:`StringArray`.
+    """
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _TensorInfo:
+    name: str
+    encoding: Encoding
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Map and check ``path``.
+
+    Raises :class:`CorruptModel` for a damaged file, :class:`UnsupportedModel` for an encoding, version or
+    byte order that is not read, :class:`ModelError` where the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, 2) < 24:
+                raise CorruptModel(f"{path}: too short for a GGUF file; download or copy it again")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from None
+    return _Parser(path, mapped).parse()
+
+
+class _Parser:
+    """Walks the header once; ``at`` never passes the end of the file."""
+
+    def __init__(self, path: Path, source: mmap.mmap) -> None:
+        self._path = path
+        self._source = source
+        self._end = len(source)
+        self._at = 0
+        self._what = "header"
+
+    def parse(self) -> GgufFile:
+        """The whole header, then views of the tensors."""
+        version = self._version()
+        tensor_count, value_count = self._scalar("<Q"), self._scalar("<Q")
+        # The smallest tensor entry takes 32 bytes, the smallest metadata entry 13.
+        if tensor_count > self._end // 32 or value_count > self._end // 13:
+            self._corrupt(f"it claims {tensor_count} tensors and {value_count} metadata entries")
+        metadata: dict[str, Value] = {}
+        for index in range(value_count):
+            self._what = f"metadata entry {index}"
+            key = self._text(_MAX_KEY)
+            self._what = f"metadata {key!r}"
+            if key in metadata:
+                self._corrupt("the key appears twice")
+            metadata[key] = self._value()
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 16 or alignment & (alignment - 1):
+            self._what = "general.alignment"
+            self._corrupt(f"{alignment!r} is not a power of two up to 65536")
+        infos = [self._tensor_info(index, alignment) for index in range(tensor_count)]
+        return GgufFile(self._path, version, metadata, self._tensors(infos, alignment))
+
+    def _corrupt(self, why: str) -> NoReturn:
+        raise CorruptModel(
+            f"{self._path}: damaged GGUF file, {self._what}: {why} (near byte {self._at} of {self._end}); "
+            "download or copy it again"
+        )
+
+    def _version(self) -> int:
+        if self._source[:4] != b"GGUF":
+            raise CorruptModel(
+                f"{self._path}: not a GGUF file (it starts with {self._source[:4]!r}); "
+                "give a .gguf file or a Hugging Face model directory"
+            )
+        self._at = 4
+        version: int = self._scalar("<I")
+        if version and version & 0xFFFF == 0:
+            raise UnsupportedModel(f"{self._path}: big-endian GGUF files are not read; convert it to little-endian")
+        if version not in (2, 3):
+            raise UnsupportedModel(f"{self._path}: GGUF version {version} is not read (2 and 3 are); convert it again")
+        return version
+
+    def _need(self, size: int) -> int:
+        """Where the next ``size`` bytes start, stepping over them."""
+        start = self._at
+        if size > self._end - start:
+            self._corrupt(f"it needs {size} bytes, {self._end - start} are left")
+        self._at = start + size
+        return start
+
+    def _scalar(self, form: str) -> int:
+        start = self._need(struct.calcsize(form))
+        value: int = struct.unpack_from(form, self._source, start)[0]
+        return value
+
+    def _text(self, limit: int | None = None) -> str:
+        length = self._scalar("<Q")
+        if limit is not None and length > limit:
+            self._corrupt(f"a name of {length} bytes")
+        start = self._need(length)
+        try:
+            return self._source[start : start + length].decode()
+        except UnicodeDecodeError:
+            self._corrupt("text that is not valid UTF-8")
+
+    def _value(self) -> Value:
+        kind = self._scalar("<I")
+        if kind == _STRING:
+            return self._text()
+        if kind == _ARRAY:
+            return self._array()
+        if kind not in _SCALARS:
+            self._corrupt(f"unknown value type {kind}")
+        value = self._scalar(_SCALARS[kind][0])
+        return bool(value) if kind == _BOOL else value
+
+    def _array(self) -> Value:
+        kind, count = self._scalar("<I"), self._scalar("<Q")
+        if kind == _STRING:
+            return self._strings(count)
+        if kind not in _SCALARS:
+            self._corrupt("nested arrays are not used by any model" if kind == _ARRAY else f"unknown type {kind}")
+        dtype = np.dtype(_SCALARS[kind][1])
+        start = self._need(count * dtype.itemsize)
+        return np.frombuffer(self._source, dtype, count, start)
+
+    def _strings(self, count: int) -> StringArray:
+        start = at = self._at
+        source, last = self._source, self._end - 8
+        if count > (self._end - at) // 8:
+            self._corrupt(f"it claims {count} strings")
+        length_at = struct.Struct("<Q").unpack_from
+        for index in range(count):  # a tight loop: this runs a quarter of a million times
+            if at > last:
+                self._corrupt(f"string {index} of {count} begins past the end of the file")
+            at += 8 + length_at(source, at)[0]
+        # Lengths are unsigned, so ``at`` only grew: one look at the end tells about the last string.
+        if at > self._end:
+            self._corrupt(f"string {count - 1} passes the end of the file")
+        self._at = at
+        return StringArray(source, f"{self._path}: {self._what}", start, count)
+
+    def _tensor_info(self, index: int, alignment: int) -> _TensorInfo:
+        self._what = f"tensor {index}"
+        name = self._text(_MAX_KEY)
+        self._what = f"tensor {name!r}"
+        dims = self._scalar("<I")
+        if not 1 <= dims <= _MAX_DIMS:
+            self._corrupt(f"{dims} dimensions (1 to {_MAX_DIMS} are possible)")
+        shape = tuple(self._scalar("<Q") for _ in range(dims))[::-1]
+        type_id, offset = self._scalar("<I"), self._scalar("<Q")
+        encoding = encoding_of(type_id)
+        if encoding is None:
+            raise UnsupportedModel(
+                f"{self._path}: tensor {name!r} is stored as {type_name(type_id)}; "
+                f"readable are {supported_names()}; get the model in one of these"
+            )
+        if min(shape) < 1 or shape[-1] % encoding.values:
+            self._corrupt(f"shape {list(shape)} is impossible for {encoding.name}")
+        if offset % alignment:
+            self._corrupt(f"offset {offset} is not a multiple of the alignment {alignment}")
+        return _TensorInfo(name, encoding, shape, offset, math.prod(shape) // encoding.values * encoding.bytes)
+
+    def _tensors(self, infos: list[_TensorInfo], alignment: int) -> dict[str, Tensor]:
+        base = -(-self._at // alignment) * alignment
+        whole = np.frombuffer(self._source, np.uint8)
+        tensors: dict[str, Tensor] = {}
+        free = base  # the first byte no earlier tensor covers
+        for info in sorted(infos, key=lambda entry: entry.offset):
+            self._what = f"tensor {info.name!r}"
+            start = base + info.offset
+            if info.name in tensors:
+                self._corrupt("the name appears twice")
+            if start < free:
+                self._corrupt("its data overlaps another tensor's")
+            free = start + info.size
+            if free > self._end:
+                self._corrupt(f"its data ends at byte {free}: the file is cut off")
+            tensors[info.name] = make_tensor(info.name, info.encoding.name, info.shape, whole[start:free])
+        return tensors

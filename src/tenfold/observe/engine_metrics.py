@@ -1,0 +1,82 @@
+"""The engine's own counters and gauges, as a Prometheus collector."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tenfold.core.request import EngineInfo, EngineStats
+from tenfold.engine.client import Health, State
+
+
+class EngineCollector(Collector):
+    """Shows the latest report it was given. Counters start anew when the engine restarts, as Prometheus expects."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[Health, EngineStats | None, EngineInfo | None, str] | None = None
+
+    def update(self, health: Health, stats: EngineStats | None, info: EngineInfo | None, version: str) -> None:
+        """Show these from now on; without ``stats`` only the engine's state is known."""
+        self._latest = (health, stats, info, version)
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        if self._latest is None:
+            return
+        health, stats, info, version = self._latest
+        yield from _state(health)
+        if info is not None:
+            about = GaugeMetricFamily(
+                "tenfold_model_info", "What is served, and on what", labels=("model", "backend", "version")
+            )
+            about.add_metric((info.model, info.backend, version), 1)
+            yield about
+        if stats is not None:
+            yield from _gauges(stats)
+            yield from _counters(stats)
+
+
+def _state(health: Health) -> Iterator[Metric]:
+    state = GaugeMetricFamily("tenfold_engine_state", "1 for the state the engine is in", labels=("state",))
+    for name in get_args(State):
+        state.add_metric((name,), float(name == health.state))
+    yield state
+    yield CounterMetricFamily("tenfold_engine_restarts", "Times the engine was restarted", value=health.restarts)
+    yield GaugeMetricFamily(
+        "tenfold_engine_progress_age_seconds", "Since the engine last showed progress", value=health.progress_age
+    )
+
+
+def _gauges(stats: EngineStats) -> Iterator[Metric]:
+    usage = stats.blocks_held / stats.blocks if stats.blocks else 0.0
+    yield GaugeMetricFamily("tenfold_num_requests_running", "Sequences in the running batch", value=stats.running)
+    yield GaugeMetricFamily("tenfold_num_requests_waiting", "Sequences in the queue", value=stats.waiting)
+    yield GaugeMetricFamily("tenfold_kv_cache_usage_perc", "KV blocks held, 1 means all of them", value=usage)
+    blocks = GaugeMetricFamily("tenfold_kv_blocks", "KV blocks by state", labels=("state",))
+    for name, count in (("free", stats.blocks_free), ("cached", stats.blocks_cached), ("held", stats.blocks_held)):
+        blocks.add_metric((name,), count)
+    yield blocks
+
+
+def _counters(stats: EngineStats) -> Iterator[Metric]:
+    for name, text, value in (
+        ("num_preemptions", "Sequences preempted for lack of KV blocks", stats.preemptions_total),
+        ("engine_steps", "Steps of the engine", stats.steps_total),
+        ("engine_step_seconds", "Time spent in steps", stats.step_seconds_total),
+        ("engine_prompt_tokens", "Prompt tokens computed, prefix hits not counted", stats.prompt_tokens_total),
+        ("engine_generation_tokens", "Tokens sampled", stats.generated_tokens_total),
+        ("prefix_cache_hits", "Prompt tokens found in the prefix cache", stats.cached_tokens_total),
+        (
+            "prefix_cache_queries",
+            "Prompt tokens looked up in the prefix cache",
+            stats.cached_tokens_total + stats.prompt_tokens_total,
+        ),
+    ):
+        yield CounterMetricFamily(f"tenfold_{name}", text, value=value)
+    finished = CounterMetricFamily(
+        "tenfold_engine_finished", "Samples ended in the engine, by reason", labels=("finished_reason",)
+    )
+    for reason, count in stats.finished_total.items():
+        finished.add_metric((reason,), count)
+    yield finished

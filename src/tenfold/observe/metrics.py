@@ -1,0 +1,84 @@
+"""Prometheus metrics of a server: what requests saw, and what the engine reports.
+
+Names are those of vLLM with the prefix ``tenfold_`` where the meaning is the same, so that dashboards carry over.
+Every instance has a registry of its own.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tenfold.core.request import EngineInfo, EngineStats
+from tenfold.engine.client import Health
+from tenfold.observe.engine_metrics import EngineCollector
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+class Metrics:
+    """Counters and histograms of one server. All times are in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._engine = EngineCollector()
+        self.registry.register(self._engine)
+        self._http = self._counter("http_requests", "HTTP requests by route and status", ("route", "method", "status"))
+        self._finished = self._counter("request_success", "Choices ended, by reason", ("finished_reason",))
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of requests that began to be answered")
+        self._generated = self._counter("generation_tokens", "Tokens generated and sent")
+        self._ttft = self._histogram("time_to_first_token_seconds", "Receipt to first token sent", _SLOW)
+        self._itl = self._histogram("inter_token_latency_seconds", "Gap between a choice's outputs", _FAST)
+        self._tpot = self._histogram("request_time_per_output_token_seconds", "Mean gap of a choice", _FAST)
+        self._e2e = self._histogram("e2e_request_latency_seconds", "Receipt to last token sent", _SLOW)
+        self._prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
+        self._output_size = self._histogram("request_generation_tokens", "Output tokens of a choice", _TOKENS)
+        self._in_flight = Gauge(
+            "tenfold_http_requests_in_flight", "HTTP requests being answered", registry=self.registry
+        )
+
+    def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(f"tenfold_{name}", text, tuple(labels), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
+        return Histogram(f"tenfold_{name}", text, buckets=tuple(buckets), registry=self.registry)
+
+    def http_began(self) -> None:
+        """An HTTP request came in."""
+        self._in_flight.inc()
+
+    def http_ended(self, route: str, method: str, status: int) -> None:
+        """It was answered; ``status`` 499 says that its client left first."""
+        self._in_flight.dec()
+        self._http.labels(route, method, str(status)).inc()
+
+    def first_token(self, seconds: float, prompt_tokens: int) -> None:
+        """A request's first token was sent."""
+        self._ttft.observe(seconds)
+        self._prompt.inc(prompt_tokens)
+        self._prompt_size.observe(prompt_tokens)
+
+    def tokens(self, count: int, gap: float | None) -> None:
+        """Tokens of one choice were sent together, ``gap`` after the ones before (None: the first)."""
+        self._generated.inc(count)
+        if gap is not None:
+            self._itl.observe(gap)
+
+    def choice_ended(self, reason: str, tokens: int, tpot: float | None) -> None:
+        """A choice has its last token, or never will."""
+        self._finished.labels(reason).inc()
+        self._output_size.observe(tokens)
+        if tpot is not None:
+            self._tpot.observe(tpot)
+
+    def request_ended(self, seconds: float) -> None:
+        """All choices of a request have their last token."""
+        self._e2e.observe(seconds)
+
+    def render(self, health: Health, stats: EngineStats | None, info: EngineInfo | None, version: str) -> bytes:
+        """The exposition text; ``stats`` None while there is no engine to ask."""
+        self._engine.update(health, stats, info, version)
+        return bytes(generate_latest(self.registry))

@@ -1,0 +1,268 @@
+"""The op set in C++: packed quantized weights, paged KV, threads. See ``native/README.md`` for how it computes.
+
+A row's outputs are a bit-exact function of that row's own inputs and keys: the same in any batch, for any
+chunking of its prompt, any number of threads and any kernel level.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tenfold import _native
+from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
+from tenfold.ops.base import Batch, Float32
+from tenfold.ops.spec import ModelSpec
+from tenfold.ops.tensors import Tensor, Weights
+
+LEVEL_NAMES = {"avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable"}
+KV_TYPES = ("bf16", "f32")
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+VECTORS = (
+    "attn_norm mlp_norm attn_post_norm mlp_post_norm q_norm k_norm q_bias k_bias v_bias".split()
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RowsHandle:
+    """Rows of activations in C++ memory, overwritten by the next call of the op that made them."""
+
+    model: _native.Model
+    buffer: str
+
+    def numpy(self) -> Float32:
+        """A copy, [T, width] float32."""
+        return self.model.view(self.buffer)
+
+
+class CpuOps:
+    """The ops of one model on the CPU, implementing :class:`tenfold.ops.base.Ops`.
+
+    ``threads`` counts the calling thread; 0 takes the cores this process may use. ``level`` forces a kernel
+    level of :func:`available_levels` instead of the best. Weights are packed from the checkpoint's own bytes
+    and keep their exact values; the checkpoint may be closed afterwards. Raises ConfigError for settings that
+    do not fit, UnsupportedModel for an encoding without packing, CorruptModel for tensors that do not fit
+    the model's sizes.
+    """
+
+    def __init__(
+        self, weights: Weights, *, threads: int = 0, kv_type: str = "bf16", level: str | None = None
+    ) -> None:
+        if kv_type not in KV_TYPES:
+            raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
+        if level is not None and level not in available_levels():
+            raise ConfigError(f"no kernels of level {level!r} here: choose from {', '.join(available_levels())}")
+        if threads < 0:
+            raise ConfigError(f"threads must be 0 (all the cores) or more, got {threads}")
+        self.spec = weights.spec
+        self.kv_type = kv_type
+        self.model = new_model(weights.spec, threads or usable_cores(), level or "")
+        load(self.model, weights)
+        self._hidden = RowsHandle(self.model, "hidden")
+        self._query = RowsHandle(self.model, "query")
+        self._attended = RowsHandle(self.model, "attended")
+        self._batch: Batch | None = None
+
+    def describe(self) -> str:
+        """For people: ``cpu (avx512-vnni, 2 threads, int4 g32 + int8 g32, kv bf16)``."""
+        threads = self.model.threads
+        return (
+            f"cpu ({LEVEL_NAMES[self.model.level]}, {threads} thread{'s' if threads > 1 else ''}, "
+            f"{' + '.join(self.model.weight_kinds)}, kv {self.kv_type})"
+        )
+
+    def new_kv(self, blocks: int, block_size: int) -> _native.Kv:
+        """Zeroed KV memory of ``blocks`` blocks; ``block_size`` is a multiple of 16. Raises ConfigError."""
+        if blocks < 1 or block_size < 16 or block_size % 16:
+            raise ConfigError(
+                f"the cpu backend needs KV blocks of a multiple of 16 tokens, at least one: "
+                f"got {blocks} of {block_size}"
+            )
+        width = 2 * self.spec.kv_heads * self.spec.head_dim * (2 if self.kv_type == "bf16" else 4)
+        size = blocks * block_size * self.spec.layers * width
+        message = (
+            f"no memory for a KV pool of {blocks} blocks of {block_size} tokens ({size / 2**20:.0f} MiB); "
+            "ask for fewer KV tokens"
+        )
+        # The system hands out address space it cannot fill: ask what is really there.
+        if size > physical_memory():
+            raise ConfigError(message)
+        try:
+            return self.model.new_kv(blocks, block_size, self.kv_type)
+        except MemoryError as error:
+            raise ConfigError(message) from error
+
+    def embed(self, batch: Batch) -> RowsHandle:
+        """[T, hidden]. Takes the batch over; raises ValueError where an index in it is out of range."""
+        self._batch = None
+        self.model.upload(
+            batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows
+        )
+        self._batch = batch
+        self.model.embed()
+        return self._hidden
+
+    def qkv(self, layer: int, x: RowsHandle, batch: Batch, kv: _native.Kv) -> RowsHandle:
+        """[T, heads x head_dim], times ``query_scale``; K and V go to their blocks (checked: ValueError)."""
+        assert x is self._hidden and batch is self._batch, "qkv follows embed of the same batch"
+        self.model.qkv(layer, kv)
+        return self._query
+
+    def attend(self, layer: int, q: RowsHandle, batch: Batch, kv: _native.Kv) -> RowsHandle:
+        """[T, heads x head_dim]."""
+        assert q is self._query and batch is self._batch, "attend follows qkv of the same batch"
+        self.model.attend(layer, kv)
+        return self._attended
+
+    def attn_out(self, layer: int, a: RowsHandle, x: RowsHandle) -> RowsHandle:
+        """[T, hidden]; x is updated in place."""
+        assert a is self._attended and x is self._hidden, "attn_out follows attend"
+        self.model.attn_out(layer)
+        return self._hidden
+
+    def mlp(self, layer: int, x: RowsHandle) -> RowsHandle:
+        """[T, hidden]; x is updated in place."""
+        assert x is self._hidden, "mlp takes the hidden rows"
+        self.model.mlp(layer)
+        return self._hidden
+
+    def logits(self, x: RowsHandle, batch: Batch) -> Float32:
+        """[R, vocab] float32, in memory that the next call reuses."""
+        assert x is self._hidden and batch is self._batch, "logits follows the layers of the same batch"
+        return self.model.logits()
+
+
+def available_levels() -> tuple[str, ...]:
+    """The kernel levels this CPU runs, best first: of ``avx512``, ``avx2``, ``portable``."""
+    return tuple(_native.levels())
+
+
+def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
+    """A C++ model without weights yet."""
+    try:
+        return _native.Model(
+            layers=spec.layers,
+            hidden=spec.hidden,
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            ffn=spec.ffn,
+            vocab=spec.vocab,
+            max_context=spec.max_context,
+            norm_eps=spec.norm_eps,
+            embed_scale=spec.embed_scale,
+            query_scale=spec.query_scale,
+            logit_softcap=spec.logit_softcap,
+            activation=spec.activation,
+            qkv_bias=spec.qkv_bias,
+            qk_norm=spec.qk_norm,
+            post_norms=spec.post_norms,
+            tied_head=spec.tied_head,
+            windows=list(spec.windows),
+            inv_freq=list(spec.rope.inv_freq),
+            inv_freq_local=list(spec.rope_local.inv_freq) if spec.rope_local else [],
+            level=level,
+            threads=threads,
+        )
+    except (ValueError, TypeError) as error:
+        raise CorruptModel(f"{spec.name}: {error}") from error
+
+
+def load(model: _native.Model, weights: Weights) -> None:
+    """Pack all the model's tensors."""
+    spec = weights.spec
+    set_matrix(model, -1, "embed", weights["embed"])
+    set_vector(model, -1, "norm", weights["norm"])
+    if not spec.tied_head:
+        set_matrix(model, -1, "head", weights["head"])
+    for layer in range(spec.layers):
+        prefix = f"layers.{layer}."
+        for name in MATRICES:
+            set_matrix(model, layer, name, weights[prefix + name])
+        for name in VECTORS:
+            if prefix + name in weights and needed(spec, name):
+                set_vector(model, layer, name, weights[prefix + name])
+    try:
+        model.check_complete()
+    except ValueError as error:
+        raise CorruptModel(f"{spec.name}: {error}") from error
+
+
+def needed(spec: ModelSpec, name: str) -> bool:
+    """Whether a model of ``spec`` uses the vector ``name``."""
+    if name.endswith("_bias"):
+        return spec.qkv_bias
+    if name.endswith("_post_norm"):
+        return spec.post_norms
+    return spec.qk_norm if name in ("q_norm", "k_norm") else True
+
+
+def set_matrix(model: _native.Model, layer: int, name: str, tensor: Tensor) -> None:
+    """Pack one matrix."""
+    if tensor.kind not in _native.encodings():
+        raise UnsupportedModel(
+            f"{tensor.name} is stored as {tensor.kind}; the cpu backend runs {', '.join(_native.encodings())}"
+        )
+    if len(tensor.shape) != 2:
+        raise CorruptModel(f"{tensor.name} should be a matrix, its shape is {list(tensor.shape)}")
+    try:
+        model.set_matrix(layer, name, tensor.kind, np.ascontiguousarray(tensor.data), *tensor.shape)
+    except (ValueError, TypeError) as error:
+        raise CorruptModel(f"{tensor.name}: {error}") from error
+    except MemoryError as error:
+        raise ConfigError(f"not enough memory for the weights (at {tensor.name})") from error
+
+
+def set_vector(model: _native.Model, layer: int, name: str, tensor: Tensor) -> None:
+    """Copy one vector, as float32."""
+    try:
+        model.set_vector(layer, name, np.ascontiguousarray(tensor.decode(), dtype=np.float32))
+    except (ValueError, TypeError) as error:
+        raise CorruptModel(f"{tensor.name}: {error}") from error
+
+
+def usable_cores() -> int:
+    """Cores this process may keep busy: its affinity, cut by the CPU quota of its control groups."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min(cores, cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")) or cores))
+
+
+def cpu_quota(root: Path, membership: Path) -> int | None:
+    """Whole cores the control groups (v2, or v1's ``cpu`` controller) allow, rounded up; None: no limit."""
+    quotas = []
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "cpu" if controllers else root
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            quotas.append(read_quota(folder))
+            if folder == base:
+                break
+    limits = [quota for quota in quotas if quota is not None]
+    return min(limits) if limits else None
+
+
+def read_quota(folder: Path) -> int | None:
+    """The limit set on one control group, in whole cores."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return None if quota in ("max", "-1") else -(-int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,112 @@
+"""The ASGI application: one gateway in front of the routes."""
+
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from tenfold.core.errors import TenfoldError
+from tenfold.server import completions, routes
+from tenfold.server.errors import api_error
+from tenfold.server.exchange import JSON, ClientGone, Exchange
+from tenfold.server.service import Service
+
+Handler = Callable[[Service, Exchange], Awaitable[None]]
+
+_log = logging.getLogger("tenfold.server")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_CLIENT_GONE = 499  # as nginx logs it; never sent
+
+# path, method, handler, whether it is open without an API key
+_TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
+    ("/v1/completions", "POST", completions.completions, False),
+    ("/v1/chat/completions", "POST", completions.chat, False),
+    ("/v1/models", "GET", routes.models, False),
+    ("/v1/models/{model:path}", "GET", routes.model, False),
+    ("/health", "GET", routes.health, True),
+    ("/metrics", "GET", routes.metrics, False),
+    ("/tokenize", "POST", routes.tokenize, False),
+    ("/detokenize", "POST", routes.detokenize, False),
+    ("/version", "GET", routes.version, False),
+    ("/openapi.json", "GET", routes.description, True),
+    ("/docs", "GET", routes.docs, True),
+    ("/", "GET", routes.root, True),
+)
+
+
+class _Endpoint:
+    """A handler as an ASGI application, for Starlette to route to."""
+
+    def __init__(self, service: Service, path: str, handler: Handler, *, public: bool) -> None:
+        self._service = service
+        self._path = path
+        self._handler = handler
+        self._public = public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["tenfold.exchange"]
+        exchange.route = self._path
+        exchange.scope = scope
+        if not self._public:
+            self._service.check_key(exchange.headers.get(b"authorization"))
+        await self._handler(self._service, exchange)
+
+
+class App:
+    """Gives each request an id, routes it, turns every error into OpenAI's error object, and counts it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._router = Router(
+            [
+                Route(path, _Endpoint(service, path, handler, public=public), methods=[method])
+                for path, method, handler, public in _TABLE
+            ],
+            redirect_slashes=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification; only HTTP is served."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"only HTTP is served, not {scope['type']!r}")
+        config, metrics = self._service.config, self._service.metrics
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            request_id=_request_id(scope["headers"]),
+            body_limit=config.body_limit,
+            body_timeout=config.body_timeout,
+        )
+        scope["app"] = self  # Starlette then raises its routing errors instead of answering them in plain text
+        scope["tenfold.exchange"] = exchange
+        metrics.http_began()
+        try:
+            await self._router(scope, receive, send)
+        except ClientGone:
+            exchange.status = exchange.status or _CLIENT_GONE
+        except Exception as error:
+            await self._refuse(exchange, error)
+        finally:
+            metrics.http_ended(exchange.route, scope["method"], exchange.status or _CLIENT_GONE)
+
+    async def _refuse(self, exchange: Exchange, error: Exception) -> None:
+        if not isinstance(error, TenfoldError | HTTPException):
+            _log.error("request %s failed", exchange.request_id, exc_info=error)
+        if exchange.status:
+            raise error  # too late for an answer: the connection is closed
+        told = api_error(error)
+        await exchange.send_bytes(told.body(), JSON, told.status, told.headers)
+
+
+def _request_id(headers: Any) -> str:
+    """The client's x-request-id where it is fit for a log, or a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode())
+    return "req-" + secrets.token_hex(12)

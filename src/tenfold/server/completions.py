@@ -1,0 +1,137 @@
+"""POST /v1/completions and POST /v1/chat/completions."""
+
+import secrets
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from tenfold.core.errors import InvalidRequest
+from tenfold.core.request import EngineRequest
+from tenfold.core.sampling import SamplingParams
+from tenfold.observe.timeline import RequestTimeline
+from tenfold.server.decode import decode
+from tenfold.server.exchange import Exchange
+from tenfold.server.formats import ChatFormat, CompletionFormat, Format, Head
+from tenfold.server.generation import Job, answer
+from tenfold.server.params import (
+    MAX_CHOICES,
+    chat_params,
+    check_context,
+    check_ids,
+    completion_params,
+    messages_of,
+)
+from tenfold.server.protocol import ChatBody, CompletionBody, SamplingBody
+from tenfold.server.service import Loaded, Service, require_prompt
+
+_completion_decoder = msgspec.json.Decoder(CompletionBody)
+_chat_decoder = msgspec.json.Decoder(ChatBody)
+
+
+async def completions(service: Service, exchange: Exchange) -> None:
+    """Continue one prompt or several."""
+    arrival = service.clock.now()
+    body = decode(await exchange.json_body(), _completion_decoder)
+    service.check_model(body.model)
+    loaded = service.require()
+    params = completion_params(body, loaded.info.vocab_size)
+    prompts = _prompts(body.prompt)
+    if len(prompts) * params.n > MAX_CHOICES:
+        raise InvalidRequest(
+            f"{len(prompts)} prompts times n={params.n} are more than the {MAX_CHOICES} choices a request may have",
+            param="prompt",
+        )
+    ids = [await _prompt_ids(prompt, body, loaded, params) for prompt in prompts]
+    echo: list[str] = []
+    if body.echo:
+        for prompt, tokens in zip(prompts, ids, strict=True):
+            text = prompt if isinstance(prompt, str) else await loaded.codec.decode(tokens)
+            echo.extend([text] * params.n)
+    head = _head(service, "cmpl-")
+    shape = CompletionFormat(head, len(ids) * params.n, echo=echo, reports_usage=_at_end(body))
+    await _run(service, exchange, body, _requests(head.id, ids, params, arrival), shape)
+
+
+async def chat(service: Service, exchange: Exchange) -> None:
+    """Answer a conversation."""
+    arrival = service.clock.now()
+    body = decode(await exchange.json_body(), _chat_decoder)
+    service.check_model(body.model)
+    loaded = service.require()
+    params = chat_params(body, loaded.info.vocab_size)
+    ids = await loaded.codec.encode_chat(
+        messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
+    )
+    check_context(len(require_prompt(ids, "messages")), params, loaded.info, param="messages")
+    head = _head(service, "chatcmpl-")
+    shape = ChatFormat(head, params.n, token_bytes=loaded.codec.tokenizer.token_bytes, reports_usage=_at_end(body))
+    await _run(service, exchange, body, _requests(head.id, [ids], params, arrival), shape)
+
+
+async def _run(
+    service: Service, exchange: Exchange, body: SamplingBody, requests: tuple[EngineRequest, ...], shape: Format
+) -> None:
+    options = body.stream_options
+    job = Job(
+        requests=requests,
+        n=requests[0].params.n,
+        format=shape,
+        stream=bool(body.stream),
+        usage_at_end=_at_end(body),
+        usage_in_events=options is not None and bool(options.continuous_usage_stats),
+    )
+    timeline = RequestTimeline(
+        service.metrics,
+        service.clock,
+        requests[0].arrival,
+        prompt_tokens=job.prompt_tokens,
+        choices=len(requests) * job.n,
+    )
+    await answer(job, service.engine, exchange, timeline)
+
+
+def _at_end(body: SamplingBody) -> bool:
+    return body.stream_options is not None and bool(body.stream_options.include_usage)
+
+
+def _head(service: Service, prefix: str) -> Head:
+    return Head(prefix + secrets.token_hex(12), int(time.time()), service.config.names[0])
+
+
+def _requests(
+    name: str, ids: Sequence[tuple[int, ...]], params: SamplingParams, arrival: float
+) -> tuple[EngineRequest, ...]:
+    return tuple(
+        EngineRequest(id=name if len(ids) == 1 else f"{name}-{at}", prompt_ids=tokens, params=params, arrival=arrival)
+        for at, tokens in enumerate(ids)
+    )
+
+
+async def _prompt_ids(
+    prompt: str | Sequence[int], body: CompletionBody, loaded: Loaded, params: SamplingParams
+) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        ids = await loaded.codec.encode(prompt, add_special=body.add_special_tokens is not False)
+    else:
+        check_ids(prompt, loaded.info.vocab_size, "prompt")
+        ids = tuple(prompt)
+    check_context(len(require_prompt(ids, "prompt")), params, loaded.info, param="prompt")
+    return ids
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """The prompts of the four forms OpenAI takes: a text, texts, token ids, lists of token ids."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidRequest("prompt is an empty list: it must hold at least one prompt or token", param="prompt")
+    texts = [item for item in prompt if isinstance(item, str)]
+    ids = [item for item in prompt if isinstance(item, int)]
+    lists = [item for item in prompt if isinstance(item, list)]
+    if len(prompt) not in (len(texts), len(ids), len(lists)):
+        raise InvalidRequest(
+            "prompt mixes kinds: send a text, a list of texts, a list of token ids or a list of such lists",
+            param="prompt",
+        )
+    return [ids] if ids else [*texts, *lists]

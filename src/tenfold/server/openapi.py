@@ -1,0 +1,98 @@
+"""The API's description, generated from the schemas in :mod:`tenfold.server.protocol`, and the page that shows it."""
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from tenfold.server import protocol
+from tenfold.server.config import ServerConfig
+
+DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
+
+_JSON = "application/json"
+_EVENTS = "text/event-stream"
+
+# route, method, summary, request schema, response schema, schema of a stream's events
+_ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
+    (
+        "/v1/completions",
+        "post",
+        "Continue a prompt",
+        protocol.CompletionBody,
+        protocol.CompletionResponse,
+        protocol.CompletionResponse,
+    ),
+    (
+        "/v1/chat/completions",
+        "post",
+        "Answer a conversation",
+        protocol.ChatBody,
+        protocol.ChatResponse,
+        protocol.ChatChunk,
+    ),
+    ("/v1/models", "get", "The names the model is served under", None, protocol.ModelList, None),
+    ("/v1/models/{model}", "get", "One of them", None, protocol.ModelCard, None),
+    ("/tokenize", "post", "Text or messages to token ids", protocol.TokenizeBody, protocol.TokenizeResponse, None),
+    ("/detokenize", "post", "Token ids to text", protocol.DetokenizeBody, protocol.DetokenizeResponse, None),
+    ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
+    ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
+    ("/metrics", "get", "Prometheus metrics", None, None, None),
+)
+
+_EXAMPLES: dict[str, Any] = {
+    "/v1/completions": {"prompt": "The sky is", "max_tokens": 16, "temperature": 0},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is a token?"}], "stream": True},
+    "/tokenize": {"prompt": "The sky is"},
+    "/detokenize": {"tokens": [1, 2, 3]},
+}
+
+
+def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {protocol.ErrorResponse}
+    ordered = sorted(kinds, key=lambda kind: str(kind.__name__))
+    _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, *rest in _ROUTES:
+        paths.setdefault(path, {})[method] = _operation(path, *rest)
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tenfold",
+            "version": version,
+            "description": f"OpenAI-compatible inference; serves {', '.join(config.names)}.",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+    if config.api_keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _operation(path: str, summary: str, request: Any, response: Any, event: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if response is not None:
+        content[_JSON] = {"schema": _ref(response)}
+    if event is not None:
+        content[_EVENTS] = {"schema": _ref(event)}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
+        "responses": {
+            "200": {"description": "success", "content": content or {"text/plain": {"schema": {"type": "string"}}}},
+            "default": {"description": "error", "content": {_JSON: {"schema": _ref(protocol.ErrorResponse)}}},
+        },
+    }
+    if "{model}" in path:
+        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if request is not None:
+        body = {"schema": _ref(request), "example": _EXAMPLES[path]}
+        operation["requestBody"] = {"required": True, "content": {_JSON: body}}
+    return operation
+
+
+def _ref(kind: Any) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}

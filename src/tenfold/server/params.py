@@ -1,0 +1,165 @@
+"""From a decoded body to what the engine takes: sampling settings and messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tenfold.core.errors import ContextOverflow, InvalidRequest
+from tenfold.core.request import EngineInfo
+from tenfold.core.sampling import MAX_LOGPROBS, SamplingParams, integer
+from tenfold.server.protocol import ChatBody, CompletionBody, Message, SamplingBody
+
+COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions
+MAX_CHOICES = 1024  # prompts x n of one HTTP request
+
+
+def completion_params(body: CompletionBody, vocab_size: int) -> SamplingParams:
+    """Sampling settings of a completion. Raises InvalidRequest naming the parameter."""
+    if body.suffix:
+        raise InvalidRequest("suffix is not supported: only continuing a prompt is", param="suffix")
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest("echo with logprobs is not supported: prompt logprobs are not computed", param="echo")
+    limit = _either(body.max_tokens, body.max_completion_tokens)
+    default = max(COMPLETION_MAX_TOKENS, body.min_tokens or 0)
+    return _params(body, vocab_size, limit if limit is not None else default, body.logprobs)
+
+
+def chat_params(body: ChatBody, vocab_size: int) -> SamplingParams:
+    """Sampling settings of a chat; without a limit the answer may fill the context. Raises InvalidRequest."""
+    for name in ("tools", "functions", "audio", "web_search_options"):
+        if getattr(body, name):
+            raise InvalidRequest(f"{name} is not supported yet", param=name)
+    for name in ("tool_choice", "function_call"):
+        if getattr(body, name) not in (None, "none", "auto"):
+            raise InvalidRequest(f"{name} is not supported yet: there are no tools to choose", param=name)
+    if body.modalities not in (None, ["text"]):
+        raise InvalidRequest('modalities other than ["text"] are not supported', param="modalities")
+    logprobs = None
+    if body.logprobs:
+        logprobs = body.top_logprobs or 0
+        integer(logprobs, "top_logprobs", 0, MAX_LOGPROBS)
+    elif body.top_logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+    return _params(body, vocab_size, _either(body.max_tokens, body.max_completion_tokens), logprobs)
+
+
+def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation as a chat template takes it: text parts joined, ``developer`` read as ``system``."""
+    if not messages:
+        raise InvalidRequest("messages must hold at least one message", param="messages")
+    plain: list[dict[str, Any]] = []
+    for at, message in enumerate(messages):
+        if message.tool_calls:
+            raise InvalidRequest("tool_calls is not supported yet", param=f"messages[{at}].tool_calls")
+        role = "system" if message.role == "developer" else message.role
+        turn = {"role": role, "content": _content(message, at)}
+        if message.name is not None:
+            turn["name"] = message.name
+        plain.append(turn)
+    return plain
+
+
+def check_context(prompt_tokens: int, params: SamplingParams, info: EngineInfo, *, param: str) -> None:
+    """Raise ContextOverflow, with the numbers, unless prompt and output fit the model's context."""
+    limit = info.max_context
+    if prompt_tokens >= limit:
+        raise ContextOverflow(
+            f"the prompt has {prompt_tokens} tokens and the context of {info.model} is {limit} tokens, which must "
+            "leave room for at least one of output; shorten the prompt",
+            param=param,
+        )
+    if params.max_tokens is not None and prompt_tokens + params.max_tokens > limit:
+        raise ContextOverflow(
+            f"the prompt has {prompt_tokens} tokens and max_tokens asks for {params.max_tokens} more, "
+            f"{prompt_tokens + params.max_tokens} in all, but the context of {info.model} is {limit} tokens; "
+            f"ask for at most {limit - prompt_tokens} or shorten the prompt",
+            param="max_tokens",
+        )
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidRequest unless every id is one of the model's."""
+    for at, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"{param}[{at}] is {token}, which is no token id of this model (0 to {vocab_size - 1})", param=param
+            )
+
+
+def _content(message: Message, at: int) -> str:
+    content = message.content
+    if content is None:
+        if message.role == "assistant":
+            return ""
+        raise InvalidRequest(f"messages[{at}] has no content", param=f"messages[{at}].content")
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, part in enumerate(content):
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.type in ("text", "input_text", "output_text") and part.text is not None:
+            texts.append(part.text)
+        else:
+            where = f"messages[{at}].content[{number}]"
+            what = "has no text" if part.type == "text" else f"is of type {part.type[:50]!r}; only text is supported"
+            raise InvalidRequest(f"{where} {what}", param=where)
+    return "".join(texts)
+
+
+def _either(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:
+    if max_tokens is not None and max_completion_tokens not in (None, max_tokens):
+        raise InvalidRequest(
+            f"max_tokens ({max_tokens}) and max_completion_tokens ({max_completion_tokens}) disagree; send one",
+            param="max_completion_tokens",
+        )
+    return max_tokens if max_tokens is not None else max_completion_tokens
+
+
+def _params(body: SamplingBody, vocab_size: int, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    if body.response_format is not None and body.response_format.type != "text":
+        raise InvalidRequest(
+            f"response_format {body.response_format.type[:50]!r} is not supported yet; only 'text' is",
+            param="response_format",
+        )
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
+    n = 1 if body.n is None else body.n
+    if body.best_of not in (None, n):
+        raise InvalidRequest(f"best_of ({body.best_of}) must equal n ({n})", param="best_of")
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    check_ids(body.stop_token_ids or (), vocab_size, "stop_token_ids")
+    optional = {
+        "temperature": body.temperature,
+        "top_k": None if body.top_k is None else (0 if body.top_k == -1 else body.top_k),
+        "top_p": body.top_p,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "min_tokens": body.min_tokens,
+        "include_stop": body.include_stop_str_in_output,
+        "ignore_eos": body.ignore_eos,
+        "skip_special_tokens": body.skip_special_tokens,
+    }
+    return SamplingParams(
+        **{name: value for name, value in optional.items() if value is not None},  # type: ignore[arg-type]
+        n=n,
+        seed=body.seed,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        stop=stop,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
+    )
+
+
+def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for key, value in given.items():
+        if not (key.isascii() and key.isdecimal()) or int(key[:20]) >= vocab_size:
+            raise InvalidRequest(
+                f"logit_bias has the key {key[:50]!r}, which is no token id of this model (0 to {vocab_size - 1})",
+                param="logit_bias",
+            )
+        bias[int(key)] = value
+    return bias

@@ -1,0 +1,319 @@
+"""The HTTP bodies as schemas: what is accepted, what is answered. The API page is generated from these.
+
+Names and meanings are OpenAI's; the extensions carry the names other open servers use for them. A field of type
+``Ignored`` is accepted for its clients' sake and has no effect here. ``None`` always means the default.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Ignored = Any
+TokenIds = list[int]
+PromptItem = str | int | TokenIds
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether streams report usage: once at the end, or running totals in every chunk."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: Ignored = None
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """A part of a message's content; ``text`` is the only type served."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation. Other keys that clients send back with a turn are ignored."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[str | TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """The answer's form; ``text`` is the only type served."""
+
+    type: str
+
+
+class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What completions and chat have in common."""
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+
+
+class CompletionBody(SamplingBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/completions: continue text. ``prompt`` is a text, token ids, or a list of either."""
+
+    prompt: str | list[PromptItem]
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | None = None
+    max_completion_tokens: int | None = None
+    add_special_tokens: bool | None = None
+
+
+class ChatBody(SamplingBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/chat/completions: answer a conversation."""
+
+    messages: list[Message]
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    max_completion_tokens: int | None = None
+    add_generation_prompt: bool | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    tool_choice: Any = None
+    function_call: Any = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    web_search_options: Any = None
+    parallel_tool_calls: Ignored = None
+    prediction: Ignored = None
+    reasoning_effort: Ignored = None
+    verbosity: Ignored = None
+
+
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /tokenize: the token ids of a text, or of a conversation as the model's template writes it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /detokenize: the text of token ids."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Of the prompt tokens, those found in the prefix cache."""
+
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of a request, all its choices together; a prompt counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class LegacyLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities as completions give them: parallel lists, one entry per token.
+
+    ``top_logprobs`` maps a token's text to its logprob, the sampled one included; ``text_offset`` is in characters.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One continuation; ``stop_reason`` is the stop string or token id that ended it, if one did."""
+
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of /v1/completions. Streams send the same shape, piece by piece."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One of the most likely tokens at a position."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(msgspec.Struct, frozen=True):
+    """A sampled token and the most likely ones at its position."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities as chat gives them."""
+
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer's turn."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer; ``stop_reason`` is the stop string or token id that ended it, if one did."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """New text of an answer; the first one of a choice names the role."""
+
+    role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
+    content: str
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice's part of a stream event."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One server-sent event of a chat stream. The usage event has no choices."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """One served model name; ``root`` is what it stands for, ``max_model_len`` its context in tokens."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "tenfold"
+    root: str
+    max_model_len: int
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All names under which the model is served."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class TokenizeResponse(msgspec.Struct, frozen=True):
+    """Token ids, how many, and the model's context in tokens."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeResponse(msgspec.Struct, frozen=True):
+    """The text."""
+
+    prompt: str
+
+
+class HealthResponse(msgspec.Struct, frozen=True):
+    """The engine's state; only ``ready`` is healthy. ``progress_age`` is in seconds."""
+
+    status: str
+    progress_age: float
+    restarts: int
+    reason: str | None = None
+
+
+class VersionResponse(msgspec.Struct, frozen=True):
+    """Tenfold's version, and what runs."""
+
+    version: str
+    model: str | None = None
+    backend: str | None = None
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """What was wrong, and with which parameter."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """Every answer that is not a success has this shape."""
+
+    error: ErrorObject

@@ -1,0 +1,110 @@
+"""The small routes: models, health, metrics, tokens, version, and the API page."""
+
+import msgspec
+
+from tenfold.core.errors import EngineUnavailable, InvalidRequest
+from tenfold.observe.about import tenfold_version
+from tenfold.observe.metrics import CONTENT_TYPE
+from tenfold.server.decode import decode
+from tenfold.server.exchange import Exchange
+from tenfold.server.openapi import DOCS_PAGE, openapi
+from tenfold.server.params import check_ids, messages_of
+from tenfold.server.protocol import (
+    DetokenizeBody,
+    DetokenizeResponse,
+    HealthResponse,
+    ModelCard,
+    ModelList,
+    TokenizeBody,
+    TokenizeResponse,
+    VersionResponse,
+)
+from tenfold.server.service import Service
+
+_tokenize_decoder = msgspec.json.Decoder(TokenizeBody)
+_detokenize_decoder = msgspec.json.Decoder(DetokenizeBody)
+
+
+async def models(service: Service, exchange: Exchange) -> None:
+    """All names the model is served under."""
+    await exchange.send_json(ModelList(data=[_card(service, name) for name in service.config.names]))
+
+
+async def model(service: Service, exchange: Exchange) -> None:
+    """One of them."""
+    name = exchange.scope["path_params"]["model"]
+    service.check_model(name)
+    await exchange.send_json(_card(service, name))
+
+
+def _card(service: Service, name: str) -> ModelCard:
+    loaded = service.require()
+    return ModelCard(id=name, created=loaded.since, root=loaded.info.model, max_model_len=loaded.info.max_context)
+
+
+async def health(service: Service, exchange: Exchange) -> None:
+    """200 only when the engine is ready and the model's texts are there."""
+    state = service.engine.health()
+    status = "starting" if state.state == "ready" and service.loaded is None else state.state
+    answer = HealthResponse(status, round(state.progress_age, 3), state.restarts, state.reason)
+    await exchange.send_json(answer, 200 if status == "ready" else 503)
+
+
+async def metrics(service: Service, exchange: Exchange) -> None:
+    """Prometheus text; what the server saw is there even when the engine is not."""
+    try:
+        stats = await service.engine.stats()
+    except EngineUnavailable:
+        stats = None
+    info = service.loaded.info if service.loaded else None
+    text = service.metrics.render(service.engine.health(), stats, info, tenfold_version())
+    await exchange.send_bytes(text, CONTENT_TYPE)
+
+
+async def tokenize(service: Service, exchange: Exchange) -> None:
+    """Token ids of a text or a conversation."""
+    body = decode(await exchange.json_body(), _tokenize_decoder)
+    service.check_model(body.model)
+    loaded = service.require()
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("send either prompt or messages", param="prompt")
+    if body.messages is not None:
+        ids = await loaded.codec.encode_chat(
+            messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
+        )
+    else:
+        ids = await loaded.codec.encode(body.prompt or "", add_special=body.add_special_tokens is not False)
+    await exchange.send_json(TokenizeResponse(list(ids), len(ids), loaded.info.max_context))
+
+
+async def detokenize(service: Service, exchange: Exchange) -> None:
+    """The text of token ids."""
+    body = decode(await exchange.json_body(), _detokenize_decoder)
+    service.check_model(body.model)
+    loaded = service.require()
+    check_ids(body.tokens, loaded.info.vocab_size, "tokens")
+    await exchange.send_json(DetokenizeResponse(await loaded.codec.decode(body.tokens)))
+
+
+async def version(service: Service, exchange: Exchange) -> None:
+    """Tenfold's version, and what runs."""
+    loaded = service.loaded
+    answer = VersionResponse(
+        tenfold_version(), loaded.info.model if loaded else None, loaded.info.backend if loaded else None
+    )
+    await exchange.send_json(answer)
+
+
+async def description(service: Service, exchange: Exchange) -> None:
+    """The OpenAPI description of all routes."""
+    await exchange.send_json(openapi(service.config, tenfold_version()))
+
+
+async def docs(service: Service, exchange: Exchange) -> None:
+    """The API page."""
+    await exchange.send_bytes(DOCS_PAGE, b"text/html; charset=utf-8")
+
+
+async def root(service: Service, exchange: Exchange) -> None:
+    """To the API page."""
+    await exchange.send_bytes(b"", b"text/plain", 307, ((b"location", b"/docs"),))

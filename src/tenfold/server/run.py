@@ -1,0 +1,126 @@
+"""Serve a model: start the engine, answer HTTP while it loads, stop both in order.
+
+Nothing heavy is imported at the top: the engine's child process is started first, and loads the model while this
+process imports what HTTP needs.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tenfold.core.config import EngineConfig
+from tenfold.core.errors import ConfigError
+from tenfold.core.request import EngineInfo
+from tenfold.engine.client import EngineClient
+from tenfold.server.config import ServerConfig
+
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is known once requests can be served."""
+
+    url: str
+    info: EngineInfo
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything slow is done. Raises ConfigError where the address cannot be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host!r}: {error.strerror or error}; check --host") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} on {host} is in use: choose another with --port, or stop the program that has it"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"port {port} needs more rights: choose one from 1024 up with --port") from None
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; check --host and --port"
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def run(
+    config: ServerConfig, engine_config: EngineConfig, sock: socket.socket, on_ready: Callable[[Ready], None]
+) -> None:
+    """Serve a bound socket until SIGINT or SIGTERM.
+
+    Raises ConfigError or ModelError where the server cannot start. The model must be on this machine: fetching it
+    here would be done twice, by the engine's process and by this one.
+    """
+    import uvloop
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(config, engine_config, sock, on_ready))
+
+
+async def _run(
+    config: ServerConfig, engine_config: EngineConfig, sock: socket.socket, on_ready: Callable[[Ready], None]
+) -> None:
+    from tenfold.engine.process import EngineProcess
+
+    engine = EngineProcess(engine_config)
+    starting = asyncio.ensure_future(engine.start())
+    while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
+        await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
+    try:
+        await _serve(config, engine, starting, engine_config.model, sock, on_ready)
+    finally:
+        await engine.stop()
+        await asyncio.gather(starting, return_exceptions=True)
+
+
+async def _serve(
+    config: ServerConfig,
+    engine: EngineClient,
+    starting: "asyncio.Future[EngineInfo]",
+    model: str,
+    sock: socket.socket,
+    on_ready: Callable[[Ready], None],
+) -> None:
+    from tenfold.server.app import App
+    from tenfold.server.listener import Listener, url_of
+    from tenfold.server.service import Service
+    from tenfold.server.texts import load_codec
+
+    service = Service(config, engine)
+    listener = Listener(App(service), grace=config.grace)
+    url = url_of(sock)
+    serving = asyncio.ensure_future(listener.serve([sock]))
+    stopping = asyncio.ensure_future(listener.stopping())
+    loading = asyncio.gather(starting, asyncio.to_thread(load_codec, model))
+    try:
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            info, codec = loading.result()
+            service.load(info, codec)
+            on_ready(Ready(url, info))
+            await stopping
+            # After the grace period the engine ends what is left: each client is told, none is cut off in silence.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(serving), config.grace)
+            await engine.stop()
+    finally:
+        listener.stop()
+        loading.cancel()
+        stopping.cancel()
+        await asyncio.gather(serving, loading, stopping, return_exceptions=True)

@@ -1,0 +1,82 @@
+"""What the routes share: the engine, the model's texts, and who may ask for which model."""
+
+import hmac
+import time
+from dataclasses import dataclass
+
+from tenfold.core.clock import Clock, WallClock
+from tenfold.core.errors import EngineUnavailable, InvalidRequest
+from tenfold.core.request import EngineInfo
+from tenfold.engine.client import EngineClient
+from tenfold.observe.metrics import Metrics
+from tenfold.server.config import ServerConfig
+from tenfold.server.errors import HttpError, ModelNotFound
+from tenfold.server.text import TextCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model once it is there; ``since`` in Unix seconds."""
+
+    info: EngineInfo
+    codec: TextCodec
+    since: int
+
+
+class Service:
+    """A served model. It exists, and answers, before the model is loaded."""
+
+    def __init__(
+        self, config: ServerConfig, engine: EngineClient, *, clock: Clock | None = None, metrics: Metrics | None = None
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.clock = clock or WallClock()
+        self.metrics = metrics or Metrics()
+        self._keys = tuple(key.encode() for key in config.api_keys)
+        self._names = frozenset((*config.names, "default"))
+        self._loaded: Loaded | None = None
+
+    def load(self, info: EngineInfo, codec: TextCodec) -> None:
+        """The model is there: requests are served from now on."""
+        self._loaded = Loaded(info, codec, int(time.time()))
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The model, once it is there."""
+        return self._loaded
+
+    def require(self) -> Loaded:
+        """The model. Raises EngineUnavailable while it loads."""
+        if self._loaded is None:
+            raise EngineUnavailable("the model is still loading; try again in a moment (GET /health tells when)")
+        return self._loaded
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound unless ``name`` is one of the served ones; None is."""
+        if name is not None and name not in self._names:
+            served = ", ".join(repr(known) for known in self.config.names)
+            raise ModelNotFound(f"the model {name[:200]!r} is not served here; this server has {served}")
+
+    def check_key(self, authorization: bytes | None) -> None:
+        """Raise a 401 unless the Authorization header holds one of the keys, if there are any."""
+        if not self._keys:
+            return
+        scheme, _, given = (authorization or b"").partition(b" ")
+        # every key is compared, so that the time taken says nothing
+        known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
+        if scheme.lower() != b"bearer" or not any(known):
+            what = "no API key was sent" if authorization is None else "the API key is not valid"
+            raise HttpError(
+                401,
+                f"{what}: send the header 'Authorization: Bearer KEY' with a key of this server",
+                code="invalid_api_key",
+                headers=((b"www-authenticate", b"Bearer"),),
+            )
+
+
+def require_prompt(ids: tuple[int, ...], param: str) -> tuple[int, ...]:
+    """The ids, of which there must be one at least."""
+    if not ids:
+        raise InvalidRequest(f"{param} is empty: it must give at least one token", param=param)
+    return ids

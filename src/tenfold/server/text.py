@@ -1,0 +1,63 @@
+"""Text to token ids and back, as the server needs it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tenfold.core.errors import InvalidRequest
+
+OFFLOAD_CHARS = 20_000  # longer texts are tokenized in a thread: the event loop must not wait for them
+
+
+class Tokenizer(Protocol):
+    """What the server asks of a model's tokenizer; safe to call from threads."""
+
+    def encode(self, text: str, *, add_special: bool) -> Sequence[int]:
+        """Token ids; ``add_special`` adds what the model expects around a text (such as begin-of-text)."""
+        ...
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The ids' text."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """What the token stands for: not always whole characters."""
+        ...
+
+
+class ChatTemplate(Protocol):
+    """How a model writes a conversation."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """The conversation as text. Raises InvalidRequest where the template refuses it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextCodec:
+    """A model's tokenizer and chat template (None where it has none)."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+
+    async def encode(self, text: str, *, add_special: bool) -> tuple[int, ...]:
+        """Token ids of ``text``; a long text does not hold up the event loop."""
+        if len(text) > OFFLOAD_CHARS:
+            return tuple(await asyncio.to_thread(self.tokenizer.encode, text, add_special=add_special))
+        return tuple(self.tokenizer.encode(text, add_special=add_special))
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation as the model's template writes it."""
+        if self.template is None:
+            raise InvalidRequest("this model has no chat template: use /v1/completions with a prompt", param="messages")
+        text = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        return await self.encode(text, add_special=False)
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The ids' text, special tokens included."""
+        if len(ids) > OFFLOAD_CHARS:
+            return await asyncio.to_thread(self.tokenizer.decode, ids, skip_special=False)
+        return self.tokenizer.decode(ids, skip_special=False)

@@ -1,0 +1,126 @@
+"""The linear kernels: every encoding at every level against exact products, and against themselves."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tenfold import _native
+from tenfold.model.encodings import decode, encoding_named
+from tenfold.ops.cpu import available_levels
+
+QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+DENSE = ["F32", "F16", "BF16"]
+# float16 fields of each block by byte offset: random bytes there would be infinite or huge.
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+}  # fmt: skip
+
+
+def stored(kind: str, rows: int, cols: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Random contents of a [rows, cols] matrix of ``kind``; all codes and scales occur."""
+    rng = np.random.default_rng(seed)
+    if kind in DENSE:
+        values = rng.standard_normal((rows, cols)).astype(np.float32)
+        if kind == "F16":
+            return values.astype(np.float16).view(np.uint8)
+        if kind == "BF16":
+            return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        return values.view(np.uint8)
+    encoding = encoding_named(kind)
+    blocks = rng.integers(0, 256, (rows, cols // encoding.values, encoding.bytes)).astype(np.uint8)
+    for at in HALVES[kind]:
+        scale = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
+        blocks[:, :, at : at + 2] = scale[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def exact_activations(rows: int, cols: int, seed: int = 1) -> NDArray[np.float32]:
+    """Integers that 8 bits per group hold exactly: every group of 32 reaches 127."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-127, 128, (rows, cols // 32, 32)).astype(np.float32)
+    peak = rng.integers(0, 32, x.shape[:2])
+    np.put_along_axis(x, peak[..., None], np.where(rng.random(peak.shape) < 0.5, 127, -127)[..., None], axis=2)
+    return x.reshape(rows, cols)
+
+
+def close(got: NDArray[np.float32], weights: NDArray[np.float32], x: NDArray[np.float32]) -> None:
+    """``got`` is x @ weights.T up to float32 rounding of the sums."""
+    wide, acts = weights.astype(np.float64), x.astype(np.float64)
+    error = np.abs(got - acts @ wide.T)
+    assert (error <= 2e-6 * (np.abs(acts) @ np.abs(wide).T)).all()
+
+
+@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantized_product_is_exact_on_exact_activations(kind: str, level: str) -> None:
+    cols = 512 if encoding_named(kind).values == 256 else 96
+    data = stored(kind, 45, cols)
+    weights = decode(kind, data, (45, cols))
+    x = exact_activations(15, cols)
+    close(_native.Projection(kind, data, cols, level).apply(x), weights, x)
+
+
+@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 130, 33), (3, 64, 7), (13, 17, 50)])
+def test_dense_product_is_float32(kind: str, level: str, rows: int, outputs: int, cols: int) -> None:
+    data = stored(kind, outputs, cols)
+    x = np.random.default_rng(2).standard_normal((rows, cols)).astype(np.float32)
+    close(_native.Projection(kind, data, cols, level).apply(x), decode(kind, data, (outputs, cols)), x)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED + DENSE)
+def test_packing_keeps_every_weight(kind: str) -> None:
+    data = stored(kind, 33, 256, seed=5)
+    packed = _native.Projection(kind, data, 256)
+    weights = decode(kind, data, (33, 256))
+    for row in range(33):
+        np.testing.assert_allclose(packed.row(row), weights[row], rtol=2e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K", "Q8_0"])
+def test_quantized_activations_cost_little(kind: str) -> None:
+    data = stored(kind, 64, 512, seed=3)
+    weights = decode(kind, data, (64, 512))
+    x = np.random.default_rng(4).standard_normal((4, 512)).astype(np.float32)
+    got, exact = _native.Projection(kind, data, 512).apply(x), x @ weights.T
+    assert np.linalg.norm(got - exact) <= 0.01 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED + DENSE)
+def test_a_row_has_the_same_bits_in_any_company(kind: str) -> None:
+    x = np.random.default_rng(6).standard_normal((71, 256)).astype(np.float32)
+    data = stored(kind, 83, 256)
+    best = _native.Projection(kind, data, 256)
+    together = best.apply(x)
+    for first, last in [(0, 1), (1, 3), (3, 6), (6, 13), (13, 28), (28, 71), (70, 71)]:
+        np.testing.assert_array_equal(best.apply(x[first:last]), together[first:last])
+    for level in available_levels():
+        other = _native.Projection(kind, data, 256, level, threads=3)
+        np.testing.assert_array_equal(other.apply(x), together, err_msg=level)
+
+
+@pytest.mark.parametrize("level", available_levels())
+def test_awkward_activations(level: str) -> None:
+    data = stored("Q4_1", 16, 96)
+    x = np.zeros((4, 96), np.float32)
+    x[1, 40] = 1e-38  # its inverse scale would overflow
+    x[2] = 1e36 * np.sign(np.arange(96) - 50.5)
+    x[3, :32] = np.arange(32)
+    got = _native.Projection("Q4_1", data, 96, level).apply(x)
+    assert not got[0].any() and np.isfinite(got).all()
+    assert np.abs(got[1]).max() < 1e-30
+    weights = decode("Q4_1", data, (16, 96))
+    np.testing.assert_allclose(got[3], x[3] @ weights.T, rtol=0, atol=0.01 * np.abs(weights).sum())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    data = stored("Q4_0", 16, 96)
+    for kind, columns in [("Q4_1", 96), ("Q4_0", 64), ("Q4_0", 100), ("IQ4_NL", 96), ("Q4_0", 0), ("Q4_0", -32)]:
+        with pytest.raises(ValueError):
+            _native.Projection(kind, data, columns)
+    with pytest.raises(ValueError):
+        _native.Projection("Q4_0", data, 96, level="avx1024")
+    with pytest.raises(ValueError):
+        _native.Projection("Q4_0", data, 96).apply(np.zeros((1, 64), np.float32))

@@ -1,0 +1,214 @@
+"""The C++ ops against the reference, op by op and as whole models, at every level this CPU has."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
+from tenfold.model.decoder import forward
+from tenfold.model.layout import shapes
+from tenfold.ops.base import Float32
+from tenfold.ops.cpu import CpuOps, available_levels, cpu_quota, usable_cores
+from tenfold.ops.reference import ReferenceOps
+from tenfold.ops.tensors import Tensor, Weights
+from tests.helpers.models import Slice, make_batch, random_weights, rope, tiny_spec
+from tests.ops.test_cpu_linear import stored
+
+SPECS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "grouped by three": {"heads": 9, "kv_heads": 3, "hidden": 144, "head_dim": 64},
+    "odd sizes": {"hidden": 50, "ffn": 37, "vocab": 101, "head_dim": 10, "heads": 6, "kv_heads": 2},
+    "untied head": {"tied_head": False},
+    "biases": {"qkv_bias": True, "head_dim": 80},
+    "qk norm": {"qk_norm": True, "head_dim": 128, "layers": 1},
+    "one key head of 256": {"head_dim": 256, "kv_heads": 1, "layers": 1},
+    "thirty query heads": {"heads": 30, "kv_heads": 1},
+    "no sharing of KV heads": {"kv_heads": 4, "head_dim": 24},
+    "windows": {"windows": (5, 70), "rope_local": rope(16, 100.0)},
+    "gemma": {
+        "layers": 3,
+        "windows": (6, 100, 0),
+        "rope_local": rope(16, 100.0),
+        "qk_norm": True,
+        "post_norms": True,
+        "activation": "gelu_tanh",
+        "embed_scale": 8.0,
+        "query_scale": 0.3,
+        "kv_heads": 1,
+    },
+    "softcap": {"logit_softcap": 2.0},
+}
+LENGTHS = (1, 19, 150)  # of three sequences; each has its last `NEW` tokens (or all) in the tested step
+NEW = (1, 19, 40)
+BLOCKS = ([12], [3, 1], [4, 0, 2, 10, 9, 8, 7, 5, 6, 11])
+
+
+def sequences(vocab: int) -> list[list[int]]:
+    rng = np.random.default_rng(11)
+    return [[int(t) for t in rng.integers(0, vocab, n)] for n in LENGTHS]
+
+
+def steps(vocab: int) -> list[Any]:
+    """A prompt's first part, then a step that mixes its rest with another prompt and a single token."""
+    texts = sequences(vocab)
+    return [
+        make_batch([Slice(texts[2][: LENGTHS[2] - NEW[2]], 0, BLOCKS[2])]),
+        make_batch(
+            [Slice(t[len(t) - n :], len(t) - n, b, range(n)) for t, n, b in zip(texts, NEW, BLOCKS, strict=True)]
+        ),
+    ]
+
+
+def near(got: Float32, wanted: Float32, tolerance: float) -> None:
+    wanted = wanted.reshape(got.shape)
+    assert np.isfinite(got).all()
+    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("name", SPECS)
+def test_each_op_equals_the_reference(name: str, level: str) -> None:
+    weights = random_weights(tiny_spec(**SPECS[name]), seed=2)
+    ops = CpuOps(weights, threads=2, kv_type="f32", level=level)
+    oracle = ReferenceOps(weights)
+    kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
+    for batch in steps(weights.spec.vocab):
+        x, y = ops.embed(batch), oracle.embed(batch)
+        near(x.numpy(), y, 1e-6)
+        for layer in range(weights.spec.layers):
+            q, r = ops.qkv(layer, x, batch, kv), oracle.qkv(layer, y, batch, kv_oracle)
+            near(q.numpy(), r * np.float32(weights.spec.query_scale), 3e-5)
+            a, b = ops.attend(layer, q, batch, kv), oracle.attend(layer, r, batch, kv_oracle)
+            near(a.numpy(), b, 5e-5)
+            x, y = ops.attn_out(layer, a, x), oracle.attn_out(layer, b, y)
+            near(x.numpy(), y, 5e-5)
+            x, y = ops.mlp(layer, x), oracle.mlp(layer, y)
+            near(x.numpy(), y, 5e-5)
+        near(ops.logits(x, batch), oracle.logits(y, batch), 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_dense_half_weights(kind: str) -> None:
+    weights = random_weights(tiny_spec(), seed=3, kind=kind)
+    ops, oracle = CpuOps(weights, kv_type="f32"), ReferenceOps(weights)
+    kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
+    for batch in steps(160):
+        near(forward(ops, kv, batch), forward(oracle, kv_oracle, batch), 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_quantized_weights(kind: str) -> None:
+    weights = random_weights(tiny_spec(hidden=128, ffn=160, heads=8), seed=4, kind=kind)
+    ops, oracle = CpuOps(weights), ReferenceOps(weights)
+    kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
+    for batch in steps(160):
+        got, wanted = forward(ops, kv, batch), forward(oracle, kv_oracle, batch)
+        # Eight-bit activations through sharp attention; the kernels' own tests are exact.
+        assert np.linalg.norm(got - wanted) <= 0.08 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("level", available_levels())
+def test_mixed_encodings_and_k_quants(level: str) -> None:
+    spec = tiny_spec(hidden=256, ffn=512, heads=8, head_dim=32, tied_head=False, vocab=96, query_scale=0.01)
+    kinds = {"q": "Q5_0", "k": "Q4_K", "v": "Q8_0", "o": "Q6_K", "gate": "Q5_K", "up": "F16", "down": "Q3_K"}
+    plain = random_weights(spec, seed=6)
+    tensors = dict(plain.tensors)
+    for i, (name, shape) in enumerate(shapes(spec).items()):
+        kind = {"embed": "Q6_K", "head": "Q2_K"}.get(name) or kinds.get(name.rsplit(".", 1)[-1], "F32")
+        if kind not in ("F32", "F16"):
+            tensors[name] = k_quant(name, kind, shape, seed=i)
+    weights = Weights(spec, tensors)
+    ops, oracle = CpuOps(weights, kv_type="f32", level=level), ReferenceOps(weights)
+    kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
+    for batch in steps(96):
+        got, wanted = forward(ops, kv, batch), forward(oracle, kv_oracle, batch)
+        assert np.linalg.norm(got - wanted) <= 0.08 * np.linalg.norm(wanted)
+
+
+def k_quant(name: str, kind: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    from tenfold.model.encodings import make_tensor
+
+    return make_tensor(name, kind, shape, stored(kind, *shape, seed=seed))
+
+
+def test_bf16_keys_cost_little() -> None:
+    weights = random_weights(tiny_spec(), seed=5)
+    oracle = ReferenceOps(weights)
+    kv_oracle = oracle.new_kv(13, 16)
+    ops = CpuOps(weights, kv_type="bf16")
+    kv = ops.new_kv(13, 16)
+    for batch in steps(160):
+        got, wanted = forward(ops, kv, batch), forward(oracle, kv_oracle, batch)
+        assert 0 < np.linalg.norm(got - wanted) <= 0.01 * np.linalg.norm(wanted)
+
+
+def test_one_call_equals_op_by_op() -> None:
+    weights = random_weights(tiny_spec(), seed=7)
+    ops = CpuOps(weights)
+    batch = steps(160)[0]
+    wanted = forward(ops, ops.new_kv(13, 16), batch).copy()
+    ops.embed(batch)
+    ops.model.forward(ops.new_kv(13, 16))
+    np.testing.assert_array_equal(ops.model.logits(), wanted)
+
+
+def test_no_wanted_rows_and_no_tokens() -> None:
+    ops = CpuOps(random_weights(tiny_spec()))
+    kv = ops.new_kv(1, 16)
+    assert forward(ops, kv, make_batch([Slice([1, 2], 0, [0], rows=[])])).shape == (0, 160)
+    assert forward(ops, kv, make_batch([])).shape == (0, 160)
+
+
+def test_describes_itself() -> None:
+    ops = CpuOps(random_weights(tiny_spec(), kind="Q4_1"), threads=2, level="portable")
+    assert ops.describe() == "cpu (portable, 2 threads, int4 g32, kv bf16)"
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    weights = random_weights(tiny_spec())
+    for settings in ({"kv_type": "int3"}, {"level": "avx1024"}, {"threads": -1}):
+        with pytest.raises(ConfigError):
+            CpuOps(weights, **settings)  # type: ignore[arg-type]
+    ops = CpuOps(weights)
+    for blocks, size in ((0, 16), (4, 24), (4, 0), (1 << 40, 16), (1 << 60, 1 << 10)):
+        with pytest.raises(ConfigError):
+            ops.new_kv(blocks, size)
+
+
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    weights = random_weights(tiny_spec())
+    name = "layers.1.up"
+    whole = weights[name]
+    for change, error in (
+        ({"kind": "IQ4_XS"}, UnsupportedModel),
+        ({"kind": "F16"}, CorruptModel),
+        ({"shape": (64, 96)}, CorruptModel),
+        ({"shape": (96, 64, 1)}, CorruptModel),
+        ({"data": whole.data[:-1]}, CorruptModel),
+        ({"data": whole.data[:, :-4]}, CorruptModel),
+    ):
+        broken = Weights(weights.spec, dict(weights.tensors) | {name: dataclasses.replace(whole, **change)})
+        with pytest.raises(error, match=r"layers\.1\.up"):
+            CpuOps(broken)
+    missing = {k: v for k, v in weights.tensors.items() if k != "layers.0.mlp_norm"}
+    with pytest.raises(CorruptModel, match="norm of layer 0"):
+        CpuOps(Weights(weights.spec, missing))
+    with pytest.raises(CorruptModel, match="sizes"):
+        CpuOps(Weights(dataclasses.replace(weights.spec, kv_heads=3), weights.tensors))
+
+
+def test_cores_respect_control_groups(tmp_path: Any) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "member").write_text("0::/a/b\n")
+    assert cpu_quota(tmp_path, tmp_path / "member") is None
+    (tmp_path / "a/b/cpu.max").write_text("max 100000\n")
+    (tmp_path / "a/cpu.max").write_text("150000 100000\n")
+    assert cpu_quota(tmp_path, tmp_path / "member") == 2
+    (tmp_path / "cpu/old").mkdir(parents=True)
+    (tmp_path / "cpu/old/cpu.cfs_quota_us").write_text("90000")
+    (tmp_path / "cpu/old/cpu.cfs_period_us").write_text("100000")
+    (tmp_path / "member").write_text("3:cpu,cpuacct:/old\n2:memory:/old\n")
+    assert cpu_quota(tmp_path, tmp_path / "member") == 1
+    assert usable_cores() >= 1

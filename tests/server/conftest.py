@@ -1,0 +1,93 @@
+"""A server on a fake engine, called without sockets, and a real one on a free port."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tenfold.server.app import App
+from tenfold.server.config import ServerConfig
+from tenfold.server.listener import Listener, url_of
+from tenfold.server.run import bind
+from tenfold.server.service import Service
+from tenfold.server.text import TextCodec
+from tests.server.fakes import INFO, ByteTokenizer, FakeEngine, PlainTemplate
+
+
+def make_service(engine: FakeEngine, *, loaded: bool = True, template: bool = True, **settings: Any) -> Service:
+    """A service named ``m`` over ``engine``."""
+    service = Service(ServerConfig(**{"names": ("m", "m-alias"), **settings}), engine)
+    if loaded:
+        service.load(INFO, TextCodec(ByteTokenizer(), PlainTemplate() if template else None))
+    return service
+
+
+@asynccontextmanager
+async def client_of(engine: FakeEngine, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client straight into the application."""
+    transport = httpx.ASGITransport(App(make_service(engine, **settings)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def ask() -> Callable[..., httpx.Response]:
+    """One request to a fresh server: ``ask(method, path, engine=…, settings=…, **httpx)``."""
+
+    def call(
+        method: str, path: str, *, engine: FakeEngine | None = None, settings: dict[str, Any] | None = None, **more: Any
+    ) -> httpx.Response:
+        async def run() -> httpx.Response:
+            async with client_of(engine or FakeEngine(), **(settings or {})) as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(run())
+
+    return call
+
+
+class LiveServer:
+    """A real server in a thread of its own, with the engine in that thread's loop."""
+
+    def __init__(self, engine: FakeEngine, **settings: Any) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._sock = bind("127.0.0.1", 0)
+        self.url = url_of(self._sock)
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        service = make_service(self._engine, **self._settings)
+        self._listener = Listener(App(service), grace=service.config.grace)
+        self.loop = asyncio.get_running_loop()
+        self._started.set()
+        await self._listener.serve([self._sock])
+
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the server's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=10)
+
+    def stop(self) -> None:
+        """Begin to stop; call it in the server's loop."""
+        self._listener.stop()
+
+    def __enter__(self) -> "LiveServer":
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.stop)
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def live() -> Callable[..., LiveServer]:
+    """``with live(engine, **settings) as server:`` serves on a free port."""
+    return LiveServer

@@ -1,0 +1,161 @@
+"""An engine and a tokenizer whose every output is known beforehand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.request import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    RequestOutput,
+    SampleLogprobs,
+    TokenLogprob,
+)
+from tenfold.engine.client import Health
+
+INFO = EngineInfo(
+    model="fake-model",
+    architecture="fake",
+    backend="fake (1 thread)",
+    max_context=256,
+    vocab_size=256,
+    blocks=64,
+    block_size=16,
+)
+ANSWER = "Hello wörld!"  # its UTF-8 bytes are the tokens generated, over and over
+
+
+class ByteTokenizer:
+    """Every byte is a token; byte 2 stands for begin-of-text."""
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        return [2] * add_special + list(text.encode())
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return bytes(token for token in ids if token != 2 or not skip_special).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+
+class PlainTemplate:
+    """Writes ``role:content`` lines."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        for message in messages:
+            if message["role"] == "tool":
+                raise InvalidRequest("the template knows no tool turns", param="messages")
+        lines = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        return lines + ("assistant:" if add_generation_prompt else "")
+
+
+@dataclass
+class FakeEngine:
+    """An EngineClient that answers every request with ``ANSWER``.
+
+    ``refuse`` is raised at once, ``fail_at`` = k raises ``failure`` before output k. With ``gate``, each output
+    waits for ``gate.release()``. ``burst`` tokens come per output.
+    """
+
+    state: Any = "ready"
+    refuse: TenfoldError | None = None
+    fail_at: int | None = None
+    failure: TenfoldError | Exception | None = None
+    gate: asyncio.Semaphore | None = None
+    burst: int = 1
+    stats_error: TenfoldError | None = None
+    requests: list[EngineRequest] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    open: int = 0
+    stopped: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self) -> EngineInfo:
+        return INFO
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+    async def stats(self) -> EngineStats:
+        if self.stats_error is not None:
+            raise self.stats_error
+        return EngineStats(
+            steps_total=5, running=self.open, blocks=64, blocks_free=60, blocks_held=4, finished_total={"stop": 2}
+        )
+
+    def health(self) -> Health:
+        return Health(state=self.state, progress_age=0.25, restarts=1, reason="because" if self.refuse else None)
+
+    async def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.requests.append(request)
+        self.open += 1
+        done = False
+        try:
+            for at, output in enumerate(script(request, self.burst)):
+                if self.gate is not None:
+                    await self.gate.acquire()
+                if at == self.fail_at:
+                    assert self.failure is not None
+                    raise self.failure
+                yield output
+            done = True
+        finally:
+            self.open -= 1
+            if not done:
+                self.aborted.append(request.id)
+            self.changed.set()
+
+
+def script(request: EngineRequest, burst: int = 1) -> list[RequestOutput]:
+    """All outputs of a request, the samples taking turns."""
+    limit = request.params.max_tokens or 24
+    data = (ANSWER.encode() * (limit // len(ANSWER) + 1))[:limit]
+    outputs: list[RequestOutput] = []
+    shown = ""
+    for start in range(0, limit, burst):
+        tokens = tuple(data[start : start + burst])
+        text = data[: start + len(tokens)].decode(errors="ignore")
+        new, shown = text[len(shown) :], text
+        finish, stop = ("length", None) if start + len(tokens) == limit else (None, None)
+        for stop_text in request.params.stop:
+            if stop_text in shown:
+                finish, stop, new = "stop", stop_text, new[: len(new) - len(stop_text)]
+        step = RequestOutput(
+            id=request.id,
+            text=new,
+            tokens=tokens,
+            logprobs=logprobs(tokens, request.params.logprobs),
+            finish=finish,
+            stop=stop,
+            cached_tokens=len(request.prompt_ids) // 16 * 16,
+        )
+        outputs.extend(msgspec.structs.replace(step, index=index) for index in range(request.params.n))
+        if finish == "stop":
+            break
+    return outputs
+
+
+def logprobs(tokens: Sequence[int], count: int | None) -> tuple[SampleLogprobs, ...] | None:
+    """Each token at -0.5, and after it the following ids at -1.5, -2.5, …, the last of them impossible."""
+    if count is None:
+        return None
+    entries = []
+    for token in tokens:
+        top = [TokenLogprob(token, -0.5, shown(token))]
+        top += [TokenLogprob(token + k, -0.5 - k, shown(token + k)) for k in range(1, count)]
+        if count > 1:
+            top[-1] = TokenLogprob(token + count - 1, float("-inf"), shown(token + count - 1))
+        entries.append(SampleLogprobs(top[0], tuple(top[:count])))
+    return tuple(entries)
+
+
+def shown(token: int) -> str:
+    """A byte's text, as the engine shows it."""
+    return bytes([token % 256]).decode(errors="replace")
