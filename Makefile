@@ -37,12 +37,15 @@ help:
 	@echo "make bench     throughput and latencies of the engine in process (MODEL=, BENCH_FLAGS=)"
 	@echo "make clean     remove $(VENV), builds and caches (models stay in the user's cache folder)"
 
-install: $(STAMPS)/package $(STAMPS)/pulled-smollm2-135m
+READY := $(STAMPS)/package $(STAMPS)/pulled-smollm2-135m
 
-serve: install
+install: $(READY)
+	@echo "Installed. Next: make serve, or $(BIN)/tenfold --help"
+
+serve: $(READY)
 	@exec $(BIN)/tenfold serve $(MODEL) --port $(PORT)
 
-test: install $(STAMPS)/dev $(STAMPS)/oracle $(STAMPS)/pulled-gemma3-270m lint
+test: $(READY) $(STAMPS)/dev $(STAMPS)/oracle $(STAMPS)/pulled-gemma3-270m lint
 	@echo "==> tests"
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
@@ -53,7 +56,7 @@ lint: $(STAMPS)/package $(STAMPS)/dev
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 
-bench: install
+bench: $(READY)
 	@$(BIN)/tenfold bench --model $(MODEL) $(BENCH_FLAGS)
 
 clean:

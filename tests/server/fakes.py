@@ -96,11 +96,14 @@ class FakeEngine:
             raise self.refuse
         self.requests.append(request)
         self.open += 1
+        self.changed.set()
         done = False
         try:
             for at, output in enumerate(script(request, self.burst)):
                 if self.gate is not None:
                     await self.gate.acquire()
+                else:
+                    await asyncio.sleep(0)  # others get their turn, as between steps
                 if at == self.fail_at:
                     assert self.failure is not None
                     raise self.failure

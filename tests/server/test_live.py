@@ -58,8 +58,8 @@ def test_leaving_while_a_whole_answer_is_made_aborts_too(live: Live) -> None:
     engine = FakeEngine(gate=asyncio.Semaphore(0))
 
     async def begun() -> None:
-        while not engine.open:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(engine.changed.wait(), 10)
+        assert engine.open == 1
 
     with live(engine) as server:
         with connect(server.url) as sock:

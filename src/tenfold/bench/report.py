@@ -80,19 +80,19 @@ def table(report: dict[str, Any]) -> "Table":
         ),
     )
     shown.add_column("requests")
-    for name in ("n", "errors", "short"):
+    for name in ("ms", *(f"p{p}" for p in PERCENTILES)):
         shown.add_column(name, justify="right")
-    for _, label in _TIMES:
-        shown.add_column(f"{label} ms\np50 / p95 / p99", justify="right")
     kinds = [key for key, value in report.items() if isinstance(value, dict) and key != "all"]
     for kind in [*kinds, "all"] if len(kinds) > 1 else ["all"]:
         row = report[kind]
-        cells = [" / ".join(_cell(row[f"{name}_ms"][f"p{p}"]) for p in PERCENTILES) for name, _ in _TIMES]
-        shown.add_row(kind, str(row["n"]), str(row["errors"]), str(row["short_out"]), *cells)
+        about = [f"{kind}: {row['n']}", f"errors: {row['errors']}", f"short answers: {row['short_out']}", ""]
+        for (name, label), note in zip(_TIMES, about, strict=True):
+            cells = [_cell(row[f"{name}_ms"][f"p{p}"]) for p in PERCENTILES]
+            shown.add_row(note, label, *cells, end_section=label == "E2E")
     return shown
 
 
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
