@@ -71,7 +71,7 @@ def as_transformers(checkpoint: Checkpoint) -> Any:
         else:
             _, layer, part = name.split(".")
             target = f"model.layers.{layer}.{_LAYER[part]}"
-        state[f"{target}.weight"] = torch.from_numpy(tensor.decode()).to(torch.bfloat16)
+        state[f"{target}.weight"] = torch.tensor(tensor.decode()).to(torch.bfloat16)
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)

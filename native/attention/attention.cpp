@@ -25,13 +25,23 @@ struct FloatKv {
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int max_of(int a, int b) { return a > b ? a : b; }
 
+// Blocks are small and lie anywhere, so no hardware prefetcher follows: while keys are read the tile's values
+// are fetched, and while values are read the next tile's keys. `ahead` holds a place for each group of 16
+// that is as large as the one being read, or null.
+inline void fetch(const void* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, 3);
+}
+
 // scores[query][16 group + lane] = q . k: one chain of multiply-adds over the head per (query, key).
 template <typename KV, int QUERIES, int GROUPS>
-void score_block(const float* q, int padded, const typename KV::Type* const* keys, int head_dim, float* scores) {
+void score_block(const float* q, int padded, const typename KV::Type* const* keys, int head_dim, float* scores,
+                 const typename KV::Type* const* ahead) {
   Vec sum[QUERIES][GROUPS];
   for (int i = 0; i < QUERIES; ++i)
     for (int g = 0; g < GROUPS; ++g) sum[i][g] = zero();
   for (int d = 0; d < head_dim; ++d) {
+    if (ahead != nullptr && d % 2 == 0)
+      for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 16 * d, 32 * sizeof(typename KV::Type));
     Vec k[GROUPS];
     for (int g = 0; g < GROUPS; ++g) k[g] = KV::get(keys[g] + 16 * d);
     for (int i = 0; i < QUERIES; ++i) {
@@ -45,27 +55,34 @@ void score_block(const float* q, int padded, const typename KV::Type* const* key
 
 template <typename KV, int GROUPS>
 void score_queries(const float* q, int queries, int padded, const typename KV::Type* const* keys, int head_dim,
-                   float* scores) {
+                   float* scores, const typename KV::Type* const* ahead) {
   int i = 0;
+  const auto first = [&] { return i == 0 ? ahead : nullptr; };
   for (; i + kQueryBlock <= queries; i += kQueryBlock)
-    score_block<KV, kQueryBlock, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile);
+    score_block<KV, kQueryBlock, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
   if constexpr (kQueryBlock > 3)
     for (; i + 3 <= queries; i += 3)
-      score_block<KV, 3, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile);
+      score_block<KV, 3, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
   for (; i < queries; ++i)
-    score_block<KV, 1, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile);
+    score_block<KV, 1, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
 }
 
 // sum[query] += p[query][key] * v[key] for keys low … high - 1 of the tile, in order.
 template <typename KV, int QUERIES, int WIDTH>
-void value_block(const float* p, const typename KV::Type* const* values, int padded, int low, int high, float* sum) {
+void value_block(const float* p, const typename KV::Type* const* values, int padded, int low, int high, float* sum,
+                 const typename KV::Type* const* ahead) {
   Vec acc[QUERIES][WIDTH];
   for (int i = 0; i < QUERIES; ++i)
     for (int w = 0; w < WIDTH; ++w) acc[i][w] = load(sum + i * padded + 16 * w);
   for (int key = low; key < high;) {
     const int end = min_of(high, key / 16 * 16 + 16);
     const typename KV::Type* v = values[key / 16] + static_cast<ptrdiff_t>(key % 16) * padded;
+    const typename KV::Type* next = ahead != nullptr ? ahead[key / 16] + (v - values[key / 16]) : nullptr;
     for (; key < end; ++key, v += padded) {
+      if (next != nullptr) {
+        fetch(next, 16 * WIDTH * sizeof(typename KV::Type));
+        next += padded;
+      }
       Vec x[WIDTH];
       for (int w = 0; w < WIDTH; ++w) x[w] = KV::get(v + 16 * w);
       for (int i = 0; i < QUERIES; ++i) {
@@ -80,31 +97,39 @@ void value_block(const float* p, const typename KV::Type* const* values, int pad
 
 template <typename KV, int WIDTH>
 void value_queries(const float* p, int queries, const typename KV::Type* const* values, int padded, int low,
-                   int high, float* sum) {
+                   int high, float* sum, const typename KV::Type* const* ahead) {
   int i = 0;
+  const auto first = [&] { return i == 0 ? ahead : nullptr; };
   for (; i + kQueryBlock <= queries; i += kQueryBlock)
-    value_block<KV, kQueryBlock, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded);
+    value_block<KV, kQueryBlock, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
   if constexpr (kQueryBlock > 3)
     for (; i + 3 <= queries; i += 3)
-      value_block<KV, 3, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded);
+      value_block<KV, 3, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
   for (; i < queries; ++i)
-    value_block<KV, 1, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded);
+    value_block<KV, 1, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
 }
 
 template <typename KV>
 void add_values(const float* p, int queries, const typename KV::Type* const* values, int padded, int low, int high,
-                float* sum) {
-  const typename KV::Type* at[kGroups];
-  for (int g = 0; g < kGroups; ++g) at[g] = values[g];
+                float* sum, const typename KV::Type* const* ahead) {
+  const typename KV::Type *at[kGroups], *then[kGroups];
+  for (int g = 0; g < kGroups; ++g) {
+    at[g] = values[g];
+    then[g] = ahead != nullptr ? ahead[g] : nullptr;
+  }
   int d = 0;
   const auto advance = [&](int width) {
     d += 16 * width;
-    for (int g = low / 16; g <= (high - 1) / 16; ++g) at[g] += 16 * width;
+    for (int g = low / 16; g <= (high - 1) / 16; ++g) {
+      at[g] += 16 * width;
+      if (ahead != nullptr) then[g] += 16 * width;
+    }
   };
+  const auto next = [&] { return ahead != nullptr ? then : nullptr; };
   if constexpr (kValueBlock > 1)
     for (; d + 16 * kValueBlock <= padded; advance(kValueBlock))
-      value_queries<KV, kValueBlock>(p, queries, at, padded, low, high, sum + d);
-  for (; d < padded; advance(1)) value_queries<KV, 1>(p, queries, at, padded, low, high, sum + d);
+      value_queries<KV, kValueBlock>(p, queries, at, padded, low, high, sum + d, next());
+  for (; d < padded; advance(1)) value_queries<KV, 1>(p, queries, at, padded, low, high, sum + d, next());
 }
 
 // One query's update for the scores of a tile, of which it sees lanes low … high - 1: scores become weights.
@@ -183,35 +208,46 @@ struct Attention {
         copy(q + (row * heads + h) * padded, item.q + row * item.q_stride + h * item.q_head_stride, kv.head_dim);
   }
 
+  // Where the 16 keys from `position` on, and their values, lie.
+  void locate(int position, const Type*& keys, const Type*& values) const {
+    const size_t slot = position % kv.block_size;
+    const size_t page = static_cast<size_t>(item.table[position / kv.block_size]) * kv.kv_heads + item.kv_head;
+    keys = reinterpret_cast<const Type*>(kv.k) + (page * kv.block_size + slot) * kv.head_dim;
+    values = reinterpret_cast<const Type*>(kv.v) + (page * kv.block_size + slot) * padded;
+  }
+
   void tile(int start, int first_row, int last_row) {
     const int end = start + kKeyTile;
     const int from_key = max_of(start, low_of(first_row));
     const int to_key = min_of(end, item.position + last_row);  // past the last row's own key
     const Type* keys[kGroups] = {};
     const Type* values[kGroups] = {};
+    const Type* later[kGroups] = {};  // the next tile's keys
     const int from = (from_key - start) / 16, to = (to_key - start + 15) / 16;
+    const int last_key = item.position + item.rows - 1;
     for (int g = from; g < to; ++g) {
       const int position = start + 16 * g;
-      const size_t slot = position % kv.block_size;
-      const size_t page = static_cast<size_t>(item.table[position / kv.block_size]) * kv.kv_heads + item.kv_head;
-      keys[g] = reinterpret_cast<const Type*>(kv.k) + (page * kv.block_size + slot) * kv.head_dim;
-      values[g] = reinterpret_cast<const Type*>(kv.v) + (page * kv.block_size + slot) * padded;
+      locate(position, keys[g], values[g]);
+      const Type* unused;
+      later[g] = keys[g];
+      if (position + kKeyTile <= last_key) locate(position + kKeyTile, later[g], unused);
     }
     const int offset = first_row * heads, count = (last_row - first_row) * heads;
     int g = from;
     for (; g + kKeyGroups <= to; g += kKeyGroups)
       score_queries<KV, kKeyGroups>(q + offset * padded, count, padded, keys + g, kv.head_dim,
-                                    scores + offset * kKeyTile + 16 * g);
+                                    scores + offset * kKeyTile + 16 * g, values + g);
     if constexpr (kKeyGroups > 1)
       for (; g < to; ++g)
         score_queries<KV, 1>(q + offset * padded, count, padded, keys + g, kv.head_dim,
-                             scores + offset * kKeyTile + 16 * g);
+                             scores + offset * kKeyTile + 16 * g, values + g);
     // Rows that see the whole tile share the loads of V; at the edges each row goes alone.
     int shared = 0;
     const auto flush = [&](int row) {
       if (shared == 0) return;
       const int at = (row - shared) * heads;
-      add_values<KV>(scores + at * kKeyTile, shared * heads, values, padded, 0, kKeyTile, sum + at * padded);
+      add_values<KV>(scores + at * kKeyTile, shared * heads, values, padded, 0, kKeyTile, sum + at * padded,
+                     later);
       shared = 0;
     };
     for (int row = first_row; row < last_row; ++row) {
@@ -224,7 +260,7 @@ struct Attention {
       }
       flush(row);
       const int at = row * heads;
-      add_values<KV>(scores + at * kKeyTile, heads, values, padded, low, high, sum + at * padded);
+      add_values<KV>(scores + at * kKeyTile, heads, values, padded, low, high, sum + at * padded, later);
     }
     flush(last_row);
   }

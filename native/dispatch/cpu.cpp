@@ -1,14 +1,14 @@
 // What the CPU and the operating system offer, from cpuid and xgetbv.
 #include "dispatch/level.hpp"
 
-#if defined(__x86_64__)
+#if defined(TENFOLD_X86_LEVELS)
 #include <cpuid.h>
 #endif
 
 namespace tenfold {
 namespace {
 
-#if defined(__x86_64__)
+#if defined(TENFOLD_X86_LEVELS)
 struct Features {
   bool avx2 = false, avx512 = false;
 };

@@ -25,7 +25,7 @@ const AttendPlan& Model::plan_for(int window) {
     // Too few items for the threads: one per chunk, merged afterwards in order.
     const int64_t width = (spec_.head_dim + 15) / 16 * 16 + 2;
     std::vector<AttendPlan::Item> parts;
-    for (AttendPlan::Item item : plan.items) {
+    for (const AttendPlan::Item& item : plan.items) {
       const int chunks = item.last_chunk - item.first_chunk;
       if (chunks < 2) {
         parts.push_back(item);
@@ -37,7 +37,6 @@ const AttendPlan& Model::plan_for(int window) {
                                plan.partial_floats + i * width, stride});
       for (int c = item.first_chunk; c < item.last_chunk; ++c, plan.partial_floats += stride)
         parts.push_back({item.sequence, item.row, item.rows, item.kv_head, c, c + 1, plan.partial_floats});
-      item.partial = 0;
     }
     plan.items = std::move(parts);
   } else {

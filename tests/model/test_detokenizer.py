@@ -56,7 +56,9 @@ def test_prompt_and_output_join(tokens: list[int], data: st.DataObject) -> None:
 
 def _begins_character(data: bytes) -> bool:
     """Whether ``data`` is a proper beginning of a character."""
-    return any(_decodes(data + bytes(rest)) for rest in ([0x80], [0x80, 0x80], [0x80] * 3, [0xBF], [0xBF] * 2, [0xBF] * 3))
+    return any(
+        _decodes(data + bytes(rest)) for rest in ([0x80], [0x80, 0x80], [0x80] * 3, [0xBF], [0xBF] * 2, [0xBF] * 3)
+    )
 
 
 def _decodes(data: bytes) -> bool:

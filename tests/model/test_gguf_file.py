@@ -104,7 +104,10 @@ HOSTILE = {
     "offset": tiny.header(tensors=1) + tiny.tensor_info("t", (4,), offset=1 << 60) + PADDING,
     "unaligned offset": tiny.header(tensors=1) + tiny.tensor_info("t", (1,), offset=4) + PADDING,
     "overlap": tiny.header(tensors=2) + tiny.tensor_info("a", (4,)) + tiny.tensor_info("b", (4,)) + PADDING,
-    "same name": tiny.header(tensors=2) + tiny.tensor_info("a", (1,)) + tiny.tensor_info("a", (1,), offset=32) + PADDING,
+    "same name": tiny.header(tensors=2)
+    + tiny.tensor_info("a", (1,))
+    + tiny.tensor_info("a", (1,), offset=32)
+    + PADDING,
 }
 
 

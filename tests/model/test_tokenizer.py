@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,26 @@ from . import tiny
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SNIPPETS = st.sampled_from(
-    ["  ", "   ", "\n\n", " \n", "\t", "1234", "don't", "I'LL", "é", "e\u0301", "😀", "👩‍👩‍👧", "漢字", "हिन्दी", "▁", "<|im", "\u00a0", "ﬁ"]
+    [
+        "  ",
+        "   ",
+        "\n\n",
+        " \n",
+        "\t",
+        "1234",
+        "don't",
+        "I'LL",
+        "é",
+        "e\u0301",
+        "😀",
+        "👩‍👩‍👧",
+        "漢字",
+        "हिन्दी",
+        "▁",
+        "<|im",
+        "\u00a0",
+        "ﬁ",
+    ]
 )
 TEXTS = st.lists(st.one_of(st.text(max_size=12), SNIPPETS, st.text("ab .,1\n ▁", max_size=8)), max_size=8).map("".join)
 
@@ -80,15 +100,18 @@ class Bpe:
         if self.whole_words and "".join(parts) in self.ids:
             return [self.ids["".join(parts)]]
         while len(parts) > 1:
-            rank, at = min((self.ranks.get(pair, 1 << 60), i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)))
+            rank, at = min((self.ranks.get(pair, 1 << 60), i) for i, pair in enumerate(pairwise(parts)))
             if rank == 1 << 60:
                 break
             parts[at : at + 2] = ["".join(parts[at : at + 2])]
-        return [self.ids[part] for part in parts]
+        return [self.ids[part] for part in parts if part in self.ids]  # SmolLM2 lacks a few bytes: they are dropped
 
 
 GPT2 = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PATTERNS = {"gpt-2": GPT2, "llama-bpe": WORDS % 3, "qwen2": WORDS % 1}
 
 
@@ -110,7 +133,8 @@ def test_smollm2_equals_a_plain_bpe(smollm2: Tokenizer, smollm2_oracle: Bpe, tex
     if "<|im" in text:
         text = text.replace("<|im", "<|m")
     assert smollm2.encode(text, add_special=False) == digits_apart(smollm2_oracle.encode, text)
-    assert smollm2.decode(smollm2.encode(text, add_special=False)) == text
+    if all(smollm2_oracle.letters[byte] in smollm2_oracle.ids for byte in text.encode()):
+        assert smollm2.decode(smollm2.encode(text, add_special=False)) == text
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +156,9 @@ def tiny_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple
 @pytest.mark.parametrize("pre", PATTERNS)
 @settings(max_examples=150, deadline=None)
 @given(text=st.one_of(TEXTS, st.text("helo wrd'123\n é", max_size=20)))
-def test_pre_tokenizers_equal_their_patterns(tiny_tokenizers: dict[str, tuple[Tokenizer, Bpe]], pre: str, text: str) -> None:
+def test_pre_tokenizers_equal_their_patterns(
+    tiny_tokenizers: dict[str, tuple[Tokenizer, Bpe]], pre: str, text: str
+) -> None:
     tokenizer, oracle = tiny_tokenizers[pre]
     wanted = unicodedata.normalize("NFC", text) if pre == "qwen2" else text
     ids = tokenizer.encode(text, add_special=False)
@@ -148,7 +174,7 @@ def sentencepiece(text: str, scores: dict[str, float], marks: list[str]) -> list
         return [p for i, part in enumerate(found) for p in ([part] if i % 2 else sentencepiece(part, scores, []))]
     parts = list(text.replace(" ", "▁"))
     while len(parts) > 1:
-        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in scores]
+        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]
         if not pairs:
             break
         _, at = min(pairs)
@@ -217,9 +243,7 @@ def write_spm(path: Path, **changes: Any) -> Path:
 def test_sentencepiece_prefix_bytes_and_marks(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write_spm(tmp_path / "m.gguf"))
     name = {token: index for index, token in enumerate(SPM_TOKENS)}
-    assert tokenizer.encode("ab", add_special=True) == [1, name["▁ab"]] or tokenizer.encode("ab", add_special=True) == [
-        1, name["▁a"], name["b"],
-    ]  # fmt: skip
+    assert tokenizer.encode("ab", add_special=True) == [1, name["▁ab"]]
     assert tokenizer.decode(tokenizer.encode("ab a", add_special=True)) == "ab a"
     assert tokenizer.decode(tokenizer.encode(" é", add_special=False)) == " é"
     assert tokenizer.encode("a</s>", add_special=False)[-1] == 2
@@ -242,7 +266,9 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 def test_one_tokenizer_serves_many_threads(smollm2: Tokenizer) -> None:
     texts = [f"Thread {i} says <|im_end|> {'x' * i}" for i in range(64)]
-    wanted = [(smollm2.encode(t, add_special=True), smollm2.encode(t, add_special=True, parse_special=False)) for t in texts]
+    wanted = [
+        (smollm2.encode(t, add_special=True), smollm2.encode(t, add_special=True, parse_special=False)) for t in texts
+    ]
     with ThreadPoolExecutor(8) as pool:
         parsed = list(pool.map(lambda t: smollm2.encode(t, add_special=True), texts))
         plain = list(pool.map(lambda t: smollm2.encode(t, add_special=True, parse_special=False), texts))

@@ -41,7 +41,12 @@ def write_byte_level(path: Path, pre: str = "smollm", **changes: Any) -> Path:
     for key, value in metadata.items():
         add_value(writer, key, value)
     kv = HIDDEN // HEADS * KV_HEADS
-    shapes = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (kv, HIDDEN), "attn_v": (kv, HIDDEN), "attn_output": (HIDDEN, HIDDEN)}
+    shapes = {
+        "attn_q": (HIDDEN, HIDDEN),
+        "attn_k": (kv, HIDDEN),
+        "attn_v": (kv, HIDDEN),
+        "attn_output": (HIDDEN, HIDDEN),
+    }
     shapes |= {"ffn_gate": (FFN, HIDDEN), "ffn_up": (FFN, HIDDEN), "ffn_down": (HIDDEN, FFN)}
     shapes |= {"attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
     writer.add_tensor("token_embd.weight", rng.normal(size=(len(VOCABULARY), HIDDEN)).astype(np.float32))

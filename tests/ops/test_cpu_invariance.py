@@ -14,7 +14,13 @@ from tenfold.ops.base import Float32
 from tenfold.ops.cpu import CpuOps, available_levels
 from tests.helpers.models import Slice, make_batch, random_weights, rope, tiny_spec
 
-SPEC: dict[str, Any] = {"windows": (0, 90), "rope_local": rope(16, 100.0), "heads": 6, "kv_heads": 2, "max_context": 2048}
+SPEC: dict[str, Any] = {
+    "windows": (0, 90),
+    "rope_local": rope(16, 100.0),
+    "heads": 6,
+    "kv_heads": 2,
+    "max_context": 2048,
+}
 LONG = 600  # several softmax chunks
 TEXTS = [[int(t) for t in np.random.default_rng(20 + i).integers(0, 160, n)] for i, n in enumerate((LONG, 70, 33))]
 

@@ -1,6 +1,5 @@
 """The command line's entry: the commands, and what is common to them."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -40,8 +39,3 @@ def _root(
     ] = False,
 ) -> None:
     """Options that come before a command."""
-
-
-def main() -> None:
-    """Entry of the ``tenfold`` command."""
-    sys.exit(app())

@@ -40,6 +40,7 @@ class EngineProcess:
         self._state: State = "starting"
         self._reason: str | None = None
         self._restarts = 0
+        self._stopping = False
         self._progress = self._clock.now()
 
     @property
@@ -56,9 +57,13 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """Tell the child to end, and end it if it does not."""
-        child, self._state, self._reason = self._child, "failed", "stopped"
+        self._stopping, self._state, self._reason = True, "failed", "stopped"
+        child = self._child
         if child is not None and child.returncode is None:
-            self._send(Stop())
+            if self._writer is None:
+                child.kill()  # still loading: it listens to nobody yet, and has nothing to finish
+            else:
+                self._send(Stop())
             try:
                 await asyncio.wait_for(child.wait(), STOP_GRACE)
             except TimeoutError:
@@ -121,11 +126,17 @@ class EngineProcess:
 
     async def _run_child(self, ready: asyncio.Future[EngineInfo]) -> None:
         """One child's life, from start to exit; raises what it failed with, if it said."""
+        if self._stopping:
+            return
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tenfold.engine.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+                *(sys.executable, "-m", "tenfold.engine.child", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C is for us alone; the child ends when its socket does
             )
+        if self._stopping:  # stop() came while there was no child to end
+            self._child.kill()
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(frame(self._encoder.encode(self._config)))
         decoder = msgspec.msgpack.Decoder(Report)
@@ -153,6 +164,8 @@ class EngineProcess:
 
     def _handle(self, report: Report, writer: asyncio.StreamWriter, ready: asyncio.Future[EngineInfo]) -> None:
         self._progress = self._clock.now()
+        if isinstance(report, Ready) and self._stopping:
+            return
         if isinstance(report, Ready):
             self._writer, self._state, self._reason = writer, "ready", None
             if not ready.done():

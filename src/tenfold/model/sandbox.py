@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tenfold.core.errors import InvalidRequest
 
-MAX_ROUNDS = 1_000_000  # of all loops and macro calls of one render
+MAX_ROUNDS = 250_000  # of all loops and macro calls of one render
 MAX_CHARACTERS = 1 << 25  # of text made in one render, and of any one value
 _MAX_POWER = 64
 _MAX_WIDTH = 1000  # of padding and indentation
@@ -71,22 +71,24 @@ def compile_template(source: str, limit: int) -> Template:
 def _guarded(tree: nodes.Template, environment: "_Environment") -> nodes.Template:
     """``tree`` with a charge at every loop round and macro call, and checked text joins."""
 
-    def call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
-        return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None)
-
     def joined(node: nodes.Node) -> None:
         for field, value in node.iter_fields():
             if isinstance(value, nodes.Concat):
-                setattr(node, field, call("join_text", value.nodes))
+                setattr(node, field, _joined(value))
             elif isinstance(value, list):
-                value[:] = [call("join_text", v.nodes) if isinstance(v, nodes.Concat) else v for v in value]
+                value[:] = [_joined(v) if isinstance(v, nodes.Concat) else v for v in value]
         for child in node.iter_child_nodes():
             joined(child)
 
     joined(tree)
     for block in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
-        block.body.insert(0, nodes.ExprStmt(call("charge_round", [])))  # type: ignore[attr-defined]
+        # Reading the property is the charge: a call would pass through the sandbox's checks every time.
+        block.body.insert(0, nodes.ExprStmt(nodes.EnvironmentAttribute("charge_round")))  # type: ignore[attr-defined]
     return tree.set_lineno(1).set_environment(environment)  # type: ignore[return-value]
+
+
+def _joined(concat: nodes.Concat) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute("join_text"), concat.nodes, [], None, None)
 
 
 class _Generation(Extension):
@@ -113,6 +115,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals["raise_exception"] = _raise
         self.globals["strftime_now"] = _now
 
+    @property
     def charge_round(self) -> None:
         """One round of a loop, or one call of a macro."""
         budget = self.budget.get()

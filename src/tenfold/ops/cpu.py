@@ -20,7 +20,7 @@ LEVEL_NAMES = {"avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable"}
 KV_TYPES = ("bf16", "f32")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 VECTORS = (
-    "attn_norm mlp_norm attn_post_norm mlp_post_norm q_norm k_norm q_bias k_bias v_bias".split()
+    "attn_norm", "mlp_norm", "attn_post_norm", "mlp_post_norm", "q_norm", "k_norm", "q_bias", "k_bias", "v_bias",
 )  # fmt: skip
 
 
@@ -46,9 +46,7 @@ class CpuOps:
     the model's sizes.
     """
 
-    def __init__(
-        self, weights: Weights, *, threads: int = 0, kv_type: str = "bf16", level: str | None = None
-    ) -> None:
+    def __init__(self, weights: Weights, *, threads: int = 0, kv_type: str = "bf16", level: str | None = None) -> None:
         if kv_type not in KV_TYPES:
             raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
         if level is not None and level not in available_levels():
@@ -96,9 +94,7 @@ class CpuOps:
     def embed(self, batch: Batch) -> RowsHandle:
         """[T, hidden]. Takes the batch over; raises ValueError where an index in it is out of range."""
         self._batch = None
-        self.model.upload(
-            batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows
-        )
+        self.model.upload(batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows)
         self._batch = batch
         self.model.embed()
         return self._hidden

@@ -1,8 +1,6 @@
 """uvicorn, set up for one application on one socket that is already bound."""
 
-import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Generator
 
@@ -30,42 +28,16 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=int(grace + _LAST_WORDS),
             )
         )
-        self._stopping = asyncio.Event()
 
-    async def stopping(self) -> None:
-        """Wait until the server was told to stop."""
-        await self._stopping.wait()
-
-    def stop(self) -> None:
-        """Stop accepting, end what is under way, and return from ``serve``."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop accepting, let what is under way end (or not, ``at_once``), and return from ``serve``."""
         self.should_exit = True
-        self._stopping.set()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve the sockets; SIGINT and SIGTERM stop, a second SIGINT stops without waiting."""
-        with self.capture_signals():
-            await self._serve(sockets)
+        self.force_exit = self.force_exit or at_once
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """uvicorn raises the signals again at its end, which would end us before the engine is stopped."""
-        loop = asyncio.get_running_loop()
-        caught = (signal.SIGINT, signal.SIGTERM)
-        try:
-            for number in caught:
-                loop.add_signal_handler(number, self._on_signal, number)
-        except (ValueError, RuntimeError):  # not in the main thread: whoever runs us calls stop()
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number in caught:
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self, number: int) -> None:
-        self.handle_exit(number, None)
-        self.stop()
+        """Signals are for whoever runs us: uvicorn would raise them anew, before the engine is stopped."""
+        yield
 
 
 def url_of(sock: socket.socket) -> str:

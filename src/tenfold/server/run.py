@@ -5,10 +5,10 @@ process imports what HTTP needs.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,20 +73,41 @@ def run(
         runner.run(_run(config, engine_config, sock, on_ready))
 
 
+class _Signals:
+    """SIGINT and SIGTERM: the first asks to stop, a second one to stop at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._arrived)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _arrived(self) -> None:
+        (self.at_once if self.stop.is_set() else self.stop).set()
+
+
 async def _run(
     config: ServerConfig, engine_config: EngineConfig, sock: socket.socket, on_ready: Callable[[Ready], None]
 ) -> None:
     from tenfold.engine.process import EngineProcess
 
-    engine = EngineProcess(engine_config)
-    starting = asyncio.ensure_future(engine.start())
-    while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
-        await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
-    try:
-        await _serve(config, engine, starting, engine_config.model, sock, on_ready)
-    finally:
-        await engine.stop()
-        await asyncio.gather(starting, return_exceptions=True)
+    with _Signals() as signals:
+        engine = EngineProcess(engine_config)
+        starting = asyncio.ensure_future(engine.start())
+        while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
+            await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
+        try:
+            await _serve(config, engine, starting, engine_config.model, sock, on_ready, signals)
+        finally:
+            await engine.stop()
+            await asyncio.gather(starting, return_exceptions=True)
 
 
 async def _serve(
@@ -96,6 +117,7 @@ async def _serve(
     model: str,
     sock: socket.socket,
     on_ready: Callable[[Ready], None],
+    signals: _Signals,
 ) -> None:
     from tenfold.server.app import App
     from tenfold.server.listener import Listener, url_of
@@ -106,21 +128,22 @@ async def _serve(
     listener = Listener(App(service), grace=config.grace)
     url = url_of(sock)
     serving = asyncio.ensure_future(listener.serve([sock]))
-    stopping = asyncio.ensure_future(listener.stopping())
+    stop = asyncio.ensure_future(signals.stop.wait())
+    at_once = asyncio.ensure_future(signals.at_once.wait())
     loading = asyncio.gather(starting, asyncio.to_thread(load_codec, model))
     try:
-        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
+        await asyncio.wait((loading, stop), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and not stop.done():
             info, codec = loading.result()
             service.load(info, codec)
             on_ready(Ready(url, info))
-            await stopping
-            # After the grace period the engine ends what is left: each client is told, none is cut off in silence.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(serving), config.grace)
+            await stop
+            listener.stop()
+            await asyncio.wait((serving, at_once), timeout=config.grace, return_when=asyncio.FIRST_COMPLETED)
+            # The engine ends what is left after the grace period: each client is told, none is cut off in silence.
             await engine.stop()
     finally:
-        listener.stop()
-        loading.cancel()
-        stopping.cancel()
-        await asyncio.gather(serving, loading, stopping, return_exceptions=True)
+        listener.stop(at_once=at_once.done())
+        for task in (loading, stop, at_once):
+            task.cancel()
+        await asyncio.gather(serving, loading, stop, at_once, return_exceptions=True)

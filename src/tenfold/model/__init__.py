@@ -1,0 +1,1 @@
+"""Models: checkpoints, architectures as data, the forward pass, tokenizers and chat templates."""

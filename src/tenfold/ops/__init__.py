@@ -1,0 +1,1 @@
+"""The op set: signatures, the tensors it works on, and its backends; imports core."""

@@ -1,0 +1,223 @@
+"""The command line: exit codes, one line per error, JSON, help."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tenfold.cli.app import app
+from tenfold.cli.guard import guarded
+from tenfold.cli.serve import short_name
+from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
+from tenfold.server.run import bind
+from tests.server.conftest import LiveServer
+from tests.server.fakes import ANSWER, FakeEngine
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command line with an empty model cache."""
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TENFOLD_API_KEY", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str, stdin: str = "") -> Result:
+        return CliRunner().invoke(app, arguments, input=stdin)
+
+    return run
+
+
+def refused(result: Result, says: str, code: int = 2) -> None:
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "generate", "pull", "bench"])
+def test_help_teaches_by_example(cli: Cli, command: str) -> None:
+    result = cli(command, "--help")
+    assert result.exit_code == 0
+    assert f"tenfold {command}" in result.stdout
+    assert "Examples" in result.stdout
+
+
+def test_version_and_what_there_is(cli: Cli) -> None:
+    assert cli("--version").stdout.startswith("tenfold ")
+    shown = cli("--help").stdout
+    for command in ("serve", "chat", "generate", "pull", "models", "bench"):
+        assert command in shown
+    assert cli("no-such-command").exit_code == 2
+
+
+def test_models(cli: Cli) -> None:
+    rows = json.loads(cli("models", "--json").stdout)
+    assert next(row["name"] for row in rows) == "smollm2-135m"
+    assert {row["cached"] for row in rows} == {False}
+    table = cli("models").stdout
+    assert "gemma3-270m" in table
+    assert "tenfold pull" in table
+
+
+@pytest.mark.parametrize(
+    "command", [("pull",), ("serve", "--port", "0"), ("generate", "hi", "--model"), ("bench", "-m")]
+)
+def test_an_unknown_model(cli: Cli, command: tuple[str, ...]) -> None:
+    refused(cli(*command, "smollm3"), "smollm2-135m")
+    refused(cli(*command, "./nothing.gguf"), "does not exist")
+
+
+def test_a_damaged_model(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + b"\xff" * 100)
+    refused(cli("generate", "hi", "--model", str(path)), "bad.gguf")
+
+
+def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        refused(cli("serve", "no-such-model", "--port", port), f"port {port} on 127.0.0.1 is in use")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate",), "nothing to generate from"),
+        (("generate", "--file", "/nonexistent/prompts"), "cannot read --file"),
+        (("generate", "x", "--temperature", "-1"), "temperature"),
+        (("generate", "x", "--top-p", "0"), "top_p"),
+        (("chat", "--min-p", "2"), "min_p"),
+        (("chat", "hi", "--url", "http://127.0.0.1:1"), "tenfold serve"),
+        (("bench", "--url", "http://127.0.0.1:1"), "tenfold serve"),
+        (("bench", "--url", "http://127.0.0.1:1", "--phases"), "--phases"),
+        (("bench", "--url", "http://127.0.0.1:1", "--rate", "0"), "--rate"),
+        (("serve", "--max-running", "8", "--max-step-tokens", "4"), "max_step_tokens"),
+        (("serve", "--host", "192.0.2.1"), "--host"),
+    ],
+)
+def test_user_errors_are_one_line(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
+    refused(cli(*arguments), says)
+
+
+def test_bench_tells_of_failed_requests(cli: Cli) -> None:
+    with LiveServer(FakeEngine(burst=16)) as server:
+        result = cli("bench", "--url", server.url, "--workload", "short", "-n", "4", "--json")
+    assert result.exit_code == 1  # 192 tokens do not always fit the fake's context
+    report = json.loads(result.stdout)
+    assert report["all"]["errors"] > 0
+    assert "context" in report["first_error"]
+
+
+def test_bench_writes_the_same_json(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.server.conftest.INFO", roomy())
+    path = tmp_path / "report.json"
+    with LiveServer(FakeEngine(burst=64)) as server:
+        common = ("bench", "--url", server.url, "--workload", "mixed", "-n", "4", "-c", "2")
+        result = cli(*common, "--json", "--output", str(path))
+        shown = cli(*common)
+        refused(cli(*common, "--output", str(tmp_path)), "cannot write --output")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report == json.loads(path.read_text())
+    assert (report["n"], report["all"]["errors"], report["all"]["short_out"]) == (4, 0, 0)
+    assert report["long"]["n"] == report["short"]["n"] == 2
+    assert "output tok/s" in shown.stdout
+
+
+def roomy() -> Any:
+    import msgspec
+
+    from tests.server.fakes import INFO
+
+    return msgspec.structs.replace(INFO, max_context=20_000)
+
+
+def test_chat_with_a_server(cli: Cli) -> None:
+    engine = FakeEngine()
+    lines = "first\n/help\n/nonsense\nsecond\n/reset\nthird\n/exit\nnever\n"
+    with LiveServer(engine, api_keys=("k",)) as server:
+        options = ("--url", server.url, "--api-key", "k", "--max-tokens", "13", "--system", "be brief")
+        result = cli("chat", *options, stdin=lines)
+        once = cli("chat", "just this", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{ANSWER}\n" * 3
+    assert "no such command: /nonsense" in result.stderr
+    prompts = [bytes(request.prompt_ids).decode() for request in engine.requests]
+    assert prompts == [
+        "system:be brief\nuser:first\nassistant:",
+        f"system:be brief\nuser:first\nassistant:{ANSWER}\nuser:second\nassistant:",
+        "system:be brief\nuser:third\nassistant:",
+        "system:be brief\nuser:just this\nassistant:",
+    ]
+    assert once.stdout == f"{ANSWER}\n"
+
+
+def test_chat_goes_on_after_a_message_that_cannot_be_answered(cli: Cli) -> None:
+    engine = FakeEngine()
+    with LiveServer(engine) as server:
+        result = cli("chat", "--url", server.url, "--max-tokens", "5", stdin="x" * 400 + "\nshort\n")
+    assert result.exit_code == 0
+    assert "400" in result.stderr
+    assert "context" in result.stderr
+    assert result.stdout == "Hello\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (FakeEngine(refuse=EngineUnavailable("the engine is restarting")), "503: the engine is restarting"),
+        (FakeEngine(fail_at=0, failure=EngineUnavailable("it died")), "it died"),
+    ],
+)
+def test_chat_when_the_server_cannot(cli: Cli, engine: FakeEngine, says: str) -> None:
+    with LiveServer(engine) as server:
+        refused(cli("chat", "hi", "--url", server.url), says)
+
+
+def test_chat_with_what_is_no_server_of_this_kind(cli: Cli) -> None:
+    with LiveServer(FakeEngine(), api_keys=("k",)) as server:
+        refused(cli("chat", "hi", "--url", server.url, "--api-key", "wrong"), "401")
+        refused(cli("chat", "hi", "--url", server.url + "/docs", "--api-key", "k"), "404")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (ConfigError("two\nlines"), 2, "error: two lines\n"),
+        (Overloaded("busy", retry_after=1), 2, "error: busy\n"),
+        (OSError(28, "No space left on device", "/x"), 2, "error: No space left on device: /x\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (RuntimeError("oops"), 1, "error: internal error: RuntimeError('oops')"),
+    ],
+)
+def test_how_commands_end(raised: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.delenv("TENFOLD_DEBUG", raising=False)
+    single = typer.Typer()
+    single.command()(guarded(fail))
+    result = CliRunner().invoke(single, [])
+    assert result.exit_code == code
+    assert result.stderr.startswith(says) if says else result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("/models/Tiny.Q4_1.gguf", "Tiny.Q4_1"),
+        ("/models/qwen/", "qwen"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_what_a_model_is_called(given: str, name: str) -> None:
+    assert short_name(given) == name

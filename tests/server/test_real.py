@@ -1,0 +1,152 @@
+"""The whole of ``tenfold serve`` with the default model, as a user has it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+RUN = "from tenfold.cli import main; main()"
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, model: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, "serve", str(model), "--port", "0", "--max-context", "512", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert self.process.stderr is not None
+        self.banner = ""
+        while "docs:" not in self.banner:
+            line = self.process.stderr.readline()
+            assert line, f"the server ended: {self.banner}"
+            self.banner += line
+        self.url = self.banner.split("docs:")[1].strip().removesuffix("/docs")
+
+    def children(self) -> list[int]:
+        """Process ids of the server's children: the engine's."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """(exit code, what else it said)."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def served(smollm2_path: Path) -> Iterator[Served]:
+    server = Served(smollm2_path, "--served-model-name", "smol")
+    yield server
+    if server.process.poll() is None:
+        server.stop(signal.SIGKILL)
+    assert server.process.stderr is not None
+    server.process.stderr.close()
+
+
+def test_it_says_what_to_do_next(served: Served) -> None:
+    assert served.banner.count(served.url) == 4
+    assert "curl" in served.banner
+    assert "tenfold chat --url" in served.banner
+
+
+def test_a_streamed_chat_equals_the_whole_answer(served: Served) -> None:
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as api:
+        messages = [{"role": "user", "content": "Name a colour of the sky."}]
+        common = {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": 24}
+        whole = api.chat.completions.create(**common, logprobs=True, top_logprobs=2)  # type: ignore[call-overload]
+        chunks = list(api.chat.completions.create(**common, stream=True))  # type: ignore[call-overload]
+    choice = whole.choices[0]
+    assert choice.message.content
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == choice.message.content
+    assert len(chunks) == whole.usage.completion_tokens
+    assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+    tokens = choice.logprobs.content
+    assert len(tokens) == whole.usage.completion_tokens
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in tokens)
+    assert bytes(byte for entry in tokens for byte in entry.bytes).decode().startswith(choice.message.content)
+
+
+def test_tokens_and_back(served: Served) -> None:
+    text = "Grüße, 東京 🙂 12345"
+    answer = httpx.post(served.url + "/tokenize", json={"prompt": text}).json()
+    assert answer["max_model_len"] == 512
+    back = httpx.post(served.url + "/detokenize", json={"tokens": answer["tokens"]}).json()
+    assert back == {"prompt": text}
+
+
+def test_a_repeated_prompt_is_found_in_the_cache(served: Served) -> None:
+    body = {"prompt": "one two three four five six seven eight " * 8, "max_tokens": 4, "temperature": 0, "seed": 1}
+    first = httpx.post(served.url + "/v1/completions", json=body, timeout=60).json()
+    second = httpx.post(served.url + "/v1/completions", json=body, timeout=60).json()
+    assert second["choices"][0]["text"] == first["choices"][0]["text"]
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert 0 < cached < second["usage"]["prompt_tokens"]
+
+
+def test_a_stop_string_and_several_choices(served: Served) -> None:
+    body = {"prompt": "1, 2, 3, 4, 5,", "max_tokens": 24, "temperature": 0, "n": 2, "stop": [" 8"]}
+    answer = httpx.post(served.url + "/v1/completions", json=body, timeout=60).json()
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop", "stop"]
+    assert {choice["text"] for choice in answer["choices"]} == {" 6, 7,"}
+    assert answer["choices"][0]["stop_reason"] == " 8"
+
+
+def test_an_answer_may_fill_the_context_but_not_more(served: Served) -> None:
+    over = httpx.post(served.url + "/v1/completions", json={"prompt": "word " * 600}, timeout=60)
+    assert over.status_code == 400
+    assert over.json()["error"]["code"] == "context_length_exceeded"
+    body = {"prompt": "word " * 480, "max_tokens": 512, "temperature": 0}
+    assert httpx.post(served.url + "/v1/completions", json=body).status_code == 400
+
+
+def test_chat_and_bench_talk_to_it(served: Served) -> None:
+    def tenfold(*arguments: str) -> str:
+        command = [sys.executable, "-c", RUN, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    assert tenfold("chat", "Hello!", "--url", served.url, "-t", "0", "--max-tokens", "8").strip()
+    report = json.loads(tenfold("bench", "--url", served.url, "--workload", "short", "-n", "2", "-c", "2", "--json"))
+    assert (report["all"]["errors"], report["all"]["short_out"]) == (0, 0)
+
+
+def test_an_engine_that_dies_is_told_of_and_comes_back(served: Served) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", served.url + "/v1/completions", json=body, timeout=60) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        next(lines)
+        for child in served.children():
+            os.kill(child, signal.SIGKILL)
+        last = list(lines)[-1]
+    assert "engine_unavailable" in last
+    deadline = time.monotonic() + 60
+    while (health := httpx.get(served.url + "/health")).status_code != 200:
+        assert health.json()["status"] == "restarting"
+        assert time.monotonic() < deadline
+    assert health.json()["restarts"] == 1
+    again = httpx.post(served.url + "/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, timeout=60)
+    assert again.status_code == 200
+
+
+# The last one: it ends the server of this file.
+def test_a_stopping_server_ends_well(served: Served) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 64, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", served.url + "/v1/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        served.process.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert rest[-2] == "data: [DONE]"
+    assert served.process.wait(timeout=60) == 0
