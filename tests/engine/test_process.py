@@ -161,3 +161,19 @@ def test_full_queue_is_overloaded(smollm2_path: Path) -> None:
         await engine.stop()
 
     asyncio.run(scenario())
+
+
+def test_stop_while_loading_leaves_nothing(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path))
+        start = asyncio.create_task(engine.start())
+        while engine.pid is None:
+            await asyncio.sleep(0.01)
+        await engine.stop()
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            await start
+        assert engine.health().state == "failed"
+        with pytest.raises(ProcessLookupError):
+            os.kill(engine.pid, 0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
