@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.cli import options
+from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def bench(
         report, table = _run(_load_on(server, load))
     else:
         config = options.engine_config(
-            model or options.DEFAULT_MODEL,
+            model or DEFAULT_MODEL,
             backend=backend,
             threads=threads,
             max_context=max_context,

@@ -11,6 +11,7 @@ import typer
 from tenfold.cli import options, sampling
 from tenfold.cli.conversation import EngineSpeaker, ServerSpeaker, Speaker, Turn
 from tenfold.cli.guard import complain
+from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import EngineUnavailable, TenfoldError
 
 HELP = """Chat with a model: one that this command loads, or a server's.
@@ -65,7 +66,7 @@ def chat(
         from tenfold.cli.fetching import local_model
 
         config = options.engine_config(
-            str(local_model(model or options.DEFAULT_MODEL)),
+            str(local_model(model or DEFAULT_MODEL)),
             backend=backend,
             threads=threads,
             max_context=max_context,

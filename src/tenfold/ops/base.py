@@ -71,5 +71,5 @@ class Ops(Protocol):
         ...
 
     def logits(self, x: Hidden, batch: Batch) -> Float32:
-        """[R, vocab] float32: final norm and head of ``batch.rows``; a fresh or reused array, yours until the next step."""
+        """[R, vocab] float32: final norm and head of ``batch.rows``; yours until the next call."""
         ...
