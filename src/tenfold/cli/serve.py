@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options
+from tenfold.core.config import DEFAULT_MODEL
 from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
