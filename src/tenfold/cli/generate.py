@@ -70,11 +70,10 @@ def generate(
         kv_tokens=kv_tokens,
         kv_type=kv_type.value,
     )
-    progress = sys.stderr.isatty()
     if chat:
-        answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params, progress=progress)
+        answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params)
     else:
-        answers = llm.generate(texts, params, progress=progress)
+        answers = llm.generate(texts, params)
     for text, answer in zip(texts, answers, strict=True):
         _print(text, answer, as_json=as_json, alone=len(texts) == 1, chat=chat)
 

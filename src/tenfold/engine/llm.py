@@ -64,11 +64,12 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> list[Completion]:
         """Continue text or token-id prompts, all batched together; results in the prompts' order.
 
-        Raises InvalidRequest before anything runs where a prompt or its params cannot be served.
+        ``progress`` shows a bar on standard error; by default where that is a terminal. Raises InvalidRequest
+        before anything runs where a prompt or its params cannot be served.
         """
         tokenizer = self._checkpoint.tokenizer()
         listed: Sequence[Prompt] = [prompts] if _is_one(prompts) else prompts  # type: ignore[assignment,list-item]
@@ -83,7 +84,7 @@ class LLM:
         conversations: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> list[Completion]:
         """Answer one conversation, or several, by the model's chat template."""
         template = self._checkpoint.chat_template
@@ -100,7 +101,7 @@ class LLM:
         prompts: Sequence[tuple[int, ...]],
         params: SamplingParams | Sequence[SamplingParams] | None,
         *,
-        progress: bool,
+        progress: bool | None,
     ) -> list[Completion]:
         settings = _spread(params, len(prompts))
         now = WallClock().now()
@@ -121,7 +122,7 @@ class LLM:
         ]
 
     def _drain(
-        self, names: Sequence[str], settings: Sequence[SamplingParams], *, progress: bool
+        self, names: Sequence[str], settings: Sequence[SamplingParams], *, progress: bool | None
     ) -> dict[str, list[RequestOutput]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -134,7 +135,9 @@ class LLM:
             TextColumn("{task.fields[rate]} tok/s"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        console = Console(stderr=True)
+        shown = console.is_terminal if progress is None else progress
+        with Progress(*columns, console=console, disable=not shown) as bar:
             task = bar.add_task("generating", total=sum(setting.n for setting in settings), rate="-")
             tokens = 0
             while not self._core.idle:
