@@ -13,6 +13,7 @@ from tenfold.cli.conversation import EngineSpeaker, ServerSpeaker, Speaker, Turn
 from tenfold.cli.guard import complain
 from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import EngineUnavailable, TenfoldError
+from tenfold.core.sampling import SamplingParams
 
 HELP = """Chat with a model: one that this command loads, or a server's.
 
@@ -56,7 +57,7 @@ def chat(
     kv_type: options.KvTypeOption = options.KvType.bf16,
 ) -> None:
     """See ``HELP``."""
-    params = sampling.sampling_params(
+    params = SamplingParams(
         temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, max_tokens=max_tokens
     )
     speaker: Speaker

@@ -9,6 +9,7 @@ import typer
 from tenfold.cli import options, sampling
 from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import ConfigError
+from tenfold.core.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from tenfold.engine.llm import Completion
@@ -31,6 +32,7 @@ def generate(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="A prompt per line; - is stdin.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a question to the model.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,
+    n: Annotated[int, typer.Option("-n", min=1, help="Continuations of each prompt.")] = 1,
     stop: Annotated[
         list[str] | None, typer.Option(show_default=False, help="End at this text; may be repeated.")
     ] = None,
@@ -50,12 +52,13 @@ def generate(
     texts = [*(prompts or ()), *(_lines(file) if file is not None else ())]
     if not texts:
         raise ConfigError('nothing to generate from: give prompts, as in `tenfold generate "The sky is"`, or --file')
-    params = sampling.sampling_params(
+    params = SamplingParams(
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         min_p=min_p,
         seed=seed,
+        n=n,
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
     )
@@ -74,8 +77,15 @@ def generate(
         answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params)
     else:
         answers = llm.generate(texts, params)
+    alone = len(texts) * n == 1
     for text, answer in zip(texts, answers, strict=True):
-        _print(text, answer, as_json=as_json, alone=len(texts) == 1, chat=chat)
+        for index, sample in enumerate(answer.samples):
+            if as_json:
+                typer.echo(_row(text, answer, index))
+            else:
+                typer.echo(sample.text if chat else text + sample.text)
+                if not alone:
+                    typer.echo("---")
 
 
 def _lines(file: Path) -> list[str]:
@@ -88,20 +98,17 @@ def _lines(file: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _print(prompt: str, answer: "Completion", *, as_json: bool, alone: bool, chat: bool) -> None:
-    sample = answer.samples[0]
-    if as_json:
-        import msgspec
+def _row(prompt: str, answer: "Completion", index: int) -> str:
+    """One continuation as a line of JSON."""
+    import msgspec
 
-        row = {
-            "prompt": prompt,
-            "text": sample.text,
-            "finish_reason": sample.finish,
-            "prompt_tokens": len(answer.prompt_ids),
-            "completion_tokens": len(sample.tokens),
-        }
-        typer.echo(msgspec.json.encode(row).decode())
-        return
-    typer.echo(sample.text if chat else prompt + sample.text)
-    if not alone:
-        typer.echo("---")
+    sample = answer.samples[index]
+    row = {
+        "prompt": prompt,
+        "index": index,
+        "text": sample.text,
+        "finish_reason": sample.finish,
+        "prompt_tokens": len(answer.prompt_ids),
+        "completion_tokens": len(sample.tokens),
+    }
+    return msgspec.json.encode(row).decode()

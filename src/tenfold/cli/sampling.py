@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from tenfold.core.sampling import SamplingParams
-
 PANEL = "Sampling"
 
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.", rich_help_panel=PANEL)]
@@ -17,25 +15,3 @@ MinP = Annotated[
     float, typer.Option(help="Drop tokens below this part of the likeliest one's probability.", rich_help_panel=PANEL)
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes the output reproducible.", rich_help_panel=PANEL)]
-
-
-def sampling_params(
-    *,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    min_p: float,
-    seed: int | None,
-    max_tokens: int | None,
-    stop: tuple[str, ...] = (),
-) -> SamplingParams:
-    """The settings from the options' values. Raises InvalidRequest."""
-    return SamplingParams(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=stop,
-    )
