@@ -1,6 +1,8 @@
 """``tenfold serve``."""
 
+import sys
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,12 +95,14 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
     key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.api_keys else ""
     body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
     info = ready.info
+    # Where the command is not on the path (make serve), name the program that was started.
+    command = "tenfold" if which("tenfold") or Path(sys.argv[0]).name != "tenfold" else sys.argv[0]
     typer.echo(
         f"""
 {server.names[0]} is served at {ready.url} ({info.architecture}, {info.backend}, context {info.max_context} tokens)
 
   try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
-  chat:  tenfold chat --url {ready.url}
+  chat:  {command} chat --url {ready.url}
   docs:  {ready.url}/docs
 """,
         err=True,
