@@ -178,12 +178,14 @@ def test_limits_are_answers() -> None:
         rig.submit("a", [])
     with pytest.raises(InvalidRequest, match="token id 97"):
         rig.submit("a", [1, 97])
+    with pytest.raises(InvalidRequest, match="queue holds 2"):
+        rig.submit("a", [1], max_tokens=2, n=3)
     rig.submit("a", [1], max_tokens=2)
     rig.submit("b", [1], max_tokens=2)
     with pytest.raises(Overloaded):
         rig.submit("c", [1], max_tokens=2)
     with pytest.raises(Overloaded):
-        rig.submit("d", [1], max_tokens=2, n=3)
+        rig.submit("d", [1], max_tokens=2, n=2)
     with pytest.raises(InvalidRequest, match="in use"):
         rig.submit("a", [1], max_tokens=2)
     rig.core.check()
@@ -192,11 +194,13 @@ def test_limits_are_answers() -> None:
 
 
 def test_half_refused_samples_leave_nothing() -> None:
-    rig = Rig(max_waiting=2)
+    rig = Rig(max_waiting=3)
+    rig.submit("first", [1], max_tokens=2)
     with pytest.raises(Overloaded):
         rig.submit("a", [1, 2, 3], max_tokens=2, n=3)
     rig.core.check()
-    assert rig.core.idle
+    rig.run()
+    assert set(rig.outputs) == {("first", 0)}
 
 
 def test_no_max_tokens_runs_to_the_end_of_context() -> None:

@@ -128,6 +128,30 @@ def test_alive_but_stuck_is_unhealthy(smollm2_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_stuck_for_long_is_ended_and_replaced(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path), stuck_after=0.7)
+        await engine.start()
+        stream = engine.submit(request("a", max_tokens=2000))
+        await anext(stream)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        while engine.health().state == "ready":
+            await asyncio.sleep(0.02)
+        with pytest.raises(EngineUnavailable, match="no progress"):
+            engine.submit(request("b"))
+        with pytest.raises(EngineUnavailable):
+            async for _ in stream:
+                pass
+        while engine.health().state != "ready":
+            await asyncio.sleep(0.02)
+        assert engine.health().restarts == 1
+        assert len(await collect(engine.submit(request("c")))) == 8
+        await engine.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_what_keeps_it_from_starting_is_raised(smollm2_path: Path, tmp_path: Path) -> None:
     async def start(settings: EngineConfig) -> None:
         engine = EngineProcess(settings)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenfold.core.errors import InvalidRequest
 from tenfold.core.plan import SequenceStart
 from tenfold.core.sampling import SamplingParams
 from tenfold.exec.sampler import Sampler, uniform
@@ -132,6 +133,27 @@ def test_logprobs_are_the_models_own() -> None:
     best = np.argsort(-LOGITS)[:3]
     assert [t for t, _ in sample.top] == best.tolist()
     assert [p for _, p in sample.top] == pytest.approx(expected[best].tolist())
+
+
+def test_parameters_that_leave_nothing_fail_that_sequence_only() -> None:
+    sampler = Sampler(4)
+    sampler.start(start("bad", min_tokens=2, stop_token_ids=(0, 1, 2, 3)))
+    sampler.start(start("good", temperature=0.0))
+    result = sampler.sample(["bad", "good"], np.zeros((2, 4), dtype=np.float32))
+    assert [s.id for s in result.sampled] == ["good"]
+    assert "no token" in result.failed["bad"]
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-5, 100.0])
+def test_extreme_parameters_still_draw(penalty: float, temperature: float) -> None:
+    tokens = draw(4, LOGITS * 20, temperature=temperature, repetition_penalty=penalty, min_p=1.0, top_p=1e-9)
+    assert all(0 <= token < VOCAB for token in tokens)
+
+
+def test_repetition_penalty_too_near_zero_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=1e-39)
 
 
 def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:

@@ -26,6 +26,7 @@ INFO = EngineInfo(
     vocab_size=256,
     blocks=64,
     block_size=16,
+    max_waiting=4096,
 )
 ANSWER = "Hello wörld!"  # its UTF-8 bytes are the tokens generated, over and over
 

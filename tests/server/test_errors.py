@@ -93,6 +93,8 @@ def test_broken_json(ask: Ask, content: bytes, says: str) -> None:
         ({"stop_token_ids": [999]}, "stop_token_ids", "999"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "'a'"),
         ({"logit_bias": {"-1": 1}}, "logit_bias", "'-1'"),
+        ({"logit_bias": {"0" * 20 + "9" * 5000: 1}}, "logit_bias", "'000"),
+        ({"repetition_penalty": 1e-39}, "repetition_penalty", "0.01"),
         ({"logit_bias": {"256": 1}}, "logit_bias", "'256'"),
         ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "token id"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "101"),

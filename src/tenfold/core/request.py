@@ -65,6 +65,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     blocks: int
     block_size: int  # tokens
+    max_waiting: int  # sequences the queue holds
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

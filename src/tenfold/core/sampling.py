@@ -44,7 +44,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         integer(self.top_k, "top_k", -1, 2**31 - 1)
         number(self.top_p, "top_p", 0.0, 1.0, open_low=True)
         number(self.min_p, "min_p", 0.0, 1.0)
-        number(self.repetition_penalty, "repetition_penalty", 0.0, 100.0, open_low=True)
+        number(self.repetition_penalty, "repetition_penalty", 0.01, 100.0)
         number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
         number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0)
         for token, bias in self.logit_bias.items():

@@ -14,7 +14,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The truth about the engine: ``ready`` is the only healthy state.
 
     ``stuck``: alive, has work, and has finished no step for ``progress_age`` seconds. ``restarting``: it died
-    and is being started again. ``failed``: it died too often in a row; ``reason`` says how.
+    and is being started again, as often as it takes. ``failed``: it could not start, or was stopped; ``reason``
+    says more.
     """
 
     state: State

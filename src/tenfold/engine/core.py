@@ -153,6 +153,12 @@ class EngineCore:
     def _check(self, request: EngineRequest) -> int:
         """The request's greatest length in tokens, prompt included; raises what makes it impossible."""
         prompt, limit = len(request.prompt_ids), self._max_context
+        if request.params.n > self._scheduler.max_waiting:
+            raise InvalidRequest(
+                f"n is {request.params.n}, but the queue holds {self._scheduler.max_waiting} sequences: lower n, "
+                "or start the server with a larger --max-waiting",
+                param="n",
+            )
         if request.id in self._requests:
             raise InvalidRequest(f"request id {request.id!r} is in use; ids must be unique", param="id")
         if not prompt:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -14,11 +15,14 @@ from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import Health, State
 from tenfold.engine.streams import Streams
-from tenfold.engine.wire import Command, Failure, Outputs, Ready, Report, Stop, Unframer, frame, to_error
+from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Stop, Unframer, frame, to_error
+
+_log = logging.getLogger("tenfold.engine")
 
 STUCK_AFTER = 30.0  # seconds without a step or heartbeat
-MAX_RESTARTS = 5  # in a row, none of them ready for STEADY_AFTER seconds
-STEADY_AFTER = 60.0
+END_STUCK = 2.0  # times that long, and a stuck child is ended, so that another can serve
+STEADY_AFTER = 60.0  # a child that lived this long died by accident: the next one starts without delay
+MAX_DELAY = 30.0  # seconds before a further start of what keeps dying
 STOP_GRACE = 5.0
 
 
@@ -75,6 +79,8 @@ class EngineProcess:
 
     def submit(self, request: EngineRequest) -> AsyncIterator[RequestOutput]:
         """See :meth:`EngineClient.submit`."""
+        if self.health().state == "stuck":
+            raise EngineUnavailable(f"the engine has shown no progress for {self._age():.0f} s; try again later")
         return self._streams.submit(request)
 
     async def stats(self) -> EngineStats:
@@ -85,9 +91,12 @@ class EngineProcess:
 
     def health(self) -> Health:
         """Ready only while the loop shows progress."""
-        age = self._clock.now() - self._progress
+        age = self._age()
         state: State = "stuck" if self._state == "ready" and age > self._stuck_after else self._state
         return Health(state=state, progress_age=age, restarts=self._restarts, reason=self._reason)
+
+    def _age(self) -> float:
+        return self._clock.now() - self._progress
 
     def _why(self) -> str:
         detail = f": {self._reason}" if self._reason else ""
@@ -96,11 +105,11 @@ class EngineProcess:
     def _send(self, command: Command) -> None:
         if self._writer is not None:
             self._writer.write(frame(self._encoder.encode(command)))
-        elif not isinstance(command, Stop):
+        elif not isinstance(command, Stop | Abort):
             raise EngineUnavailable(self._why())
 
     async def _supervise(self, ready: asyncio.Future[EngineInfo]) -> None:
-        """Run children until one may not be followed by another."""
+        """Run one child after another until told to stop; the first one has to start."""
         attempts = 0
         while True:
             began = self._clock.now()
@@ -117,13 +126,12 @@ class EngineProcess:
                     ready.set_exception(EngineUnavailable("the engine was stopped while it started"))
                 return
             attempts = 1 if self._clock.now() - began >= STEADY_AFTER else attempts + 1
-            if attempts > MAX_RESTARTS:
-                self._state = "failed"
-                self._reason = f"the engine died {attempts} times in a row; see its log. Last: {self._reason}"
-                return
             self._restarts += 1
             self._state = "restarting"
-            await asyncio.sleep(min(0.1 * 2 ** (attempts - 1), 5.0))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), min(0.1 * 2 ** min(attempts - 1, 10), MAX_DELAY))
+            if self._stopping.is_set():
+                return
 
     async def _run_child(self, ready: asyncio.Future[EngineInfo]) -> None:
         """One child's life, from start to exit; raises what it failed with, if it said."""
@@ -142,12 +150,14 @@ class EngineProcess:
         writer.write(frame(self._encoder.encode(self._config)))
         decoder = msgspec.msgpack.Decoder(Report)
         unframer = Unframer()
+        watchdog = asyncio.create_task(self._end_when_stuck(self._child))
         try:
             with contextlib.suppress(ConnectionResetError):
                 while data := await reader.read(1 << 16):
                     for payload in unframer.feed(data):
                         self._handle(decoder.decode(payload), writer, ready)
         finally:
+            watchdog.cancel()
             self._writer = None
             writer.close()
             if self._child.returncode is None and self._state != "failed":
@@ -162,6 +172,14 @@ class EngineProcess:
             self._streams.fail_all(self._why())
         if not ready.done() and self._state != "failed":
             raise EngineUnavailable(f"{self._reason} before the model was loaded; see its log above")
+
+    async def _end_when_stuck(self, child: asyncio.subprocess.Process) -> None:
+        """Kill a child that has been stuck for long: what waits for it gets an answer, and another takes its place."""
+        patience = END_STUCK * self._stuck_after
+        while (left := patience - self._age()) > 0 or self._state != "ready":  # noqa: ASYNC110 (nothing signals this)
+            await asyncio.sleep(max(left, self._stuck_after / 10))
+        _log.error("the engine has shown no progress for %.0f s and is ended", self._age())
+        child.kill()
 
     def _handle(self, report: Report, writer: asyncio.StreamWriter, ready: asyncio.Future[EngineInfo]) -> None:
         self._progress = self._clock.now()

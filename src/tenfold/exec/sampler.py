@@ -29,7 +29,7 @@ def uniform(seed: int, position: int) -> float:
 class _State:
     """What sampling needs to remember of one sequence."""
 
-    __slots__ = ("bias", "counts", "held_back", "outputs", "params", "plain", "seed", "seen")
+    __slots__ = ("bias", "bias_ids", "counts", "held_back", "outputs", "params", "plain", "seed", "seen")
 
     def __init__(self, start: SequenceStart, vocab: int) -> None:
         params = self.params = start.params
@@ -37,11 +37,13 @@ class _State:
         self.outputs = 0
         self.counts: dict[int, int] = {}  # of output tokens; kept where penalties ask for it
         self.seen = set(start.prompt_ids) if params.repetition_penalty != 1.0 else set()
-        self.bias = [(t, b) for t, b in params.logit_bias.items() if t < vocab]
+        bias = {t: b for t, b in params.logit_bias.items() if t < vocab}
+        self.bias_ids = np.fromiter(bias.keys(), dtype=np.intp, count=len(bias))
+        self.bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         ends = {*start.eos_ids, *params.stop_token_ids}
         self.held_back = np.array(sorted(t for t in ends if t < vocab), dtype=np.intp)
         # Greedy with nothing to adjust: the row's maximum is the answer.
-        self.plain = params.greedy and not params.penalized and not self.bias and params.logprobs is None
+        self.plain = params.greedy and not params.penalized and not bias and params.logprobs is None
 
     def add(self, token: int) -> None:
         self.outputs += 1
@@ -79,16 +81,23 @@ class Sampler:
             if state.plain and state.outputs >= state.params.min_tokens:
                 token = SampledToken(sequence, int(top))
             else:
-                token = _draw(sequence, state, row)
+                drawn = _draw(sequence, state, row)
+                if drawn is None:
+                    failed[sequence] = "the sampling parameters leave no token to choose from"
+                    continue
+                token = drawn
             state.add(token.token)
             sampled.append(token)
         return StepResult(tuple(sampled), failed)
 
 
-def _draw(sequence: str, state: _State, row: Row) -> SampledToken:
+def _draw(sequence: str, state: _State, row: Row) -> SampledToken | None:
+    """A token by the sequence's parameters; None where they leave none."""
     params = state.params
     logprobs = _log_softmax(row) if params.logprobs is not None else None
     _adjust(state, row)
+    if not np.isfinite(row.max()):
+        return None
     if params.greedy:
         token = int(np.argmax(row))
     else:
@@ -114,8 +123,7 @@ def _adjust(state: _State, row: Row) -> None:
         tokens = np.fromiter(state.counts, dtype=np.intp, count=len(state.counts))
         counts = np.fromiter(state.counts.values(), dtype=np.float32, count=len(state.counts))
         row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-    for token, bias in state.bias:
-        row[token] += bias
+    row[state.bias_ids] += state.bias
     if state.outputs < params.min_tokens:
         row[state.held_back] = -np.inf
 

@@ -68,7 +68,8 @@ class Tokenizer:
         library = self._library if parse_special else self._without_special()
         by_library = add_special and self._plan.add_bos is None
         try:
-            ids = library.encode(text, add_special_tokens=by_library).ids
+            # The batch call, even for one text: it lets go of the interpreter lock, ``encode`` does not.
+            ids = library.encode_batch_fast([text], add_special_tokens=by_library)[0].ids
         except (UnicodeEncodeError, TypeError):
             raise InvalidRequest("the text holds half of a surrogate pair, which is not a character") from None
         if add_special and self._plan.add_bos and self.bos_id is not None:

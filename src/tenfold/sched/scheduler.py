@@ -47,6 +47,11 @@ class Scheduler:
         return len(self._waiting) + self._held_count
 
     @property
+    def max_waiting(self) -> int:
+        """Sequences the queue can hold."""
+        return self._config.max_waiting
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._sequences

@@ -1,5 +1,6 @@
 """POST /v1/completions and POST /v1/chat/completions."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -37,12 +38,16 @@ async def completions(service: Service, exchange: Exchange) -> None:
     loaded = service.require()
     params = completion_params(body, loaded.info.vocab_size)
     prompts = _prompts(body.prompt)
-    if len(prompts) * params.n > MAX_CHOICES:
+    most = min(MAX_CHOICES, loaded.info.max_waiting)
+    if len(prompts) * params.n > most:
         raise InvalidRequest(
-            f"{len(prompts)} prompts times n={params.n} are more than the {MAX_CHOICES} choices a request may have",
+            f"{len(prompts)} prompts times n={params.n} are more than the {most} choices a request may have",
             param="prompt",
         )
-    ids = [await _prompt_ids(prompt, body, loaded, params) for prompt in prompts]
+    ids = []
+    for prompt in prompts:
+        ids.append(await _prompt_ids(prompt, body, loaded, params))
+        await asyncio.sleep(0)  # others get their turn between the prompts of a large batch
     echo: list[str] = []
     if body.echo:
         for prompt, tokens in zip(prompts, ids, strict=True):

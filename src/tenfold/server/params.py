@@ -156,7 +156,7 @@ def _params(body: SamplingBody, vocab_size: int, max_tokens: int | None, logprob
 def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:
     bias: dict[int, float] = {}
     for key, value in given.items():
-        if not (key.isascii() and key.isdecimal()) or int(key[:20]) >= vocab_size:
+        if not (key.isascii() and key.isdecimal()) or len(key) > 10 or int(key) >= vocab_size:
             raise InvalidRequest(
                 f"logit_bias has the key {key[:50]!r}, which is no token id of this model (0 to {vocab_size - 1})",
                 param="logit_bias",

@@ -139,7 +139,8 @@ async def _serve(
             on_ready(Ready(url, info))
             await stop
             listener.stop()
-            await asyncio.wait((serving, at_once), timeout=config.grace, return_when=asyncio.FIRST_COMPLETED)
+            grace = config.grace if engine.health().state == "ready" else 0.0  # else nothing can finish
+            await asyncio.wait((serving, at_once), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
             # The engine ends what is left after the grace period: each client is told, none is cut off in silence.
             await engine.stop()
     finally:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from tenfold.core.errors import InvalidRequest
 
-OFFLOAD_CHARS = 20_000  # longer texts are tokenized in a thread: the event loop must not wait for them
+OFFLOAD_CHARS = 4_000  # longer texts are tokenized in a thread: the event loop must not wait for them
+OFFLOAD_MESSAGES = 64  # the same for rendering conversations
 
 
 class Tokenizer(Protocol):
@@ -53,7 +54,10 @@ class TextCodec:
         """Token ids of a conversation as the model's template writes it."""
         if self.template is None:
             raise InvalidRequest("this model has no chat template: use /v1/completions with a prompt", param="messages")
-        text = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        if len(messages) > OFFLOAD_MESSAGES:
+            text = await asyncio.to_thread(self.template.render, messages, add_generation_prompt)
+        else:
+            text = self.template.render(messages, add_generation_prompt)
         return await self.encode(text, add_special=False)
 
     async def decode(self, ids: Sequence[int]) -> str:
