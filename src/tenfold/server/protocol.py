@@ -314,6 +314,6 @@ class ErrorObject(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """Every answer that is not a success has this shape."""
+    """Every answer that is not a success has this shape, but for what the HTTP parser itself refuses (plain text)."""
 
     error: ErrorObject
