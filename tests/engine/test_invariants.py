@@ -130,6 +130,15 @@ def test_prefix_hits_are_counted_and_saved() -> None:
     assert rig.core.stats().cached_tokens_total == 28
 
 
+def test_queue_time_ends_with_the_first_step() -> None:
+    rig = Rig(max_running=1)
+    rig.submit("a", [1, 2], max_tokens=5, ignore_eos=True)
+    rig.submit("b", [3, 4], max_tokens=2, ignore_eos=True)
+    rig.run()
+    assert {output.queue_seconds for output in rig.outputs["a", 0]} == {0.0}
+    assert [o.queue_seconds for o in rig.outputs["b", 0]] == pytest.approx([0.05, 0.05])  # a step takes 0.01 s
+
+
 def test_another_salt_shares_nothing() -> None:
     rig = Rig(max_step_tokens=64)
     rig.submit("a", range(1, 33), salt="one", max_tokens=2, ignore_eos=True)

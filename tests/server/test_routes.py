@@ -119,6 +119,7 @@ def test_metrics_of_a_stream(live: Callable[..., Any]) -> None:
         "tenfold_prompt_tokens_total 21.0",
         "tenfold_generation_tokens_total 5.0",
         "tenfold_time_to_first_token_seconds_count 1.0",
+        "tenfold_request_queue_time_seconds_count 1.0",
         "tenfold_inter_token_latency_seconds_count 4.0",
         "tenfold_e2e_request_latency_seconds_count 1.0",
         "tenfold_http_requests_in_flight 1.0",

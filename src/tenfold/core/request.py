@@ -53,6 +53,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | int | None = None
     error: str | None = None
     cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    queue_seconds: float = 0.0  # from arrival to the first step that computed something of it
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -212,6 +212,7 @@ class EngineCore:
             finish=finish,
             stop=stop if found is None else found,
             cached_tokens=event.cached,
+            queue_seconds=event.queued,
         )
 
     def _close(self, name: str, finish: str, error: str | None = None) -> RequestOutput:

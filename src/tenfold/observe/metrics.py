@@ -31,6 +31,7 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of requests that began to be answered")
         self._generated = self._counter("generation_tokens", "Tokens generated and sent")
         self._ttft = self._histogram("time_to_first_token_seconds", "Receipt to first token sent", _SLOW)
+        self._queue = self._histogram("request_queue_time_seconds", "Receipt to first step", _SLOW)
         self._itl = self._histogram("inter_token_latency_seconds", "Gap between a choice's outputs", _FAST)
         self._tpot = self._histogram("request_time_per_output_token_seconds", "Mean gap of a choice", _FAST)
         self._e2e = self._histogram("e2e_request_latency_seconds", "Receipt to last token sent", _SLOW)
@@ -55,9 +56,10 @@ class Metrics:
         self._in_flight.dec()
         self._http.labels(route, method, str(status)).inc()
 
-    def first_token(self, seconds: float, prompt_tokens: int) -> None:
-        """A request's first token was sent."""
+    def first_token(self, seconds: float, queued: float, prompt_tokens: int) -> None:
+        """A request's first token was sent, ``seconds`` after its receipt, of which it was ``queued`` so long."""
         self._ttft.observe(seconds)
+        self._queue.observe(queued)
         self._prompt.inc(prompt_tokens)
         self._prompt_size.observe(prompt_tokens)
 

@@ -40,7 +40,7 @@ class RequestTimeline:
         if count:
             if not self._started:
                 self._started = True
-                self._metrics.first_token(now - self._arrival, self._prompt_tokens)
+                self._metrics.first_token(now - self._arrival, output.queue_seconds, self._prompt_tokens)
             if line.tokens:
                 self._metrics.tokens(count, now - line.last)
             else:

@@ -136,7 +136,7 @@ class Scheduler:
                 sample = samples[part.id]
                 sequence.tokens.append(sample.token)
                 finish, stop = sequence.finish_reason(sample.token) or (None, None)
-                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached))
+                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued))
                 if finish:
                     self.end(part.id)
         return events
@@ -177,7 +177,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
         sequence.computed = 0
-        sequence.preemptions += 1
         self.preemptions += 1
         self._waiting[sequence.id] = sequence
         self._waiting.move_to_end(sequence.id, last=False)
@@ -205,7 +204,7 @@ class Scheduler:
             sequence.computed = cached
             if not sequence.admitted:
                 sequence.admitted = True
-                sequence.first_scheduled = now
+                sequence.queued = max(0.0, now - sequence.submission.arrival)
                 sequence.cached = cached
                 self.cached_prompt_tokens += cached
                 self._started.append(sequence.submission.start)

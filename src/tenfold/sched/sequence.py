@@ -28,9 +28,8 @@ class Sequence:
         "admitted",
         "cached",
         "computed",
-        "first_scheduled",
         "order",
-        "preemptions",
+        "queued",
         "submission",
         "tokens",
     )
@@ -42,8 +41,7 @@ class Sequence:
         self.computed = 0  # tokens whose KV is in memory
         self.cached = 0  # prompt tokens the first admission found in the prefix cache
         self.admitted = False
-        self.preemptions = 0
-        self.first_scheduled: float | None = None
+        self.queued = 0.0  # seconds from arrival to the first admission
 
     @property
     def id(self) -> str:
@@ -79,6 +77,7 @@ class TokenEvent:
     finish: str | None
     stop: int | None
     cached: int  # prompt tokens that came from the prefix cache
+    queued: float  # seconds from arrival to the first admission
 
 
 @dataclass(frozen=True, slots=True)
