@@ -1,4 +1,4 @@
-"""Tenfold: an LLM inference engine and server whose scheduler takes the service objective as an input."""
+"""Tenfold: an LLM inference engine and server."""
 
 from typing import TYPE_CHECKING
 

@@ -202,6 +202,19 @@ def test_limits_are_answers() -> None:
     assert set(rig.outputs) == {("a", 0), ("b", 0)}
 
 
+def test_an_id_that_names_another_requests_sample_is_refused() -> None:
+    rig = Rig()
+    rig.submit("a", [1], max_tokens=2, n=2)
+    with pytest.raises(InvalidRequest, match="in use"):
+        rig.submit("a/1", [1], max_tokens=2)
+    rig.run()
+    rig.submit("a/1", [1], max_tokens=2)
+    with pytest.raises(InvalidRequest, match="in use"):
+        rig.submit("a", [1], max_tokens=2, n=2)
+    rig.core.check()
+    rig.run()
+
+
 def test_half_refused_samples_leave_nothing() -> None:
     rig = Rig(max_waiting=3)
     rig.submit("first", [1], max_tokens=2)

@@ -51,6 +51,8 @@ def test_both_clients_serve(smollm2_path: Path, kind: type[EngineProcess] | type
         assert len(tokens) == 1
         assert len(tokens.pop()) == 8
         assert all(outputs[-1].finish == "length" for outputs in results)
+        again = await collect(engine.submit(request("r0")))  # an id is free once its request has ended
+        assert [o.tokens for o in again] == [o.tokens for o in results[0]]
         samples = await collect(engine.submit(request("n", n=3, temperature=1.0, seed=1)))
         assert sorted(o.index for o in samples if o.finish) == [0, 1, 2]
         with pytest.raises(ContextOverflow, match="max_tokens"):

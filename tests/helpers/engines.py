@@ -59,10 +59,10 @@ class ChainExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         self.steps += 1
-        for start in plan.started:
-            self.seeds[start.id] = start.seed
         for name in plan.ended:
             del self.seeds[name]
+        for start in plan.started:
+            self.seeds[start.id] = start.seed
         assert plan.slices
         sampled, failed = [], {}
         writes: dict[int, str] = {}

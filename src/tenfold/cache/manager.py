@@ -106,4 +106,3 @@ class CacheManager:
     def check(self) -> None:
         """Assert conservation over all tables (tests call this after every step)."""
         self._pool.check(Counter(b for table in self._tables.values() for b in table.blocks))
-        assert not self._tables or self._pool.held > 0 or all(not t.blocks for t in self._tables.values())

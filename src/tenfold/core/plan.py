@@ -33,7 +33,10 @@ class SequenceSlice:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """A ragged batch: decode tokens and prefill chunks together, at most one slice per sequence."""
+    """A ragged batch: decode tokens and prefill chunks together, at most one slice per sequence.
+
+    ``ended`` comes before ``started``: an id may be used again once its sequence has ended.
+    """
 
     slices: tuple[SequenceSlice, ...]
     started: tuple[SequenceStart, ...] = ()

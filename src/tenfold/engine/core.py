@@ -72,11 +72,11 @@ class EngineCore:
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises InvalidRequest (ContextOverflow) or Overloaded, and then nothing is queued."""
-        max_length = self._check(request)
         params = request.params
+        names = [request.id if i == 0 else f"{request.id}/{i}" for i in range(params.n)]
+        max_length = self._check(request, names)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         eos_ids = () if params.ignore_eos else self._vocabulary.eos_ids
-        names = [request.id if i == 0 else f"{request.id}/{i}" for i in range(params.n)]
         for index, name in enumerate(names):
             start = SequenceStart(name, request.prompt_ids, params, seed + index, eos_ids)
             submission = Submission(
@@ -150,7 +150,7 @@ class EngineCore:
         if not left:
             assert self._cache.pool.held == 0, "blocks are held though nothing runs"
 
-    def _check(self, request: EngineRequest) -> int:
+    def _check(self, request: EngineRequest, names: Sequence[str]) -> int:
         """The request's greatest length in tokens, prompt included; raises what makes it impossible."""
         prompt, limit = len(request.prompt_ids), self._max_context
         if request.params.n > self._scheduler.max_waiting:
@@ -159,7 +159,7 @@ class EngineCore:
                 "or start the server with a larger --max-waiting",
                 param="n",
             )
-        if request.id in self._requests:
+        if request.id in self._requests or any(name in self._samples for name in names):
             raise InvalidRequest(f"request id {request.id!r} is in use; ids must be unique", param="id")
         if not prompt:
             raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")

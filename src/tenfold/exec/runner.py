@@ -19,11 +19,11 @@ class ModelRunner:
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        for start in plan.started:
-            self._sampler.start(start)
         for sequence in plan.ended:
             self._sampler.end(sequence)
             self._tables.pop(sequence, None)
+        for start in plan.started:
+            self._sampler.start(start)
         sampling = tuple(part.id for part in plan.slices if part.sample)
         logits = forward(self._ops, self._kv, self._batch(plan.slices))
         return self._sampler.sample(sampling, logits)
