@@ -39,10 +39,12 @@ constexpr int kChunk = 256;   // keys whose softmax state is formed apart, then 
 struct Kernels {
   const char* name;
   // out [rows, 16 columns of the tile] = or += x W^T, rows row … row + rows - 1 of `x`, out at the first.
+  // `row` begins a panel, unless the rows stay within one half of theirs.
   void (*linear_tile)(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                       ptrdiff_t out_stride, bool accumulate);
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
-  void (*quantize)(const float* x, int cols, int8_t* codes, GroupMeta* meta);
+    // One row into its lane of a panel's groups.
+  void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
   void (*scale)(float* x, float by, int n);

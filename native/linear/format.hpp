@@ -36,21 +36,27 @@ struct Packed {
   int tiles() const { return (rows + kTile - 1) / kTile; }
 };
 
-// What the linear kernels need to know of 32 quantized activations: x = scale * code.
-struct GroupMeta {
-  float scale, sum;             // sum: scale * sum of the codes
-  int32_t minus;                // minus the sum of the codes
-  int32_t unused;
-  float half_sum[2];            // the same for each 16
-  int32_t half_minus[2];
+constexpr int kPanel = 16;  // rows of activations that lie side by side
+
+// 32 inputs of 16 rows of quantized activations: x = scale * code. Eight rows share no cache line with the
+// other eight, so that two threads may fill a panel; a pass of the kernels over a panel is one stream.
+struct alignas(64) ActGroup {
+  struct Half {
+    float scale[8], sum[8];               // sum: scale * sum of the codes
+    int32_t minus[8], first_minus[8];     // minus the sum of the codes; of the first 16 of them
+  };
+  int8_t codes[kPanel][kGroup];
+  Half half[kPanel / 8];
 };
 
-// Rows of activations, quantized and (or) in float32.
+// Rows of activations, quantized (row r is lane r % 16 of panel r / 16) and (or) in float32.
 struct Acts {
-  const int8_t* codes = nullptr;
-  const GroupMeta* meta = nullptr;
+  const ActGroup* panels = nullptr;  // [rows / 16][groups]
+  ptrdiff_t groups = 0;
   const float* values = nullptr;
-  ptrdiff_t code_stride = 0, meta_stride = 0, value_stride = 0;
+  ptrdiff_t value_stride = 0;
+
+  const ActGroup* panel(int row) const { return panels + row / kPanel * groups; }
 };
 
 }  // namespace tenfold

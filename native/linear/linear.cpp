@@ -2,6 +2,8 @@
 // the number of inputs alone, so that a row has the same bits whatever rows are beside it.
 #include "linear/linear.hpp"
 
+#include <type_traits>
+
 #include "simd/simd.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
@@ -59,52 +61,70 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
   }
 }
 
+// Rows row … row + ROWS - 1, which lie in one panel (and in one half of it, up to 8).
 template <int BITS, int GROUP, Scales KIND, int ROWS>
 void quantized_rows(const Packed& w, const uint8_t* tile, const Acts& x, int row, float* out,
                     ptrdiff_t out_stride, int columns, bool accumulate, bool prefetch) {
   using Reader = ScaleReader<GROUP, KIND>;
   constexpr size_t code_bytes = 64 * BITS;
   const int groups = w.cols / kGroup;
-  const int8_t* codes[ROWS];
-  const GroupMeta* meta[ROWS];
+  const ActGroup* group = x.panel(row);
+  const ptrdiff_t code_lane = row % kPanel * kGroup, half_lane = row % kPanel / 8, lane = row % 8;
   Vec sum[ROWS];
-  for (int r = 0; r < ROWS; ++r) {
-    codes[r] = x.codes + (row + r) * x.code_stride;
-    meta[r] = x.meta + (row + r) * x.meta_stride;
-    sum[r] = zero();
-  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) sum[r] = zero();
   Reader reader{tile, zero(), zero()};
   const uint8_t* p = tile + w.code_offset;
   // The tiles that follow, scales and codes alike, arrive at the pace this one is used up.
   const uint8_t* ahead = tile + kPrefetchAhead;
   const size_t step = w.tile_bytes / groups;
-  for (int g = 0; g < groups; ++g, p += code_bytes, ahead += step) {
+  for (int g = 0; g < groups; ++g, ++group, p += code_bytes, ahead += step) {
     if (prefetch)
       for (size_t line = 0; line < code_bytes + 64; line += 64) __builtin_prefetch(ahead + line, 0, 2);
     Codes<BITS> weights;
     weights.load(p);
     GroupScales scales;
     reader.next(g, scales);
-    for (int r = 0; r < ROWS; ++r) {
-      const int8_t* a = codes[r] + kGroup * g;
-      const GroupMeta& group = meta[r][g];
-      const Vec scale = set1(group.scale);
+    const int8_t* a = group->codes[0] + code_lane;
+    const ActGroup::Half* half = group->half + half_lane;
+    constexpr int kTurn = ROWS < kDotRows ? ROWS : kDotRows;
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r += kTurn) {
+      const int8_t* codes = a + r * kGroup;
+      const ActGroup::Half& h = half[r / 8];
+      const ptrdiff_t at = lane + r % 8;
+      IVec dot[kTurn];
       if constexpr (GROUP == kGroup) {
-        const IVec start = Reader::kAffine ? iset1(0) : shift_left(iset1(group.minus), w.zero_shift);
-        const IVec dot = weights.template dot<0, 8>(a, start);
-        sum[r] = fma(to_float(dot), mul(scales.s[0], scale), sum[r]);
-        if constexpr (Reader::kAffine) sum[r] = fma(scales.m[0], set1(group.sum), sum[r]);
+        for (int i = 0; i < kTurn; ++i)
+          dot[i] = Reader::kAffine ? iset1(0) : shift_left(iset1(h.minus[at + i]), w.zero_shift);
+        weights.template dot<0, 8, kTurn>(codes, dot);
+        for (int i = 0; i < kTurn; ++i) {
+          sum[r + i] = fma(to_float(dot[i]), mul(scales.s[0], set1(h.scale[at + i])), sum[r + i]);
+          if constexpr (Reader::kAffine) sum[r + i] = fma(scales.m[0], set1(h.sum[at + i]), sum[r + i]);
+        }
       } else {
-        const IVec s0 = Reader::kAffine ? iset1(0) : shift_left(iset1(group.half_minus[0]), w.zero_shift);
-        const IVec s1 = Reader::kAffine ? iset1(0) : shift_left(iset1(group.half_minus[1]), w.zero_shift);
-        const IVec d0 = weights.template dot<0, 4>(a, s0), d1 = weights.template dot<4, 4>(a, s1);
-        sum[r] = fma(to_float(d0), mul(scales.s[0], scale), sum[r]);
-        if constexpr (Reader::kAffine) sum[r] = fma(scales.m[0], set1(group.half_sum[0]), sum[r]);
-        sum[r] = fma(to_float(d1), mul(scales.s[1], scale), sum[r]);
-        if constexpr (Reader::kAffine) sum[r] = fma(scales.m[1], set1(group.half_sum[1]), sum[r]);
+        int32_t minus[2][kTurn];
+        for (int i = 0; i < kTurn; ++i) {
+          minus[0][i] = h.first_minus[at + i];
+          minus[1][i] = h.minus[at + i] - minus[0][i];
+        }
+        const auto part = [&]<int HALF>(std::integral_constant<int, HALF>) {
+          for (int i = 0; i < kTurn; ++i)
+            dot[i] = Reader::kAffine ? iset1(0) : shift_left(iset1(minus[HALF][i]), w.zero_shift);
+          weights.template dot<4 * HALF, 4, kTurn>(codes, dot);
+          for (int i = 0; i < kTurn; ++i) {
+            const Vec scale = set1(h.scale[at + i]);
+            sum[r + i] = fma(to_float(dot[i]), mul(scales.s[HALF], scale), sum[r + i]);
+            if constexpr (Reader::kAffine)
+              sum[r + i] = fma(scales.m[HALF], mul(scale, to_float(iset1(-minus[HALF][i]))), sum[r + i]);
+          }
+        };
+        part(std::integral_constant<int, 0>());
+        part(std::integral_constant<int, 1>());
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) put(out + r * out_stride, sum[r], columns, accumulate);
 }
 
@@ -118,6 +138,8 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       kernel(w, data, x, row + r, out + r * out_stride, out_stride, columns, accumulate, r == 0);
     };
     int r = 0;
+    if constexpr (kRowBlock >= 16)
+      for (; r + 16 <= rows; r += 16) pass(quantized_rows<BITS, GROUP, KIND, 16>, r);
     if constexpr (kRowBlock >= 8)
       for (; r + 8 <= rows; r += 8) pass(quantized_rows<BITS, GROUP, KIND, 8>, r);
     for (; r + 4 <= rows; r += 4) pass(quantized_rows<BITS, GROUP, KIND, 4>, r);

@@ -27,13 +27,11 @@ class Projection {
     acts.values = x;
     acts.value_stride = w.cols;
     if (w.dense == Dense::none) {
-      acts.code_stride = w.cols;
-      acts.meta_stride = w.cols / kGroup;
-      acts.codes = codes_.reserve(static_cast<size_t>(rows) * w.cols);
-      acts.meta = meta_.reserve(static_cast<size_t>(rows) * acts.meta_stride);
+      acts.groups = w.cols / kGroup;
+      ActGroup* panels = panels_.reserve(static_cast<size_t>(rows + kPanel - 1) / kPanel * acts.groups);
+      acts.panels = panels;
       for (int r = 0; r < rows; ++r)
-        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, w.cols, codes_.data() + r * acts.code_stride,
-                          meta_.data() + r * acts.meta_stride);
+        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, w.cols, panels + r / kPanel * acts.groups, r % kPanel);
     }
     constexpr int kTiles = 4, kRows = 64;
     const int columns = (w.tiles() + kTiles - 1) / kTiles;
@@ -50,8 +48,7 @@ class Projection {
   const Kernels& kernels_;
   Pool pool_;
   Matrix matrix_;
-  Array<int8_t> codes_;
-  Array<GroupMeta> meta_;
+  Array<ActGroup> panels_;
 };
 
 }  // namespace tenfold

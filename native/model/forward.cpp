@@ -45,17 +45,14 @@ void Model::each_row(int rows, const F& f) {
 void Model::shape_input(Input& input, int rows, int cols) {
   Acts& acts = input.acts;
   acts.value_stride = (cols + 31) / 32 * 32;
-  acts.code_stride = acts.value_stride;
-  acts.meta_stride = acts.value_stride / kGroup;
+  acts.groups = acts.value_stride / kGroup;
   acts.values = input.values.reserve(static_cast<size_t>(rows) * acts.value_stride);
-  acts.codes = input.codes.reserve(static_cast<size_t>(rows) * acts.code_stride);
-  acts.meta = input.meta.reserve(static_cast<size_t>(rows) * acts.meta_stride);
+  acts.panels = input.panels.reserve(static_cast<size_t>(ceil_div(rows, kPanel)) * acts.groups);
 }
 
 void Model::quantize_row(const Input& input, int row, int cols) {
   kernels_.quantize(input.values.data() + row * input.acts.value_stride, cols,
-                    input.codes.data() + row * input.acts.code_stride,
-                    input.meta.data() + row * input.acts.meta_stride);
+                    input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
 }
 
 void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
@@ -268,8 +265,7 @@ void Model::gated_unit(const Layer& layer, int unit, int first, int last, int th
     const int at = (row - first) * kUnit;
     kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
     if (quantized(layer.down.view))
-      kernels_.quantize(values, kUnit, gated_.codes.data() + row * to.code_stride + unit * kUnit,
-                        gated_.meta.data() + row * to.meta_stride + unit);
+      kernels_.quantize(values, kUnit, gated_.panels.data() + row / kPanel * to.groups + unit, row % kPanel);
   }
 }
 

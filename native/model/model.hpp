@@ -99,8 +99,7 @@ class Model {
   // Activations ready for linears: float rows, and quantized when some matrix wants them so.
   struct Input {
     Array<float> values;
-    Array<int8_t> codes;
-    Array<GroupMeta> meta;
+    Array<ActGroup> panels;
     Acts acts;
   };
   class Guard;

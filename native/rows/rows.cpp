@@ -37,8 +37,8 @@ inline Vec activate(Activation kind, Vec x) {
 }  // namespace
 
 // Symmetric 8 bits per 32: scale = absmax / 127. `cols` is a multiple of 32.
-void quantize(const float* x, int cols, int8_t* codes, GroupMeta* meta) {
-  for (int g = 0; g < cols / kGroup; ++g, x += kGroup, codes += kGroup) {
+void quantize(const float* x, int cols, ActGroup* panel, int lane) {
+  for (int g = 0; g < cols / kGroup; ++g, x += kGroup, ++panel) {
     const Vec a = load(x), b = load(x + 16);
     const float largest = reduce_max(vmax(vabs(a), vabs(b)));
     // Below this the inverse overflows; such activations are zero to any sum they enter.
@@ -46,17 +46,15 @@ void quantize(const float* x, int cols, int8_t* codes, GroupMeta* meta) {
     const float scale = tiny ? 0.0f : largest / 127.0f;
     const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
     const IVec qa = to_int(mul(a, inverse)), qb = to_int(mul(b, inverse));
-    store_i8(codes, qa);
-    store_i8(codes + 16, qb);
-    const int32_t sa = reduce_add(qa), sb = reduce_add(qb);
-    meta[g].scale = scale;
-    meta[g].sum = scale * static_cast<float>(sa + sb);
-    meta[g].minus = -(sa + sb);
-    meta[g].unused = 0;
-    meta[g].half_sum[0] = scale * static_cast<float>(sa);
-    meta[g].half_sum[1] = scale * static_cast<float>(sb);
-    meta[g].half_minus[0] = -sa;
-    meta[g].half_minus[1] = -sb;
+    store_i8(panel->codes[lane], qa);
+    store_i8(panel->codes[lane] + 16, qb);
+    const int32_t first = reduce_add(qa), all = first + reduce_add(qb);
+    ActGroup::Half& half = panel->half[lane / 8];
+    const int i = lane % 8;
+    half.scale[i] = scale;
+    half.sum[i] = scale * static_cast<float>(all);
+    half.minus[i] = -all;
+    half.first_minus[i] = -first;
   }
 }
 

@@ -1,5 +1,6 @@
 // Sixteen float lanes in two AVX registers. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 4;
+constexpr int kDotRows = 1;
 constexpr int kDenseTiles = 2;
 constexpr int kQueryBlock = 3;
 constexpr int kValueBlock = 1;
@@ -128,8 +129,12 @@ struct Codes {
     }
   }
   // maddubs saturates at 16 bits, so codes go through it four bits at a time: |8 x 2 x 15 x 128| < 2^15.
+  template <int FIRST, int COUNT, int ROWS>
+  inline void dot(const int8_t* a, IVec* sum) const {
+    for (int r = 0; r < ROWS; ++r) sum[r] = dot_row<FIRST, COUNT>(a + 32 * r, sum[r]);
+  }
   template <int FIRST, int COUNT>
-  inline IVec dot(const int8_t* a, IVec start) const {
+  inline IVec dot_row(const int8_t* a, IVec start) const {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256i la = _mm256_setzero_si256(), lb = la, ha = la, hb = la;
     for (int i = FIRST; i < FIRST + COUNT; ++i) {

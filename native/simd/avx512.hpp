@@ -1,5 +1,6 @@
 // Sixteen float lanes in one AVX-512 register. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 8;    // rows of activations per pass of the linear kernels
+constexpr int kDotRows = 8;   // of them, rows whose products take turns
 constexpr int kDenseTiles = 4;  // column tiles in flight when few rows hide no latency
 constexpr int kQueryBlock = 6;  // queries per pass of the attention kernels
 constexpr int kValueBlock = 4;  // head-dim vectors per pass over V
@@ -85,15 +86,17 @@ struct Codes {
       }
     }
   }
-  // start + sum over quads FIRST … FIRST + COUNT - 1 of code * activation, exactly.
-  template <int FIRST, int COUNT>
-  inline IVec dot(const int8_t* a, IVec start) const {
-    IVec sum = start;
-    for (int i = FIRST; i < FIRST + COUNT; ++i) {
-      int32_t quad;
-      __builtin_memcpy(&quad, a + 4 * i, 4);
-      sum = _mm512_dpbusd_epi32(sum, q[i], _mm512_set1_epi32(quad));
-    }
-    return sum;
+  // sum[r] += over quads FIRST … FIRST + COUNT - 1 of code * activation, exactly; row r's activations at
+  // a + 32 r. The rows take turns, so that no chain of dependent products fills the scheduler.
+  template <int FIRST, int COUNT, int ROWS>
+  inline void dot(const int8_t* a, IVec* sum) const {
+#pragma GCC unroll 8
+    for (int i = FIRST; i < FIRST + COUNT; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+        int32_t quad;
+        __builtin_memcpy(&quad, a + 32 * r + 4 * i, 4);
+        sum[r] = _mm512_dpbusd_epi32(sum[r], q[i], _mm512_set1_epi32(quad));
+      }
   }
 };

@@ -1,5 +1,6 @@
 // Sixteen float lanes in plain C++, for any CPU. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 4;
+constexpr int kDotRows = 1;
 constexpr int kDenseTiles = 1;
 constexpr int kQueryBlock = 3;
 constexpr int kValueBlock = 1;
@@ -158,12 +159,11 @@ struct Codes {
       for (int j = 0; j < 64; ++j)
         q[i][j] = BITS == 8 ? p[64 * i + j] : (p[64 * (i / 2) + j] >> (i % 2 * 4)) & 15;
   }
-  template <int FIRST, int COUNT>
-  inline IVec dot(const int8_t* a, const IVec& start) const {
-    IVec sum = start;
-    for (int i = FIRST; i < FIRST + COUNT; ++i)
-      for (int lane = 0; lane < 16; ++lane)
-        for (int k = 0; k < 4; ++k) sum.v[lane] += q[i][4 * lane + k] * a[4 * i + k];
-    return sum;
+  template <int FIRST, int COUNT, int ROWS>
+  inline void dot(const int8_t* a, IVec* sum) const {
+    for (int r = 0; r < ROWS; ++r, a += 32)
+      for (int i = FIRST; i < FIRST + COUNT; ++i)
+        for (int lane = 0; lane < 16; ++lane)
+          for (int k = 0; k < 4; ++k) sum[r].v[lane] += q[i][4 * lane + k] * a[4 * i + k];
   }
 };
