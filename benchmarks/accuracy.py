@@ -25,6 +25,7 @@ from benchmarks.golden import (
     text_windows,
     window_logits,
 )
+from tenfold.core.config import KV_TYPES
 from tenfold.model.checkpoint import load_checkpoint
 from tenfold.model.store import resolve
 from tenfold.ops.base import Ops
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=MODELS, help="which models (default: all)")
     parser.add_argument("--windows", type=int, help="only the first N windows of the text")
     parser.add_argument("--threads", type=int, default=0, help="threads of the cpu backend (0: all cores)")
-    parser.add_argument("--kv-type", action="append", choices=("bf16", "f32"), help="KV types (default: bf16)")
+    parser.add_argument("--kv", dest="kv_type", action="append", choices=KV_TYPES, help="KV types (default: bf16)")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of a table")
     arguments = parser.parse_args()
     rows: list[Accuracy] = []

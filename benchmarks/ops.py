@@ -1,6 +1,6 @@
 """Time of each op of the cpu backend on SmolLM2-135M's shapes, with synthetic weights (no model file needed).
 
-    python benchmarks/ops.py [--threads N] [--level avx512|avx2|portable] [--layers N] [--kv bf16|f32]
+    python benchmarks/ops.py [--threads N] [--level avx512|avx2|portable] [--layers N] [--kv bf16|int8]
 
 Prints milliseconds per layer (per call for the head), weight bandwidth and arithmetic rate of the linears for
 several numbers of rows, the whole step, and attention over long contexts. Best of several runs.

@@ -51,9 +51,10 @@ Activation activation(const std::string& name) {
   throw std::invalid_argument("no activation " + name);
 }
 
-bool kv_is_bf16(const std::string& type) {
-  if (type != "bf16" && type != "f32") throw std::invalid_argument("KV type must be bf16 or f32, not " + type);
-  return type == "bf16";
+KvType kv_type(const std::string& name) {
+  if (name == "bf16") return KvType::bf16;
+  if (name == "int8") return KvType::int8;
+  throw std::invalid_argument("KV type must be bf16 or int8, not " + name);
 }
 
 void upload(Model& model, const IntArray& tokens, const IntArray& positions, const IntArray& starts,
@@ -114,7 +115,7 @@ void bind_model(nb::module_& m) {
       .def("new_kv",
            [](const Model& model, int64_t blocks, int64_t block_size, const std::string& type) {
              const Spec& spec = model.spec();
-             return new Kv(spec.layers, spec.kv_heads, spec.head_dim, blocks, block_size, kv_is_bf16(type));
+             return new Kv(spec.layers, spec.kv_heads, spec.head_dim, blocks, block_size, kv_type(type));
            })
       .def("upload", &upload, nb::arg("tokens").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("starts").noconvert(), nb::arg("context").noconvert(), nb::arg("tables").noconvert(),

@@ -3,8 +3,11 @@
 // For one query the order of operations is fixed by absolute key positions: within a chunk of kChunk keys,
 // one softmax update per tile of kKeyTile keys, values added in key order; chunks merged in order. Which
 // queries share a pass, and whether chunks run in one item or in several, therefore never changes a bit.
-// A key that a query may not see takes no part: not even as zero times its value.
+// Scores are in units of log2 e. The reference point of the softmax is raised only when a score exceeds it by
+// kSlack: weights then reach 2^kSlack, which float32 and bf16 hold as well as 1.
 #include "attention/attention.hpp"
+
+#include <type_traits>
 
 #include "simd/simd.hpp"
 
@@ -12,15 +15,9 @@ namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
 constexpr int kGroups = kKeyTile / 16;
-
-struct Bf16Kv {
-  using Type = uint16_t;
-  static inline Vec get(const Type* p) { return load_bf16(p); }
-};
-struct FloatKv {
-  using Type = float;
-  static inline Vec get(const Type* p) { return load(p); }
-};
+constexpr int kMaxHead = 4096;
+constexpr float kSlack = 8.0f;
+constexpr float kLog2e = 1.44269504f;
 
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int max_of(int a, int b) { return a > b ? a : b; }
@@ -32,150 +29,80 @@ inline void fetch(const void* p, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, 3);
 }
 
-// scores[query][16 group + lane] = q . k: one chain of multiply-adds over the head per (query, key).
-template <typename KV, int QUERIES, int GROUPS>
-void score_block(const float* q, int padded, const typename KV::Type* const* keys, int head_dim, float* scores,
-                 const typename KV::Type* const* ahead) {
-  Vec sum[QUERIES][GROUPS];
-  for (int i = 0; i < QUERIES; ++i)
-    for (int g = 0; g < GROUPS; ++g) sum[i][g] = zero();
-  for (int d = 0; d < head_dim; ++d) {
-    if (ahead != nullptr && d % 2 == 0)
-      for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 16 * d, 32 * sizeof(typename KV::Type));
-    Vec k[GROUPS];
-    for (int g = 0; g < GROUPS; ++g) k[g] = KV::get(keys[g] + 16 * d);
-    for (int i = 0; i < QUERIES; ++i) {
-      const Vec x = set1(q[i * padded + d]);
-      for (int g = 0; g < GROUPS; ++g) sum[i][g] = fma(x, k[g], sum[i][g]);
-    }
-  }
-  for (int i = 0; i < QUERIES; ++i)
-    for (int g = 0; g < GROUPS; ++g) store(scores + i * kKeyTile + 16 * g, sum[i][g]);
+#include "attention/bf16.hpp"
+#include "attention/int8.hpp"
+
+// 2^x within 3e-6, for x <= kSlack; a tiny positive number below -126. A NaN stays one.
+inline Vec exp2_of(Vec x) {
+  x = vmax(set1(-126.0f), x);
+  const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: rounds to an integer and leaves it in the low bits
+  const Vec shifted = add(x, magic);
+  const Vec f = sub(x, sub(shifted, magic));
+  Vec p = set1(0x1.3997cap-7f);
+  p = fma(p, f, set1(0x1.ca1440p-5f));
+  p = fma(p, f, set1(0x1.ec06dap-3f));
+  p = fma(p, f, set1(0x1.62e0dcp-1f));
+  p = fma(p, f, set1(0x1.ffffe8p-1f));
+  return add_exponent(p, shifted);
 }
 
-template <typename KV, int GROUPS>
-void score_queries(const float* q, int queries, int padded, const typename KV::Type* const* keys, int head_dim,
-                   float* scores, const typename KV::Type* const* ahead) {
-  int i = 0;
-  const auto first = [&] { return i == 0 ? ahead : nullptr; };
-  for (; i + kQueryBlock <= queries; i += kQueryBlock)
-    score_block<KV, kQueryBlock, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
-  if constexpr (kQueryBlock > 3)
-    for (; i + 3 <= queries; i += 3)
-      score_block<KV, 3, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
-  for (; i < queries; ++i)
-    score_block<KV, 1, GROUPS>(q + i * padded, padded, keys, head_dim, scores + i * kKeyTile, first());
+inline float exp2_of(float x) {
+  float lanes[16];
+  store(lanes, exp2_of(set1(x)));
+  return lanes[0];
 }
 
-// sum[query] += p[query][key] * v[key] for keys low … high - 1 of the tile, in order.
-template <typename KV, int QUERIES, int WIDTH>
-void value_block(const float* p, const typename KV::Type* const* values, int padded, int low, int high, float* sum,
-                 const typename KV::Type* const* ahead) {
-  Vec acc[QUERIES][WIDTH];
-  for (int i = 0; i < QUERIES; ++i)
-    for (int w = 0; w < WIDTH; ++w) acc[i][w] = load(sum + i * padded + 16 * w);
-  for (int key = low; key < high;) {
-    const int end = min_of(high, key / 16 * 16 + 16);
-    const typename KV::Type* v = values[key / 16] + static_cast<ptrdiff_t>(key % 16) * padded;
-    const typename KV::Type* next = ahead != nullptr ? ahead[key / 16] + (v - values[key / 16]) : nullptr;
-    for (; key < end; ++key, v += padded) {
-      if (next != nullptr) {
-        fetch(next, 16 * WIDTH * sizeof(typename KV::Type));
-        next += padded;
-      }
-      Vec x[WIDTH];
-      for (int w = 0; w < WIDTH; ++w) x[w] = KV::get(v + 16 * w);
-      for (int i = 0; i < QUERIES; ++i) {
-        const Vec weight = set1(p[i * kKeyTile + key]);
-        for (int w = 0; w < WIDTH; ++w) acc[i][w] = fma(weight, x[w], acc[i][w]);
-      }
-    }
-  }
-  for (int i = 0; i < QUERIES; ++i)
-    for (int w = 0; w < WIDTH; ++w) store(sum + i * padded + 16 * w, acc[i][w]);
-}
+// The softmax of one query so far: reference point, sums of weights by lane.
+struct State {
+  float most;
+  float sums[16];
+};
 
-template <typename KV, int WIDTH>
-void value_queries(const float* p, int queries, const typename KV::Type* const* values, int padded, int low,
-                   int high, float* sum, const typename KV::Type* const* ahead) {
-  int i = 0;
-  const auto first = [&] { return i == 0 ? ahead : nullptr; };
-  for (; i + kQueryBlock <= queries; i += kQueryBlock)
-    value_block<KV, kQueryBlock, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
-  if constexpr (kQueryBlock > 3)
-    for (; i + 3 <= queries; i += 3)
-      value_block<KV, 3, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
-  for (; i < queries; ++i)
-    value_block<KV, 1, WIDTH>(p + i * kKeyTile, values, padded, low, high, sum + i * padded, first());
-}
-
-template <typename KV>
-void add_values(const float* p, int queries, const typename KV::Type* const* values, int padded, int low, int high,
-                float* sum, const typename KV::Type* const* ahead) {
-  const typename KV::Type *at[kGroups], *then[kGroups];
-  for (int g = 0; g < kGroups; ++g) {
-    at[g] = values[g];
-    then[g] = ahead != nullptr ? ahead[g] : nullptr;
-  }
-  int d = 0;
-  const auto advance = [&](int width) {
-    d += 16 * width;
-    for (int g = low / 16; g <= (high - 1) / 16; ++g) {
-      at[g] += 16 * width;
-      if (ahead != nullptr) then[g] += 16 * width;
-    }
-  };
-  const auto next = [&] { return ahead != nullptr ? then : nullptr; };
-  if constexpr (kValueBlock > 1)
-    for (; d + 16 * kValueBlock <= padded; advance(kValueBlock))
-      value_queries<KV, kValueBlock>(p, queries, at, padded, low, high, sum + d, next());
-  for (; d < padded; advance(1)) value_queries<KV, 1>(p, queries, at, padded, low, high, sum + d, next());
-}
-
-// One query's update for the scores of a tile, of which it sees lanes low … high - 1: scores become weights.
-inline void softmax_update(float* scores, int low, int high, int padded, float* state, float* sum) {
+// One query's update for the scores of a tile, of which it sees keys low … high - 1; gives their weights.
+inline void softmax_update(const float* scores, int low, int high, int padded, State& state, float* sum, Vec* weights) {
+  const bool edge = low > 0 || high < kKeyTile;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
-  for (int g = 0; g < kGroups; ++g) s[g] = keep_lanes(load(scores + 16 * g), low - 16 * g, high - 16 * g, minus_inf);
-  const float seen = reduce_max(vmax(vmax(s[0], s[1]), vmax(s[2], s[3])));
-  const float before = state[0];
-  const float most = seen > before ? seen : before;
-  if (most != before) {
-    const Vec shrink = vexp(set1(before - most));
-    for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
-    float factor[16];
-    store(factor, shrink);
-    state[1] *= factor[0];
-    state[0] = most;
-  }
-  const Vec top = set1(most);
+#pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
-    s[g] = vexp(sub(s[g], top));
-    store(scores + 16 * g, s[g]);
+    s[g] = load(scores + 16 * g);
+    if (edge) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
   }
-  state[1] += reduce_add(add(add(s[0], s[1]), add(s[2], s[3])));
+  const Vec most = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
+  Vec sums = load(state.sums);
+  if (any_above(most, set1(state.most + kSlack))) {
+    const float raised = reduce_max(most);
+    const Vec shrink = exp2_of(set1(state.most - raised));
+    sums = mul(sums, shrink);
+    for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
+    state.most = raised;
+  }
+  const Vec top = set1(state.most);
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) {
+    weights[g] = exp2_of(sub(s[g], top));
+    if (edge) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
+  }
+  store(state.sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
 }
 
-// total <- total merged with a later chunk; state and total_state hold (m, l).
+// total <- total merged with a later chunk; state and total_state hold (most, sum of weights).
 inline void merge_chunk(float* total_state, float* total, const float* state, const float* sum, int padded) {
   const float most = state[0] > total_state[0] ? state[0] : total_state[0];
-  const Vec a = vexp(set1(total_state[0] - most)), b = vexp(set1(state[0] - most));
-  float fa[16], fb[16];
-  store(fa, a);
-  store(fb, b);
+  const float a = exp2_of(total_state[0] - most), b = exp2_of(state[0] - most);
   total_state[0] = most;
-  const float kept = total_state[1] * fa[0];
-  const float added = state[1] * fb[0];
+  const float kept = total_state[1] * a;
+  const float added = state[1] * b;
   total_state[1] = kept + added;
   for (int d = 0; d < padded; d += 16)
-    store(total + d, fma(load(sum + d), b, mul(load(total + d), a)));
+    store(total + d, fma(load(sum + d), set1(b), mul(load(total + d), set1(a))));
 }
 
 inline void normalise(const float* sum, float l, int head_dim, float* out) {
-  const Vec by = set1(l);
+  const Vec by = set1(1.0f / l);
   int d = 0;
-  for (; d + 16 <= head_dim; d += 16) store(out + d, div(load(sum + d), by));
-  if (d < head_dim) store_n(out + d, div(load(sum + d), by), head_dim - d);
+  for (; d + 16 <= head_dim; d += 16) store(out + d, mul(load(sum + d), by));
+  if (d < head_dim) store_n(out + d, mul(load(sum + d), by), head_dim - d);
 }
 
 inline void copy(float* to, const float* from, int n) {
@@ -188,131 +115,195 @@ struct Attention {
   const AttendItem& item;
   const KvLayer& kv;
   const int heads, queries, padded;
-  float *q, *sum, *total, *scores, *state, *total_state;
+  const size_t words;  // of a packed query
+  uint32_t *q, *weights;
+  float *sum, *total, *scores, *total_state;
+  State* state;
 
   explicit Attention(const AttendItem& i)
-      : item(i), kv(*i.kv), heads(i.queries_per_kv), queries(i.rows * i.queries_per_kv), padded(i.kv->padded) {
-    q = item.scratch;
-    sum = q + queries * padded;
+      : item(i),
+        kv(*i.kv),
+        heads(i.queries_per_kv),
+        queries(i.rows * i.queries_per_kv),
+        padded(i.kv->padded),
+        words(KV::query_words(*i.kv)) {
+    sum = item.scratch;
     total = sum + queries * padded;
     scores = total + queries * padded;
-    state = scores + queries * kKeyTile;
-    total_state = state + 2 * queries;
+    total_state = scores + KV::kQueries * kKeyTile;
+    state = reinterpret_cast<State*>(total_state + 2 * queries);
+    weights = reinterpret_cast<uint32_t*>(state + queries);
+    q = weights + KV::kQueries * KV::kWeightWords;
   }
 
-  int low_of(int row) const { return item.window > 0 ? max_of(0, item.position + row - item.window + 1) : 0; }
+  int position(int row) const { return item.positions[row]; }
+  int low_of(int row) const { return item.window > 0 ? max_of(0, position(row) - item.window + 1) : 0; }
 
-  void gather_queries() {
+  void pack_queries() {
     for (int row = 0; row < item.rows; ++row)
       for (int h = 0; h < heads; ++h)
-        copy(q + (row * heads + h) * padded, item.q + row * item.q_stride + h * item.q_head_stride, kv.head_dim);
+        KV::pack_query(item.q + item.row_numbers[row] * item.q_stride + h * kv.head_dim, kLog2e, kv,
+                       q + (row * heads + h) * words);
   }
 
-  // Where the 16 keys from `position` on, and their values, lie.
-  void locate(int position, const Type*& keys, const Type*& values) const {
-    const size_t slot = position % kv.block_size;
-    const size_t page = static_cast<size_t>(item.table[position / kv.block_size]) * kv.kv_heads + item.kv_head;
-    keys = reinterpret_cast<const Type*>(kv.k) + (page * kv.block_size + slot) * kv.head_dim;
-    values = reinterpret_cast<const Type*>(kv.v) + (page * kv.block_size + slot) * padded;
-  }
-
-  void tile(int start, int first_row, int last_row) {
-    const int end = start + kKeyTile;
-    const int from_key = max_of(start, low_of(first_row));
-    const int to_key = min_of(end, item.position + last_row);  // past the last row's own key
-    const Type* keys[kGroups] = {};
-    const Type* values[kGroups] = {};
-    const Type* later[kGroups] = {};  // the next tile's keys
-    const int from = (from_key - start) / 16, to = (to_key - start + 15) / 16;
-    const int last_key = item.position + item.rows - 1;
-    for (int g = from; g < to; ++g) {
-      const int position = start + 16 * g;
-      locate(position, keys[g], values[g]);
-      const Type* unused;
-      later[g] = keys[g];
-      if (position + kKeyTile <= last_key) locate(position + kKeyTile, later[g], unused);
+  struct Place {
+    const Type *keys, *values;
+    const float *key_scales, *value_scales;
+  };
+  // Where the 16 keys from position `at` on, and their values, lie.
+  Place locate(int at) const {
+    const size_t slots = kv.slots_before(item.table[at / kv.block_size], item.kv_head) + at % kv.block_size;
+    Place place{reinterpret_cast<const Type*>(kv.k) + slots * kv.width,
+                reinterpret_cast<const Type*>(kv.v) + slots * padded, nullptr, nullptr};
+    if (kv.k_scale != nullptr) {
+      place.key_scales = kv.k_scale + slots;
+      place.value_scales = kv.v_scale + slots;
     }
-    const int offset = first_row * heads, count = (last_row - first_row) * heads;
-    int g = from;
-    for (; g + kKeyGroups <= to; g += kKeyGroups)
-      score_queries<KV, kKeyGroups>(q + offset * padded, count, padded, keys + g, kv.head_dim,
-                                    scores + offset * kKeyTile + 16 * g, values + g);
-    if constexpr (kKeyGroups > 1)
-      for (; g < to; ++g)
-        score_queries<KV, 1>(q + offset * padded, count, padded, keys + g, kv.head_dim,
-                             scores + offset * kKeyTile + 16 * g, values + g);
-    // Rows that see the whole tile share the loads of V; at the edges each row goes alone.
-    int shared = 0;
-    const auto flush = [&](int row) {
-      if (shared == 0) return;
-      const int at = (row - shared) * heads;
-      add_values<KV>(scores + at * kKeyTile, shared * heads, values, padded, 0, kKeyTile, sum + at * padded,
-                     later);
-      shared = 0;
+    return place;
+  }
+
+  struct Tile {
+    const Type *keys[kGroups], *values[kGroups], *later[kGroups];  // later: the next tile's keys
+    const float *key_scales[kGroups], *value_scales[kGroups];
+    int start, from, to;  // first key; groups that any row sees
+  };
+
+  template <int QUERIES>
+  void score_queries(const Tile& tile, int first, int to, const Type* const* ahead) {
+    int g = tile.from;
+    const auto pass = [&]<int GROUPS>(std::integral_constant<int, GROUPS>) {
+      KV::template score<QUERIES, GROUPS>(kv, q + first * words, tile.keys + g, tile.key_scales + g, scores + 16 * g,
+                                          ahead != nullptr ? ahead + g : nullptr);
+      g += GROUPS;
     };
-    for (int row = first_row; row < last_row; ++row) {
-      const int low = max_of(low_of(row), start) - start, high = min_of(item.position + row + 1, end) - start;
-      for (int i = row * heads; i < (row + 1) * heads; ++i)
-        softmax_update(scores + i * kKeyTile, low, high, padded, state + 2 * i, sum + i * padded);
-      if (low == 0 && high == kKeyTile) {
-        ++shared;
-        continue;
-      }
-      flush(row);
-      const int at = row * heads;
-      add_values<KV>(scores + at * kKeyTile, heads, values, padded, low, high, sum + at * padded, later);
+    while (g + kKeyGroups <= to) pass(std::integral_constant<int, kKeyGroups>());
+    if constexpr (kKeyGroups > 2)
+      if (g + 2 <= to) pass(std::integral_constant<int, 2>());
+    while (g < to) pass(std::integral_constant<int, 1>());
+  }
+
+  template <int QUERIES>
+  void value_queries(const Tile& tile, int first, int low, int high, const Type* const* ahead) {
+    int d = 0;
+    const auto pass = [&]<int WIDTH>(std::integral_constant<int, WIDTH>) {
+      KV::template add_values<QUERIES, WIDTH>(kv, weights, tile.values, d, low, high, sum + first * padded, ahead);
+      d += 16 * WIDTH;
+    };
+    while (d + 16 * kValueBlock <= padded) pass(std::integral_constant<int, kValueBlock>());
+    while (d < padded) pass(std::integral_constant<int, 1>());
+  }
+
+  // Queries first … first + QUERIES - 1, which may belong to several rows.
+  template <int QUERIES>
+  void block(const Tile& tile, int first, bool fetching) {
+    const int first_row = first / heads, last_row = (first + QUERIES - 1) / heads;
+    int low = kKeyTile, high = 0;
+    for (int row = first_row; row <= last_row; ++row) {
+      low = min_of(low, max_of(low_of(row) - tile.start, 0));
+      high = max_of(high, min_of(position(row) + 1 - tile.start, kKeyTile));
     }
-    flush(last_row);
+    score_queries<QUERIES>(tile, first, (high + 15) / 16, fetching ? tile.values : nullptr);
+    for (int i = 0; i < QUERIES; ++i) {
+      const int row = (first + i) / heads;
+      const int from = max_of(low_of(row) - tile.start, 0), to = min_of(position(row) + 1 - tile.start, kKeyTile);
+      Vec w[kGroups];
+      softmax_update(scores + i * kKeyTile, from, to, padded, state[first + i], sum + (first + i) * padded, w);
+      KV::pack_weights(w, tile.value_scales, from, to, weights + i * KV::kWeightWords);
+    }
+    value_queries<QUERIES>(tile, first, low, high, fetching ? tile.later : nullptr);
+  }
+
+  // `last_key`: the last that any row sees.
+  void tile(int start, int first_row, int last_row, int last_key) {
+    Tile t;
+    t.start = start;
+    t.from = kGroups;
+    int to = 0;
+    for (int row = first_row; row < last_row; ++row) {
+      t.from = min_of(t.from, max_of(low_of(row) - start, 0) / 16);
+      to = max_of(to, (min_of(position(row) + 1 - start, kKeyTile) + 15) / 16);
+    }
+    for (int g = t.from; g < to; ++g) {
+      const Place place = locate(start + 16 * g);
+      t.keys[g] = place.keys;
+      t.values[g] = place.values;
+      t.key_scales[g] = place.key_scales;
+      t.value_scales[g] = place.value_scales;
+      const int next = start + 16 * g + kKeyTile;
+      t.later[g] = next <= last_key ? locate(next).keys : place.keys;
+    }
+    const int end = last_row * heads;
+    int i = first_row * heads;
+    const auto fetching = [&] { return i == first_row * heads; };
+    for (; i + KV::kQueries <= end; i += KV::kQueries) block<KV::kQueries>(t, i, fetching());
+    if constexpr (KV::kQueries > 3)
+      for (; i + 3 <= end; i += 3) block<3>(t, i, fetching());
+    for (; i < end; ++i) block<1>(t, i, fetching());
   }
 
   void chunk(int number) {
     for (int i = 0; i < queries; ++i) {
-      state[2 * i] = -__builtin_inff();
-      state[2 * i + 1] = 0.0f;
+      state[i].most = -__builtin_inff();
+      store(state[i].sums, zero());
     }
     for (int i = 0; i < queries * padded; ++i) sum[i] = 0.0f;
-    const int last_key = item.position + item.rows - 1;
+    int last_key = 0;
+    for (int row = 0; row < item.rows; ++row) last_key = max_of(last_key, position(row));
+    last_key = min_of(last_key, item.last_chunk * kChunk - 1);
     for (int start = number * kChunk; start < (number + 1) * kChunk && start <= last_key; start += kKeyTile) {
-      int first = max_of(0, start - item.position), last = item.rows;  // the rows that see any key of the tile
+      int first = 0, last = item.rows;  // the rows that see any key of the tile
+      while (first < last && position(first) < start) ++first;
       while (last > first && low_of(last - 1) >= start + kKeyTile) --last;
-      if (first < last) tile(start, first, last);
+      if (first < last) tile(start, first, last, last_key);
     }
   }
 
   void run() {
-    gather_queries();
+    pack_queries();
     for (int i = 0; i < queries; ++i) total_state[2 * i + 1] = 0.0f;
     for (int number = item.first_chunk; number < item.last_chunk; ++number) {
       chunk(number);
       for (int i = 0; i < queries; ++i) {
+        const float part[2] = {state[i].most, reduce_add(load(state[i].sums))};
         if (item.partial != nullptr) {
-          float* to = item.partial + static_cast<ptrdiff_t>(i) * (padded + 2);
-          copy(to, state + 2 * i, 2);
+          float* to = item.partial + (number - item.first_chunk) * item.chunk_stride + i * item.query_stride;
+          copy(to, part, 2);
           copy(to + 2, sum + i * padded, padded);
-        } else if (state[2 * i + 1] == 0.0f) {
+        } else if (part[1] == 0.0f) {
           continue;  // sees no key of this chunk
         } else if (total_state[2 * i + 1] == 0.0f) {
-          copy(total_state + 2 * i, state + 2 * i, 2);
+          copy(total_state + 2 * i, part, 2);
           copy(total + i * padded, sum + i * padded, padded);
         } else {
-          merge_chunk(total_state + 2 * i, total + i * padded, state + 2 * i, sum + i * padded, padded);
+          merge_chunk(total_state + 2 * i, total + i * padded, part, sum + i * padded, padded);
         }
       }
     }
     if (item.partial != nullptr) return;
     for (int i = 0; i < queries; ++i)
       normalise(total + i * padded, total_state[2 * i + 1], kv.head_dim,
-                item.out + i / heads * item.out_stride + i % heads * item.q_head_stride);
+                item.out + item.row_numbers[i / heads] * item.out_stride + i % heads * kv.head_dim);
   }
 };
 
 }  // namespace
 
+void store_kv(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v) {
+  for (int h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
+    const size_t slots = kv.slots_before(block, h);
+    if (kv.type == KvType::bf16) {
+      Bf16Kv::put(kv, slots, slot, k, v);
+    } else {
+      Int8Kv::put(kv, slots, slot, k, v);
+    }
+  }
+}
+
 void attend(const AttendItem& item) {
-  if (item.kv->bf16) {
+  if (item.kv->type == KvType::bf16) {
     Attention<Bf16Kv>(item).run();
   } else {
-    Attention<FloatKv>(item).run();
+    Attention<Int8Kv>(item).run();
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 #if defined(TENFOLD_X86_LEVELS)
 struct Features {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, avx512bf16 = false;
 };
 
 uint64_t enabled_states() {
@@ -32,6 +32,7 @@ Features features() {
   const bool vnni = c >> 11 & 1;
   found.avx2 = ymm && avx2 && fma && f16c;
   found.avx512 = found.avx2 && zmm && f && dq && bw && vl && vnni;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found.avx512bf16 = found.avx512 && (a >> 5 & 1);
   return found;
 }
 #endif
@@ -42,6 +43,7 @@ Levels levels() {
   Levels result{};
 #if defined(TENFOLD_X86_LEVELS)
   const Features found = features();
+  if (found.avx512bf16) result.found[result.count++] = &avx512bf16::kernels();
   if (found.avx512) result.found[result.count++] = &avx512::kernels();
   if (found.avx2) result.found[result.count++] = &avx2::kernels();
 #endif

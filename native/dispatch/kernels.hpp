@@ -4,33 +4,29 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention/format.hpp"
 #include "linear/format.hpp"
 
 namespace tenfold {
 
 enum class Activation : uint8_t { silu, gelu_tanh };
 
-// One layer's KV memory. K: [block][kv_head][block_size / 16][head_dim][16]; V: [block][kv_head][slot][padded].
-struct KvLayer {
-  uint8_t* k;
-  uint8_t* v;
-  int block_size, kv_heads, head_dim;
-  int padded;  // head_dim rounded up to 16
-  bool bf16;   // else float32
-};
-
-// Attention of `rows` consecutive rows of one sequence, for the query heads of one KV head.
+// Attention of some rows over chunks of one KV head's keys, for the query heads of that KV head. The rows are
+// those of one sequence in order of position, or of several whose blocks for these chunks are the same and which
+// see all of them.
 struct AttendItem {
   const KvLayer* kv;
   const int32_t* table;
-  const float* q;  // first row's, of the first head of the KV head; scaled
+  const float* q;  // row 0's, of the first head of the KV head; scaled; heads lie side by side
   float* out;      // as q
   ptrdiff_t q_stride, out_stride;  // floats from row to row
-  int q_head_stride;               // floats from head to head
-  int kv_head, queries_per_kv, rows, position, window;
+  const int32_t *row_numbers, *positions;  // [rows]
+  int kv_head, queries_per_kv, rows, window;
   int first_chunk, last_chunk;  // chunks of kChunk keys, by absolute position
-  float* partial;  // null, or [rows x queries_per_kv][padded + 2]: m, l, unnormalised sum of one chunk
-  float* scratch;  // attend_scratch() floats
+  // Null, or for each query and chunk padded + 2 floats: reference point, sum of weights, weighted sum of values.
+  float* partial;
+  ptrdiff_t query_stride, chunk_stride;  // floats from query to query and from chunk to chunk
+  float* scratch;                        // attend_scratch() floats
 };
 
 constexpr int kKeyTile = 64;  // keys per online-softmax update
@@ -43,7 +39,7 @@ struct Kernels {
   void (*linear_tile)(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                       ptrdiff_t out_stride, bool accumulate);
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
-    // One row into its lane of a panel's groups.
+  // One row into its lane of a panel's groups.
   void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
@@ -51,13 +47,15 @@ struct Kernels {
   void (*gate)(Activation kind, const float* gate, const float* up, int n, float* out);
   void (*softcap)(float* x, float cap, int n);
   void (*rope)(float* head, const float* cos, const float* sin, int half);
+  // One position's keys and values of all KV heads into its slot.
+  void (*store_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
   void (*attend)(const AttendItem& item);
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
 };
 
-// Floats of scratch that attend needs for `queries` query vectors.
+// Floats of scratch that attend needs for `queries` query vectors: packed query, sums, scores and state of each.
 constexpr size_t attend_scratch(size_t queries, size_t padded) {
-  return queries * (3 * padded + kKeyTile + 4) + 64;
+  return queries * (3 * padded + 2 * kKeyTile + 32) + 64;
 }
 
 }  // namespace tenfold

@@ -8,15 +8,17 @@ namespace tenfold::TENFOLD_LEVEL {
 
 const Kernels& kernels() {
   static constexpr const char* name =
-#if defined(TENFOLD_AVX512)
+#if defined(__AVX512BF16__)
+      "avx512bf16";
+#elif defined(TENFOLD_AVX512)
       "avx512";
 #elif defined(TENFOLD_AVX2)
       "avx2";
 #else
       "portable";
 #endif
-  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,   scale,
-                                gate, softcap,     rope,          attend,   merge};
+  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,  scale,
+                                gate, softcap,     rope,          store_kv, attend,   merge};
   return table;
 }
 

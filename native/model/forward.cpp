@@ -34,11 +34,12 @@ class Model::Guard {
   FlushSubnormals flush_;
 };
 
+// f(row, thread). No two threads work on the same eight rows of a panel when there are enough rows.
 template <typename F>
 void Model::each_row(int rows, const F& f) {
-  const int step = std::clamp(rows / (4 * threads()), 1, 16);
-  pool_.run(ceil_div(rows, step), [&](int item, int) {
-    for (int row = item * step; row < std::min(rows, (item + 1) * step); ++row) f(row);
+  const int step = std::clamp(ceil_div(rows, threads()), 1, kPanel / 2);
+  pool_.run(ceil_div(rows, step), [&](int item, int thread) {
+    for (int row = item * step; row < std::min(rows, (item + 1) * step); ++row) f(row, thread);
   });
 }
 
@@ -50,9 +51,23 @@ void Model::shape_input(Input& input, int rows, int cols) {
   acts.panels = input.panels.reserve(static_cast<size_t>(ceil_div(rows, kPanel)) * acts.groups);
 }
 
-void Model::quantize_row(const Input& input, int row, int cols) {
-  kernels_.quantize(input.values.data() + row * input.acts.value_stride, cols,
+void Model::quantize_row(const Input& input, int row, const float* values, int cols) {
+  kernels_.quantize(values, cols,
                     input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
+}
+
+// normed_ <- norm of rows of x (all, or those of `pick`), as the matrices that take it want it.
+void Model::norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
+                      std::initializer_list<const Packed*> takers) {
+  bool codes = false, values = false;
+  for (const Packed* taker : takers) (quantized(*taker) ? codes : values) = true;
+  scratch_.reserve(static_cast<size_t>(threads()) * hidden_stride_);
+  each_row(rows, [&](int i, int thread) {
+    float* to = values ? normed_.values.data() + i * normed_.acts.value_stride : scratch_.data() + thread * hidden_stride_;
+    kernels_.rms_norm(x_.data() + (pick == nullptr ? i : pick[i]) * hidden_stride_, weight.data(), spec_.hidden,
+                      spec_.norm_eps, to);
+    if (codes) quantize_row(normed_, i, to, spec_.hidden);
+  });
 }
 
 void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
@@ -110,32 +125,11 @@ void Model::upload(Batch batch) {
 
 void Model::embed() {
   const Guard guard(*this);
-  each_row(batch_.size(), [&](int row) {
+  each_row(batch_.size(), [&](int row, int) {
     float* x = x_.data() + row * hidden_stride_;
     decode_row(embed_.view, batch_.tokens[row], x);
     if (spec_.embed_scale != 1.0f) kernels_.scale(x, spec_.embed_scale, spec_.hidden);
   });
-}
-
-void Model::store_kv(const KvLayer& kv, const float* k, const float* v, int row) {
-  const int position = batch_.positions[row];
-  const int32_t block = batch_.table(sequence_of_[row])[position / kv.block_size];
-  const int slot = position % kv.block_size;
-  for (int h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
-    const size_t page = (static_cast<size_t>(block) * kv.kv_heads + h) * kv.block_size;
-    const size_t k_at = (page + slot / 16 * 16) * kv.head_dim + slot % 16;
-    const size_t v_at = (page + slot) * kv.padded;
-    if (kv.bf16) {
-      uint16_t* to = reinterpret_cast<uint16_t*>(kv.k) + k_at;
-      for (int d = 0; d < kv.head_dim; ++d) to[16 * d] = float_to_bf16(k[d]);
-      to = reinterpret_cast<uint16_t*>(kv.v) + v_at;
-      for (int d = 0; d < kv.head_dim; ++d) to[d] = float_to_bf16(v[d]);
-    } else {
-      float* to = reinterpret_cast<float*>(kv.k) + k_at;
-      for (int d = 0; d < kv.head_dim; ++d) to[16 * d] = k[d];
-      std::memcpy(reinterpret_cast<float*>(kv.v) + v_at, v, sizeof(float) * kv.head_dim);
-    }
-  }
 }
 
 void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row) {
@@ -157,7 +151,8 @@ void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer&
     kernels_.rope(head, rope.cos.data() + angle, rope.sin.data() + angle, half);
   }
   kernels_.scale(q, spec_.query_scale, spec_.heads * dim);
-  store_kv(kv, k, v, row);
+  const int position = batch_.positions[row];
+  kernels_.store_kv(kv, batch_.table(sequence_of_[row])[position / kv.block_size], position % kv.block_size, k, v);
 }
 
 void Model::qkv(int layer, const Kv& kv) {
@@ -171,12 +166,7 @@ void Model::qkv(int layer, const Kv& kv) {
   }
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  const bool codes = quantized(l.q.view) || quantized(l.k.view) || quantized(l.v.view);
-  each_row(rows, [&](int row) {
-    kernels_.rms_norm(x_.data() + row * hidden_stride_, l.attn_norm.data(), spec_.hidden, spec_.norm_eps,
-                      normed_.values.data() + row * normed_.acts.value_stride);
-    if (codes) quantize_row(normed_, row, spec_.hidden);
-  });
+  norm_rows(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
   float* q = qkv_.data();
   float* k = q + spec_.heads * spec_.head_dim;
   float* v = k + spec_.kv_heads * spec_.head_dim;
@@ -186,17 +176,17 @@ void Model::qkv(int layer, const Kv& kv) {
   linears(jobs, 3, normed_.acts, rows);
   const KvLayer memory = kv.layer(layer);
   const RopeTable& rope = rope_of(layer);
-  each_row(rows, [&](int row) { finish_row(l, rope, memory, row); });
+  each_row(rows, [&](int row, int) { finish_row(l, rope, memory, row); });
 }
 
 void Model::attend(int layer, const Kv& kv) {
   const Guard guard(*this);
   check_layer(layer);
   if (checked_kv_ != kv.id()) throw std::invalid_argument("attend needs the KV memory that qkv wrote");
-  const AttendPlan& plan = plan_for(spec_.windows[layer]);
+  const AttendPlan& plan = plan_for(spec_.windows[layer], kv.block_size());
   const KvLayer memory = kv.layer(layer);
   const int dim = spec_.head_dim, group = spec_.heads / spec_.kv_heads;
-  const size_t scratch = attend_scratch(std::max(group, 24 / group * group), memory.padded);
+  const size_t scratch = attend_scratch(std::max(group, kItemQueries), memory.padded);
   scratch_.reserve(scratch * threads());
   partials_.reserve(plan.partial_floats);
   float* out = attended_.values.data();
@@ -207,32 +197,34 @@ void Model::attend(int layer, const Kv& kv) {
     AttendItem work{};
     work.kv = &memory;
     work.table = batch_.table(item.sequence);
-    work.q = qkv_.data() + item.row * qkv_stride_ + head * dim;
-    work.out = out + item.row * stride + head * dim;
+    work.q = qkv_.data() + head * dim;
+    work.out = out + head * dim;
     work.q_stride = qkv_stride_;
     work.out_stride = stride;
-    work.q_head_stride = dim;
+    work.row_numbers = plan.row_numbers.data() + item.row;
+    work.positions = plan.positions.data() + item.row;
     work.kv_head = item.kv_head;
     work.queries_per_kv = group;
     work.rows = item.rows;
-    work.position = batch_.positions[item.row];
     work.window = plan.window;
     work.first_chunk = item.first_chunk;
     work.last_chunk = item.last_chunk;
     work.partial = item.partial < 0 ? nullptr : partials_.data() + item.partial;
+    work.query_stride = item.query_stride;
+    work.chunk_stride = plan.partial_width;
     work.scratch = scratch_.data() + scratch * thread;
     kernels_.attend(work);
   });
-  each_row(static_cast<int>(plan.merges.size()), [&](int i) {
+  each_row(static_cast<int>(plan.merges.size()), [&](int i, int) {
     const AttendPlan::Merge& m = plan.merges[i];
-    kernels_.merge(partials_.data() + m.partial, m.stride, m.chunks, memory.padded, dim,
+    kernels_.merge(partials_.data() + m.partial, plan.partial_width, m.chunks, memory.padded, dim,
                    out + m.row * stride + m.head * dim);
   });
 }
 
 // x += y's post-norm, where the model has one; else the projection added to x itself.
 void Model::finish_residual(const std::vector<float>& post_norm) {
-  each_row(batch_.size(), [&](int row) {
+  each_row(batch_.size(), [&](int row, int) {
     float* y = y_.data() + row * hidden_stride_;
     kernels_.rms_norm(y, post_norm.data(), spec_.hidden, spec_.norm_eps, y);
     kernels_.add(x_.data() + row * hidden_stride_, y, spec_.hidden);
@@ -244,7 +236,10 @@ void Model::attn_out(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  if (quantized(l.o.view)) each_row(rows, [&](int row) { quantize_row(attended_, row, l.o.view.cols); });
+  if (quantized(l.o.view))
+    each_row(rows, [&](int row, int) {
+      quantize_row(attended_, row, attended_.values.data() + row * attended_.acts.value_stride, l.o.view.cols);
+    });
   const Job job = {&l.o.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
   linears(&job, 1, attended_.acts, rows);
   if (spec_.post_norms) finish_residual(l.attn_post_norm);
@@ -260,11 +255,12 @@ void Model::gated_unit(const Layer& layer, int unit, int first, int last, int th
   kernels_.linear_tile(layer.gate.view, tile, tiles, normed_.acts, first, last - first, gate, kUnit, false);
   kernels_.linear_tile(layer.up.view, tile, tiles, normed_.acts, first, last - first, up, kUnit, false);
   const Acts& to = gated_.acts;
+  const bool codes = quantized(layer.down.view);
   for (int row = first; row < last; ++row) {
-    float* values = gated_.values.data() + row * to.value_stride + unit * kUnit;
     const int at = (row - first) * kUnit;
+    float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + unit * kUnit;
     kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
-    if (quantized(layer.down.view))
+    if (codes)
       kernels_.quantize(values, kUnit, gated_.panels.data() + row / kPanel * to.groups + unit, row % kPanel);
   }
 }
@@ -274,12 +270,7 @@ void Model::mlp(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  const bool codes = quantized(l.gate.view) || quantized(l.up.view);
-  each_row(rows, [&](int row) {
-    kernels_.rms_norm(x_.data() + row * hidden_stride_, l.mlp_norm.data(), spec_.hidden, spec_.norm_eps,
-                      normed_.values.data() + row * normed_.acts.value_stride);
-    if (codes) quantize_row(normed_, row, spec_.hidden);
-  });
+  norm_rows(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
   scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
   const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 2 : 1, unit_items = ceil_div(units, step);
   pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
@@ -296,16 +287,12 @@ Rows Model::logits() {
   const Guard guard(*this);
   const auto rows = static_cast<int>(batch_.rows.size());
   logits_.reserve(static_cast<size_t>(rows) * spec_.vocab);
-  each_row(rows, [&](int i) {
-    kernels_.rms_norm(x_.data() + batch_.rows[i] * hidden_stride_, norm_.data(), spec_.hidden, spec_.norm_eps,
-                      normed_.values.data() + i * normed_.acts.value_stride);
-    if (quantized(head())) quantize_row(normed_, i, spec_.hidden);
-  });
+  norm_rows(norm_, rows, batch_.rows.data(), {&head()});
   if (rows > 0) {
     const Job job = {&head(), logits_.data(), spec_.vocab, false};
     linears(&job, 1, normed_.acts, rows);
     if (spec_.logit_softcap > 0.0f)
-      each_row(rows, [&](int i) {
+      each_row(rows, [&](int i, int) {
         kernels_.softcap(logits_.data() + static_cast<size_t>(i) * spec_.vocab, spec_.logit_softcap, spec_.vocab);
       });
   }

@@ -1,4 +1,4 @@
-// Paged KV memory of all layers; layout in dispatch/kernels.hpp.
+// Paged KV memory of all layers; layout in attention/format.hpp.
 #pragma once
 
 #include <atomic>
@@ -12,17 +12,20 @@ namespace tenfold {
 class Kv {
  public:
   // Throws std::bad_alloc where the memory cannot be had, std::invalid_argument for sizes that make no sense.
-  Kv(int layers, int kv_heads, int head_dim, int64_t blocks, int64_t block_size, bool bf16)
+  Kv(int layers, int kv_heads, int head_dim, int64_t blocks, int64_t block_size, KvType type)
       : layers_(layers), blocks_(blocks) {
     if (blocks < 1 || blocks > INT32_MAX || block_size < 16 || block_size % 16 != 0 || block_size > (1 << 20))
       throw std::invalid_argument("KV memory needs at least one block, of a multiple of 16 tokens");
-    const int padded = (head_dim + 15) / 16 * 16;
-    const double slots = static_cast<double>(blocks) * static_cast<double>(block_size) * kv_heads;
-    if (slots * (head_dim + padded) * (bf16 ? 2 : 4) * layers > 1e18) throw std::bad_alloc();
-    layer_ = {nullptr, nullptr, static_cast<int>(block_size), kv_heads, head_dim, padded, bf16};
-    const size_t rows = static_cast<size_t>(blocks) * static_cast<size_t>(block_size) * kv_heads * (bf16 ? 2 : 4);
-    k_bytes_ = rows * head_dim;
-    layer_bytes_ = k_bytes_ + rows * padded;
+    const auto up = [](int n, int to) { return (n + to - 1) / to * to; };
+    const int width = up(head_dim, type == KvType::bf16 ? 2 : 4), padded = up(head_dim, 16);
+    layer_ = {nullptr, nullptr, nullptr, nullptr, type, static_cast<int>(block_size), kv_heads, head_dim, width, padded};
+    const double total = static_cast<double>(blocks) * static_cast<double>(block_size) * kv_heads;
+    if (total * 2 * (padded * layer_.element() + sizeof(float)) * layers > 1e18) throw std::bad_alloc();
+    const size_t slots = static_cast<size_t>(blocks) * static_cast<size_t>(block_size) * kv_heads;
+    k_bytes_ = slots * width * layer_.element();
+    v_bytes_ = slots * padded * layer_.element();
+    scale_bytes_ = type == KvType::int8 ? slots * sizeof(float) : 0;
+    layer_bytes_ = k_bytes_ + v_bytes_ + 2 * scale_bytes_;
     memory_ = Memory(layer_bytes_ * layers);
   }
 
@@ -30,6 +33,10 @@ class Kv {
     KvLayer result = layer_;
     result.k = memory_.data() + layer_bytes_ * i;
     result.v = result.k + k_bytes_;
+    if (scale_bytes_ > 0) {
+      result.k_scale = reinterpret_cast<float*>(result.v + v_bytes_);
+      result.v_scale = reinterpret_cast<float*>(result.v + v_bytes_ + scale_bytes_);
+    }
     return result;
   }
   int64_t blocks() const { return blocks_; }
@@ -51,7 +58,7 @@ class Kv {
   int layers_;
   int64_t blocks_;
   KvLayer layer_;
-  size_t k_bytes_, layer_bytes_;
+  size_t k_bytes_, v_bytes_, scale_bytes_, layer_bytes_;
   Memory memory_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -40,19 +41,24 @@ struct RopeTable {
 // The attention work of a batch for one window, the same in all layers that have it.
 struct AttendPlan {
   struct Item {
-    int sequence, row, rows, kv_head, first_chunk, last_chunk;
-    int64_t partial;  // float offset of the item's partials, -1: none
+    int sequence;   // whose table is used
+    int row, rows;  // in row_numbers and positions
+    int kv_head, first_chunk, last_chunk;
+    int64_t partial = -1;      // float offset of the item's first partial, -1: none
+    int64_t query_stride = 0;  // floats from query to query
   };
   struct Merge {
     int row, head, chunks;
     int64_t partial;  // of the query's first chunk
-    int64_t stride;   // floats from chunk to chunk
   };
   int window;
+  std::vector<int32_t> row_numbers, positions;  // the batch's rows, then those of items over several sequences
   std::vector<Item> items;
   std::vector<Merge> merges;
-  int64_t partial_floats = 0;
+  int64_t partial_width = 0, partial_floats = 0;
 };
+
+constexpr int kItemQueries = 24;  // queries of an item, so that loads of K and V serve many
 
 // A buffer of rows, for looking at from outside.
 struct Rows {
@@ -105,15 +111,18 @@ class Model {
   class Guard;
 
   void shape_input(Input& input, int rows, int cols);
-  void quantize_row(const Input& input, int row, int cols);
+  void quantize_row(const Input& input, int row, const float* values, int cols);
+  void norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
+                 std::initializer_list<const Packed*> takers);
   void linears(const Job* jobs, int count, const Acts& x, int rows);
   template <typename F>
   void each_row(int rows, const F& f);
   void gated_unit(const Layer& layer, int unit, int first, int last, int thread);
   void finish_residual(const std::vector<float>& post_norm);
   void finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row);
-  void store_kv(const KvLayer& kv, const float* k, const float* v, int row);
-  const AttendPlan& plan_for(int window);
+  const AttendPlan& plan_for(int window, int block_size);
+  void share(AttendPlan& plan, const int* sequences, int count, int chunks, std::vector<char>& done);
+  void split_items(AttendPlan& plan, size_t first);
   void check_layer(int layer) const;
   Matrix* find_matrix(int layer, const std::string& name, int64_t& rows, int64_t& cols);
   std::vector<float>* find_vector(int layer, const std::string& name, int64_t& size);

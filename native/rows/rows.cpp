@@ -36,25 +36,32 @@ inline Vec activate(Activation kind, Vec x) {
 
 }  // namespace
 
-// Symmetric 8 bits per 32: scale = absmax / 127. `cols` is a multiple of 32.
+// Symmetric 8 bits per 32: scale = absmax / 127. `cols` is a multiple of 32. In blocks of up to 16 groups, so that
+// the divisions are done for all at once and no group waits for another's reduction.
 void quantize(const float* x, int cols, ActGroup* panel, int lane) {
-  for (int g = 0; g < cols / kGroup; ++g, x += kGroup, ++panel) {
-    const Vec a = load(x), b = load(x + 16);
-    const float largest = reduce_max(vmax(vabs(a), vabs(b)));
+  for (int left = cols / kGroup; left > 0; left -= 16) {
+    const int count = left < 16 ? left : 16;
+    float largest[16] = {}, inverses[16], scales[16];
+    for (int g = 0; g < count; ++g)
+      largest[g] = reduce_max(vmax(vabs(load(x + g * kGroup)), vabs(load(x + g * kGroup + 16))));
     // Below this the inverse overflows; such activations are zero to any sum they enter.
-    const bool tiny = largest < 1e-30f;
-    const float scale = tiny ? 0.0f : largest / 127.0f;
-    const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
-    const IVec qa = to_int(mul(a, inverse)), qb = to_int(mul(b, inverse));
-    store_i8(panel->codes[lane], qa);
-    store_i8(panel->codes[lane] + 16, qb);
-    const int32_t first = reduce_add(qa), all = first + reduce_add(qb);
-    ActGroup::Half& half = panel->half[lane / 8];
-    const int i = lane % 8;
-    half.scale[i] = scale;
-    half.sum[i] = scale * static_cast<float>(all);
-    half.minus[i] = -all;
-    half.first_minus[i] = -first;
+    const Vec most = load(largest), limit = set1(1e-30f), top = set1(127.0f);
+    store(scales, select_below(most, limit, zero(), div(most, top)));
+    store(inverses, select_below(most, limit, zero(), div(top, most)));
+    for (int g = 0; g < count; ++g, x += kGroup, ++panel) {
+      int8_t* codes = panel->codes[lane];
+      const Vec inverse = set1(inverses[g]);
+      store_i8(codes, to_int(mul(load(x), inverse)));
+      store_i8(codes + 16, to_int(mul(load(x + 16), inverse)));
+      int32_t first, second;
+      sum_codes(codes, first, second);
+      ActGroup::Half& half = panel->half[lane / 8];
+      const int i = lane % 8;
+      half.scale[i] = scales[g];
+      half.sum[i] = scales[g] * static_cast<float>(first + second);
+      half.minus[i] = -first - second;
+      half.first_minus[i] = -first;
+    }
   }
 }
 

@@ -2,7 +2,8 @@
 constexpr int kRowBlock = 4;
 constexpr int kDotRows = 1;
 constexpr int kDenseTiles = 2;
-constexpr int kQueryBlock = 3;
+constexpr int kPairQueries = 3;
+constexpr int kQuadQueries = 1;
 constexpr int kValueBlock = 1;
 constexpr int kKeyGroups = 1;
 
@@ -97,6 +98,78 @@ inline int32_t reduce_add(IVec x) {
 inline IVec shift_left(IVec x, int n) {
   const __m128i count = _mm_cvtsi32_si128(n);
   return {_mm256_sll_epi32(x.a, count), _mm256_sll_epi32(x.b, count)};
+}
+inline IVec iadd(IVec x, IVec y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline IVec shift_right(IVec x, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return {_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count)};
+}
+inline bool any_above(Vec x, Vec limit) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_GT_OQ),
+                                         _mm256_cmp_ps(x.b, limit.b, _CMP_GT_OQ))) != 0;
+}
+inline __m256 add_exponent(__m256 x, __m256 shifted) {
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+}
+inline Vec add_exponent(Vec x, Vec shifted) { return {add_exponent(x.a, shifted.a), add_exponent(x.b, shifted.b)}; }
+
+using Pairs = Bytes;
+inline Bytes load_bytes(const uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline Bytes set_quad(uint32_t x) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x));
+  return {all, all};
+}
+inline Pairs load_pairs(const uint16_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
+inline Pairs set_pair(uint32_t x) { return set_quad(x); }
+inline Pairs and_pairs(Pairs x, uint32_t mask) {
+  const __m256i keep = _mm256_set1_epi32(static_cast<int32_t>(mask));
+  return {_mm256_and_si256(x.a, keep), _mm256_and_si256(x.b, keep)};
+}
+inline __m256 dot_pairs(__m256 sum, __m256i a, __m256i b) {
+  const __m256i odd = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, odd)),
+                        _mm256_castsi256_ps(_mm256_and_si256(b, odd)), sum);
+  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)),
+                         sum);
+}
+inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) { return {dot_pairs(sum.a, a.a, b.a), dot_pairs(sum.b, a.b, b.b)}; }
+inline __m256i round_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), top = _mm256_srli_epi32(bits, 16);
+  const __m256i even = _mm256_and_si256(top, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(
+      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), even), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
+}
+inline void store_bf16(void* p, Vec x) {
+  const __m256i words = _mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b));
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+}
+inline __m256i dot_quads(__m256i sum, __m256i a, __m256i b) {
+  const __m256i even = _mm256_set1_epi16(255);
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(a, even),
+                                                _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8)));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8)));
+}
+inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return {dot_quads(sum.a, a.a, b.a), dot_quads(sum.b, a.b, b.b)}; }
+inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+  __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), x), _mm256_set1_epi16(1));
+  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
+  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
+  first = _mm256_cvtsi256_si32(sums);
+  second = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
+}
+inline void store_low_bytes(uint8_t* p, IVec x) {
+  const __m256i low = _mm256_set1_epi32(255);
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 inline float reduce_add(Vec x) {
   const __m256 y = _mm256_add_ps(x.a, x.b);

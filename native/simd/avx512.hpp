@@ -1,10 +1,11 @@
 // Sixteen float lanes in one AVX-512 register. Included inside a level's namespace by simd.hpp.
-constexpr int kRowBlock = 8;    // rows of activations per pass of the linear kernels
-constexpr int kDotRows = 8;   // of them, rows whose products take turns
-constexpr int kDenseTiles = 4;  // column tiles in flight when few rows hide no latency
-constexpr int kQueryBlock = 6;  // queries per pass of the attention kernels
-constexpr int kValueBlock = 4;  // head-dim vectors per pass over V
-constexpr int kKeyGroups = 4;   // groups of 16 keys per pass over K
+constexpr int kRowBlock = 8;     // rows of activations per pass of the linear kernels
+constexpr int kDotRows = 8;      // of them, rows whose products take turns
+constexpr int kDenseTiles = 4;   // column tiles in flight when few rows hide no latency
+constexpr int kPairQueries = 6;  // queries per pass over bf16 keys and values
+constexpr int kQuadQueries = 3;  // the same for 8-bit ones
+constexpr int kValueBlock = 4;   // head-dim vectors per pass over V
+constexpr int kKeyGroups = 4;    // groups of 16 keys per pass over K
 
 using Vec = __m512;
 using IVec = __m512i;
@@ -18,6 +19,7 @@ inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 inline Vec load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 inline void store_n(float* p, Vec x, int n) { _mm512_mask_storeu_ps(p, first(n), x); }
+inline IVec iadd(IVec a, IVec b) { return _mm512_add_epi32(a, b); }
 inline Vec load_bf16(const uint16_t* p) {
   const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
@@ -55,6 +57,65 @@ inline void store_i8(int8_t* p, IVec x) {
 }
 inline int32_t reduce_add(IVec x) { return _mm512_reduce_add_epi32(x); }
 inline IVec shift_left(IVec x, int n) { return _mm512_sll_epi32(x, _mm_cvtsi32_si128(n)); }
+
+inline IVec shift_right(IVec x, int n) { return _mm512_srl_epi32(x, _mm_cvtsi32_si128(n)); }
+inline bool any_above(Vec x, Vec limit) { return _mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ) != 0; }
+// x times two to the integer in the low bits of `shifted`.
+inline Vec add_exponent(Vec x, Vec shifted) {
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
+
+// Sixteen pairs of bf16. A sum takes the odd one's product first, each with one rounding (that of the sum:
+// the product is exact), as the instruction does.
+using Pairs = __m512i;
+inline Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+inline Pairs set_pair(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
+inline Pairs and_pairs(Pairs x, uint32_t mask) {
+  return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int32_t>(mask)));
+}
+#if defined(__AVX512BF16__)
+inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) {
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+inline void store_bf16(void* p, Vec x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+#else
+inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) {
+  const __m512i odd = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a, odd)),
+                        _mm512_castsi512_ps(_mm512_and_si512(b, odd)), sum);
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)),
+                         sum);
+}
+inline void store_bf16(void* p, Vec x) {
+  const __m512i bits = _mm512_castps_si512(x), top = _mm512_srli_epi32(bits, 16);
+  const __m512i even = _mm512_and_si512(top, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(
+      _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even), 16);
+  const __m512i result = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top,
+                                              _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
+}
+#endif
+
+inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Bytes set_quad(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
+// sum + products of four unsigned bytes of a with four signed ones of b, exactly.
+inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// The sums of 16 and of the next 16 codes.
+inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+  __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), x);
+  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
+  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
+  first = _mm256_cvtsi256_si32(sums);
+  second = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
+}
+inline void store_low_bytes(uint8_t* p, IVec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+}
 
 // All levels add (and compare) lanes i and i + 8, then + 4, + 2, + 1.
 inline float reduce_add(Vec x) {

@@ -2,7 +2,8 @@
 constexpr int kRowBlock = 4;
 constexpr int kDotRows = 1;
 constexpr int kDenseTiles = 1;
-constexpr int kQueryBlock = 3;
+constexpr int kPairQueries = 3;
+constexpr int kQuadQueries = 1;
 constexpr int kValueBlock = 1;
 constexpr int kKeyGroups = 1;
 
@@ -150,6 +151,80 @@ inline float reduce_add(const Vec& x) {
 inline float reduce_max(const Vec& x) {
   return fold(x, [](float a, float b) { return a > b ? a : b; });
 }
+
+inline IVec iadd(const IVec& x, const IVec& y) {
+  return ieach([&](int i) { return x.v[i] + y.v[i]; });
+}
+inline IVec shift_right(const IVec& x, int n) {
+  return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) >> n); });
+}
+inline bool any_above(const Vec& x, const Vec& limit) {
+  bool any = false;
+  for (int i = 0; i < 16; ++i) any |= x.v[i] > limit.v[i];
+  return any;
+}
+inline Vec add_exponent(const Vec& x, const Vec& shifted) {
+  return each([&](int i) { return bits_to_float(float_to_bits(x.v[i]) + (float_to_bits(shifted.v[i]) << 23)); });
+}
+
+struct Pairs {
+  uint32_t v[16];
+};
+inline Pairs load_pairs(const uint16_t* p) {
+  Pairs r;
+  __builtin_memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+inline Pairs set_pair(uint32_t x) {
+  Pairs r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+inline Pairs and_pairs(const Pairs& x, uint32_t mask) {
+  Pairs r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x.v[i] & mask;
+  return r;
+}
+inline Vec dot_pairs(const Vec& sum, const Pairs& a, const Pairs& b) {
+  return each([&](int i) {
+    const float odd = fma1(bits_to_float(a.v[i] & 0xffff0000u), bits_to_float(b.v[i] & 0xffff0000u), sum.v[i]);
+    return fma1(bits_to_float(a.v[i] << 16), bits_to_float(b.v[i] << 16), odd);
+  });
+}
+inline void store_bf16(void* p, const Vec& x) {
+  uint16_t rounded[16];
+  for (int i = 0; i < 16; ++i) rounded[i] = float_to_bf16(x.v[i]);
+  __builtin_memcpy(p, rounded, sizeof rounded);
+}
+struct Bytes {
+  uint8_t v[64];
+};
+inline Bytes load_bytes(const uint8_t* p) {
+  Bytes r;
+  __builtin_memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+inline Bytes set_quad(uint32_t x) {
+  Bytes r;
+  for (int i = 0; i < 16; ++i) __builtin_memcpy(r.v + 4 * i, &x, 4);
+  return r;
+}
+inline IVec dot_quads(const IVec& sum, const Bytes& a, const Bytes& b) {
+  IVec r = sum;
+  for (int i = 0; i < 64; ++i) r.v[i / 4] += a.v[i] * static_cast<int8_t>(b.v[i]);
+  return r;
+}
+inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
+  first = second = 0;
+  for (int i = 0; i < 16; ++i) {
+    first += codes[i];
+    second += codes[16 + i];
+  }
+}
+inline void store_low_bytes(uint8_t* p, const IVec& x) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
+}
+
 
 template <int BITS>
 struct Codes {

@@ -52,7 +52,7 @@ def test_levels_and_threads_give_the_same_bits(level: str, threads: int, expecte
 
 @pytest.mark.parametrize("kind", ["F32", "BF16"])
 def test_levels_give_the_same_bits_with_dense_weights(kind: str) -> None:
-    first, *others = [whole(make_ops(kind, level=level, kv_type="f32"), TEXTS[1]) for level in available_levels()]
+    first, *others = [whole(make_ops(kind, level=level), TEXTS[1]) for level in available_levels()]
     for other in others:
         np.testing.assert_array_equal(other, first)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.model.decoder import forward
 from tenfold.model.layout import shapes
@@ -67,35 +68,48 @@ def near(got: Float32, wanted: Float32, tolerance: float) -> None:
     assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
+def as_stored(x: Float32, kv_type: str) -> Float32:
+    """Keys or values [..., head_dim] as KV memory holds them."""
+    if kv_type == "bf16":
+        bits = x.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    return np.rint(np.divide(x, scale, where=scale > 0, out=np.zeros_like(x))) * scale
+
+
 @pytest.mark.parametrize("level", available_levels())
 @pytest.mark.parametrize("name", SPECS)
-def test_each_op_equals_the_reference(name: str, level: str) -> None:
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_each_op_equals_the_reference(name: str, level: str, kv_type: str) -> None:
     weights = random_weights(tiny_spec(**SPECS[name]), seed=2)
-    ops = CpuOps(weights, threads=2, kv_type="f32", level=level)
+    ops = CpuOps(weights, threads=2, kv_type=kv_type, level=level)
     oracle = ReferenceOps(weights)
     kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
+    rounding = 0.06  # what rounded keys and values may cost after the first layer: attention is sharp here
     for batch in steps(weights.spec.vocab):
         x, y = ops.embed(batch), oracle.embed(batch)
         near(x.numpy(), y, 1e-6)
         for layer in range(weights.spec.layers):
             q, r = ops.qkv(layer, x, batch, kv), oracle.qkv(layer, y, batch, kv_oracle)
-            near(q.numpy(), r * np.float32(weights.spec.query_scale), 3e-5)
+            near(q.numpy(), r * np.float32(weights.spec.query_scale), rounding if layer else 3e-5)
+            if layer == 0:
+                kv_oracle.k[0], kv_oracle.v[0] = as_stored(kv_oracle.k[0], kv_type), as_stored(kv_oracle.v[0], kv_type)
             a, b = ops.attend(layer, q, batch, kv), oracle.attend(layer, r, batch, kv_oracle)
-            near(a.numpy(), b, 5e-5)
+            near(a.numpy(), b, rounding if layer else {"bf16": 8e-3, "int8": 2e-3}[kv_type])
             x, y = ops.attn_out(layer, a, x), oracle.attn_out(layer, b, y)
-            near(x.numpy(), y, 5e-5)
+            near(x.numpy(), y, rounding)
             x, y = ops.mlp(layer, x), oracle.mlp(layer, y)
-            near(x.numpy(), y, 5e-5)
-        near(ops.logits(x, batch), oracle.logits(y, batch), 1e-4)
+            near(x.numpy(), y, rounding)
+        near(ops.logits(x, batch), oracle.logits(y, batch), rounding)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_dense_half_weights(kind: str) -> None:
     weights = random_weights(tiny_spec(), seed=3, kind=kind)
-    ops, oracle = CpuOps(weights, kv_type="f32"), ReferenceOps(weights)
+    ops, oracle = CpuOps(weights), ReferenceOps(weights)
     kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
     for batch in steps(160):
-        near(forward(ops, kv, batch), forward(oracle, kv_oracle, batch), 1e-4)
+        near(forward(ops, kv, batch), forward(oracle, kv_oracle, batch), 0.06)
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
@@ -120,7 +134,7 @@ def test_mixed_encodings_and_k_quants(level: str) -> None:
         if kind not in ("F32", "F16"):
             tensors[name] = k_quant(name, kind, shape, seed=i)
     weights = Weights(spec, tensors)
-    ops, oracle = CpuOps(weights, kv_type="f32", level=level), ReferenceOps(weights)
+    ops, oracle = CpuOps(weights, level=level), ReferenceOps(weights)
     kv, kv_oracle = ops.new_kv(13, 16), oracle.new_kv(13, 16)
     for batch in steps(96):
         got, wanted = forward(ops, kv, batch), forward(oracle, kv_oracle, batch)
@@ -133,15 +147,16 @@ def k_quant(name: str, kind: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return make_tensor(name, kind, shape, stored(kind, *shape, seed=seed))
 
 
-def test_bf16_keys_cost_little() -> None:
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_stored_keys_and_values_cost_little(kv_type: str) -> None:
     weights = random_weights(tiny_spec(), seed=5)
     oracle = ReferenceOps(weights)
     kv_oracle = oracle.new_kv(13, 16)
-    ops = CpuOps(weights, kv_type="bf16")
+    ops = CpuOps(weights, kv_type=kv_type)
     kv = ops.new_kv(13, 16)
     for batch in steps(160):
         got, wanted = forward(ops, kv, batch), forward(oracle, kv_oracle, batch)
-        assert 0 < np.linalg.norm(got - wanted) <= 0.01 * np.linalg.norm(wanted)
+        assert 0 < np.linalg.norm(got - wanted) <= 0.03 * np.linalg.norm(wanted)
 
 
 def test_one_call_equals_op_by_op() -> None:

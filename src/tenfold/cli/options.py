@@ -21,7 +21,7 @@ class KvType(StrEnum):
     """How keys and values are stored."""
 
     bf16 = "bf16"
-    f32 = "f32"
+    int8 = "int8"
 
 
 LIMITS = SchedulerConfig()
@@ -55,7 +55,7 @@ KvTokens = Annotated[
     ),
 ]
 KvTypeOption = Annotated[
-    KvType, typer.Option("--kv-type", help="How keys and values are stored.", rich_help_panel=ENGINE_PANEL)
+    KvType, typer.Option("--kv", help="How keys and values are stored: bf16, or 8 bits with a scale per token and head.", rich_help_panel=ENGINE_PANEL)
 ]
 MaxRunning = Annotated[int, typer.Option(min=1, help="Sequences computed at a time.", rich_help_panel=ENGINE_PANEL)]
 MaxStepTokens = Annotated[

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tenfold.core.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m"
+KV_TYPES = ("bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class EngineConfig:
     threads: int = 0
     max_context: int | None = None
     kv_tokens: int | None = None
-    kv_type: str = "bf16"  # bf16 or f32
+    kv_type: str = "bf16"  # of KV_TYPES
     block_size: int = 16
     prefix_sharing: bool = True
     scheduler: SchedulerConfig = SchedulerConfig()

@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
+from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError
 from tenfold.ops.spec import ModelSpec
 
-_BYTES = {"bf16": 2, "f32": 4}
 _DEFAULT_TOKENS = 65_536
 _SHARE = 0.5  # of free memory, at most, unless told a size
 
 
 def token_bytes(spec: ModelSpec, kv_type: str) -> int:
     """Bytes of KV one token takes in all layers."""
-    if kv_type not in _BYTES:
-        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(_BYTES)}")
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * _BYTES[kv_type]
+    if kv_type not in KV_TYPES:
+        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(KV_TYPES)}")
+    head = 2 * spec.head_dim if kv_type == "bf16" else spec.head_dim + 4  # int8: and a float32 scale
+    return 2 * spec.layers * spec.kv_heads * head
 
 
 def free_memory() -> int:

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from tenfold import _native
+from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.ops.base import Batch, Float32
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
 
-LEVEL_NAMES = {"avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable"}
-KV_TYPES = ("bf16", "f32")
+LEVEL_NAMES = {
+    "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable",
+}  # fmt: skip
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 VECTORS = (
     "attn_norm", "mlp_norm", "attn_post_norm", "mlp_post_norm", "q_norm", "k_norm", "q_bias", "k_bias", "v_bias",
@@ -77,8 +79,8 @@ class CpuOps:
                 f"the cpu backend needs KV blocks of a multiple of 16 tokens, at least one: "
                 f"got {blocks} of {block_size}"
             )
-        width = 2 * self.spec.kv_heads * self.spec.head_dim * (2 if self.kv_type == "bf16" else 4)
-        size = blocks * block_size * self.spec.layers * width
+        head = 2 * self.spec.head_dim if self.kv_type == "bf16" else self.spec.head_dim + 4
+        size = blocks * block_size * self.spec.layers * 2 * self.spec.kv_heads * head
         message = (
             f"no memory for a KV pool of {blocks} blocks of {block_size} tokens ({size / 2**20:.0f} MiB); "
             "ask for fewer KV tokens"
@@ -130,7 +132,7 @@ class CpuOps:
 
 
 def available_levels() -> tuple[str, ...]:
-    """The kernel levels this CPU runs, best first: of ``avx512``, ``avx2``, ``portable``."""
+    """The kernel levels this CPU runs, best first: of ``avx512bf16``, ``avx512``, ``avx2``, ``portable``."""
     return tuple(_native.levels())
 
 

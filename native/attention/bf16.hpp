@@ -1,0 +1,104 @@
+// Scores and weighted values over bf16 keys and values, two of a sum at a time. Included inside a level's
+// namespace by attention.cpp. Queries and softmax weights are rounded to bf16; sums are float32.
+struct Bf16Kv {
+  using Type = uint16_t;
+  static constexpr int kQueries = kPairQueries;
+  static constexpr int kWeightWords = kKeyTile / 2;
+
+  static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
+
+  // `q` times `by`, for pairs().
+  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
+    auto* bytes = reinterpret_cast<uint8_t*>(to);
+    int d = 0;
+    for (; d + 16 <= kv.head_dim; d += 16) store_bf16(bytes + 2 * d, mul(load(q + d), set1(by)));
+    for (; d < kv.head_dim; ++d) {
+      const uint16_t rounded = float_to_bf16(q[d] * by);
+      __builtin_memcpy(bytes + 2 * d, &rounded, 2);
+    }
+  }
+
+  // scores[query][16 group + lane] = q . k, over pairs in order.
+  template <int QUERIES, int GROUPS>
+  static void score(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*, float* scores,
+                    const Type* const* ahead) {
+    const int pairs = kv.width / 2;
+    Vec sum[QUERIES][GROUPS];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) sum[i][g] = zero();
+    for (int p = 0; p < pairs; ++p) {
+      if (ahead != nullptr)
+        for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 32 * p, 64);
+      Pairs k[GROUPS];
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) k[g] = load_pairs(keys[g] + 32 * p);
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        const Pairs x = set_pair(q[i * pairs + p]);
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; ++g) sum[i][g] = dot_pairs(sum[i][g], k[g], x);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) store(scores + i * kKeyTile + 16 * g, sum[i][g]);
+  }
+
+  // The tile's softmax weights, for add_values().
+  static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
+    for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
+  }
+
+  // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. The
+  // other half of a pair at an edge counts as zero, whatever lies there.
+  template <int QUERIES, int WIDTH>
+  static void add_values(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
+                         int high, float* sum, const Type* const* ahead) {
+    Vec acc[QUERIES][WIDTH];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) acc[i][w] = load(sum + i * kv.padded + d + 16 * w);
+    for (int p = low / 2; 2 * p < high; ++p) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(p % 8) * 2 * kv.padded + 2 * d;
+      const Type* v = values[p / 8] + at;
+      if (ahead != nullptr) fetch(ahead[p / 8] + at, 64 * WIDTH);
+      Pairs x[WIDTH];
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) x[w] = load_pairs(v + 32 * w);
+      if (2 * p < low || 2 * p + 1 >= high) {
+        const uint32_t keep = 2 * p < low ? 0xffff0000u : 0x0000ffffu;
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDTH; ++w) x[w] = and_pairs(x[w], keep);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        const Pairs weight = set_pair(weights[i * kWeightWords + p]);
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDTH; ++w) acc[i][w] = dot_pairs(acc[i][w], x[w], weight);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) store(sum + i * kv.padded + d + 16 * w, acc[i][w]);
+  }
+
+  static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
+    uint16_t half[kMaxHead];
+    const auto round = [&](const float* x) {
+      int d = 0;
+      for (; d + 16 <= kv.head_dim; d += 16) store_bf16(half + d, load(x + d));
+      for (; d < kv.head_dim; ++d) half[d] = float_to_bf16(x[d]);
+    };
+    round(k);
+    auto* keys = reinterpret_cast<uint32_t*>(kv.k) + (slots + slot / 16 * 16) * (kv.width / 2) + slot % 16;
+    for (int p = 0; p < kv.width / 2; ++p) __builtin_memcpy(keys + 16 * p, half + 2 * p, 4);
+    round(v);  // its neighbour in a pair may be written by another thread: two bytes at a time
+    auto* values = reinterpret_cast<uint16_t*>(kv.v) + (slots + slot / 2 * 2) * kv.padded + slot % 2;
+    for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = half[d];
+  }
+};

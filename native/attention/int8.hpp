@@ -1,0 +1,157 @@
+// Scores and weighted values over 8-bit keys and values with a scale per key. Included inside a level's namespace
+// by attention.cpp. Queries and softmax weights go through it as two bytes each, so that the error is that of
+// the stored keys and values alone; sums of products are exact in int32.
+struct Int8Kv {
+  using Type = uint8_t;
+  static constexpr int kQueries = kQuadQueries;
+  static constexpr int kWeightQuads = kKeyTile / 4;
+  static constexpr int kWeightWords = 2 * kWeightQuads + 1;  // high bytes, low bytes, scale
+  static constexpr int kQueryMax = 8191;                     // so that 2048 products fit in 31 bits
+  static constexpr float kWeightMax = 65535.0f;
+
+  static size_t query_words(const KvLayer& kv) { return kv.width / 2 + 2; }
+
+  // High bytes, low bytes, -128 times the sum of the codes (keys are biased by 128), scale.
+  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
+    float most = 0.0f;
+    for (int d = 0; d < kv.head_dim; ++d) {
+      const float size = __builtin_fabsf(q[d]);
+      most = size > most || size != size ? size : most;
+    }
+    const float inverse = most < 1e-30f ? 0.0f : kQueryMax / most;
+    auto* high = reinterpret_cast<int8_t*>(to);
+    auto* low = high + kv.width;
+    int32_t sum = 0;
+    for (int d = 0; d < kv.width; ++d) {
+      const int32_t code = d < kv.head_dim ? static_cast<int32_t>(__builtin_rintf(q[d] * inverse)) : 0;
+      low[d] = static_cast<int8_t>(code);
+      high[d] = static_cast<int8_t>((code - low[d]) / 256);
+      sum += code;
+    }
+    const int32_t start = -128 * sum;
+    const float scale = most * by / kQueryMax;
+    __builtin_memcpy(to + kv.width / 2, &start, 4);
+    __builtin_memcpy(to + kv.width / 2 + 1, &scale, 4);
+  }
+
+  template <int QUERIES, int GROUPS>
+  static void score(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
+                    float* scores, const Type* const* ahead) {
+    const int quads = kv.width / 4, words = 2 * quads + 2;
+    IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) {
+        high[i][g] = iset1(0);
+        low[i][g] = iset1(static_cast<int32_t>(q[i * words + 2 * quads]));
+      }
+    for (int p = 0; p < quads; ++p) {
+      if (ahead != nullptr)
+        for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 64 * p, 64);
+      Bytes k[GROUPS];
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) k[g] = load_bytes(keys[g] + 64 * p);
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        const Bytes h = set_quad(q[i * words + p]), l = set_quad(q[i * words + quads + p]);
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; ++g) {
+          high[i][g] = dot_quads(high[i][g], k[g], h);
+          low[i][g] = dot_quads(low[i][g], k[g], l);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+      float scale;
+      __builtin_memcpy(&scale, q + i * words + 2 * quads + 1, 4);
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) {
+        const Vec dot = to_float(iadd(shift_left(high[i][g], 8), low[i][g]));
+        store(scores + i * kKeyTile + 16 * g, mul(dot, mul(set1(scale), load(scales[g]))));
+      }
+    }
+  }
+
+  // The tile's softmax weights times the values' scales, as 16-bit codes.
+  static void pack_weights(const Vec* weights, const float* const* scales, int low, int high, uint32_t* to) {
+    Vec scaled[kGroups];
+    Vec most = zero();
+    for (int g = 0; g < kGroups; ++g) {
+      scaled[g] = zero();
+      if (16 * g >= high || 16 * (g + 1) <= low) continue;
+      scaled[g] = keep_lanes(mul(weights[g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
+      most = vmax(most, scaled[g]);
+    }
+    const float largest = reduce_max(most);
+    const Vec inverse = set1(largest < 1e-30f ? 0.0f : kWeightMax / largest);
+    const float scale = largest / kWeightMax;
+    auto* bytes = reinterpret_cast<uint8_t*>(to);
+    for (int g = 0; g < kGroups; ++g) {
+      const IVec code = to_int(mul(scaled[g], inverse));
+      store_low_bytes(bytes + 16 * g, shift_right(code, 8));
+      store_low_bytes(bytes + kKeyTile + 16 * g, code);
+    }
+    __builtin_memcpy(to + 2 * kWeightQuads, &scale, 4);
+  }
+
+  template <int QUERIES, int WIDTH>
+  static void add_values(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
+                         int high, float* sum, const Type* const* ahead) {
+    IVec upper[QUERIES][WIDTH], lower[QUERIES][WIDTH];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) upper[i][w] = lower[i][w] = iset1(0);
+    for (int p = low / 4; 4 * p < high; ++p) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(p % 4) * 4 * kv.padded + 4 * d;
+      const Type* v = values[p / 4] + at;
+      if (ahead != nullptr) fetch(ahead[p / 4] + at, 64 * WIDTH);
+      Bytes x[WIDTH];
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) x[w] = load_bytes(v + 64 * w);
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        const Bytes h = set_quad(weights[i * kWeightWords + p]);
+        const Bytes l = set_quad(weights[i * kWeightWords + kWeightQuads + p]);
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDTH; ++w) {
+          upper[i][w] = dot_quads(upper[i][w], h, x[w]);
+          lower[i][w] = dot_quads(lower[i][w], l, x[w]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+      float scale;
+      __builtin_memcpy(&scale, weights + i * kWeightWords + 2 * kWeightQuads, 4);
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDTH; ++w) {
+        float* to = sum + i * kv.padded + d + 16 * w;
+        store(to, fma(to_float(iadd(shift_left(upper[i][w], 8), lower[i][w])), set1(scale), load(to)));
+      }
+    }
+  }
+
+  static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
+    int8_t codes[kMaxHead];
+    const auto round = [&](const float* x) {
+      float most = 0.0f;
+      for (int d = 0; d < kv.head_dim; ++d) {
+        const float size = __builtin_fabsf(x[d]);
+        most = size > most || size != size ? size : most;
+      }
+      const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
+      for (int d = 0; d < kv.head_dim; ++d)
+        codes[d] = static_cast<int8_t>(static_cast<int32_t>(__builtin_rintf(x[d] * inverse)));
+      return most < 1e-30f ? 0.0f : most / 127.0f;
+    };
+    kv.k_scale[slots + slot] = round(k);
+    uint8_t* keys = kv.k + (slots + slot / 16 * 16) * kv.width + slot % 16 * 4;
+    for (int d = 0; d < kv.head_dim; ++d) keys[d / 4 * 64 + d % 4] = static_cast<uint8_t>(codes[d] + 128);
+    kv.v_scale[slots + slot] = round(v);
+    uint8_t* values = kv.v + (slots + slot / 4 * 4) * kv.padded + slot % 4;
+    for (int d = 0; d < kv.head_dim; ++d) values[4 * d] = static_cast<uint8_t>(codes[d]);
+  }
+};
