@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenfold.core.config import KV_TYPES
 from tenfold.model.decoder import forward
 from tenfold.ops.base import Float32
 from tenfold.ops.cpu import CpuOps, available_levels
@@ -48,6 +49,40 @@ def test_levels_and_threads_give_the_same_bits(level: str, threads: int, expecte
     ops = make_ops(threads=threads, level=level)
     shortest = -1 if level == "portable" else 0
     np.testing.assert_array_equal(whole(ops, TEXTS[shortest]), expected[shortest])
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_levels_and_chunkings_give_the_same_bits_with_int8_keys(kind: str) -> None:
+    first, *others = [whole(make_ops(kind, level=level, kv_type="int8"), TEXTS[1]) for level in available_levels()]
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    ops = make_ops(kind, threads=2, kv_type="int8")
+    kv = ops.new_kv(8, 16)
+    for start, end in ((0, 3), (3, 20), (20, 21), (21, 70)):
+        batch = make_batch([Slice(TEXTS[1][start:end], start, range(5), range(end - start))])
+        np.testing.assert_array_equal(forward(ops, kv, batch), first[start:end])
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize("size", [16, 48])
+def test_a_shared_prefix_read_once_changes_no_bit(kv_type: str, size: int) -> None:
+    # Fourteen sequences: three with nothing in common, the others with 528 or 288 tokens; not all as long.
+    spec = SPEC | {"windows": (0, 0)}
+    ops = CpuOps(random_weights(tiny_spec(**spec), seed=8, kind="Q4_1"), threads=2, kv_type=kv_type)
+    kv, taken, sequences = ops.new_kv(400 * 16 // size, size), 0, []
+    for i in range(14):
+        shared = 0 if i < 3 else 528 if i % 3 else 288
+        own = TEXTS[0][:shared] + [int(t) for t in np.random.default_rng(i).integers(0, 160, 20 + 17 * i)]
+        first = sequences[3][1] if i > 3 else []
+        count = -(-len(own) // size) - len(first[: shared // size])
+        sequences.append((own, [*first[: shared // size], *range(taken, taken + count)]))
+        taken += count
+    for tokens, blocks in sequences:  # fills the KV memory
+        forward(ops, kv, make_batch([Slice(tokens[:-1], 0, blocks, [])]))
+    last = [Slice(tokens[-1:], len(tokens) - 1, blocks) for tokens, blocks in sequences]
+    alone = [forward(ops, kv, make_batch([part]))[0].copy() for part in last]
+    np.testing.assert_array_equal(forward(ops, kv, make_batch(last)), alone)
+    np.testing.assert_array_equal(forward(ops, kv, make_batch(last[::-1])), alone[::-1])
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16"])
