@@ -173,6 +173,12 @@ NB_MODULE(_native, m) {
     for (int i = 0; i < found.count; ++i) names.emplace_back(found.found[i]->name);
     return names;
   });
+  m.def("emulated_levels", [] {
+    std::vector<std::string> names;
+    const Levels found = levels();
+    for (int i = found.count; i < found.count + found.emulated; ++i) names.emplace_back(found.found[i]->name);
+    return names;
+  });
   m.def("encodings", &encoding_names);
   bind_model(m);
   bind_projection(m);

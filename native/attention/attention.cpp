@@ -32,6 +32,59 @@ inline void fetch(const void* p, size_t bytes) {
 #include "attention/bf16.hpp"
 #include "attention/int8.hpp"
 
+// Any number of queries over passes of fixed numbers of queries, groups of keys and vectors of the head.
+template <typename KV>
+struct Blocked : KV {
+  using Type = typename KV::Type;
+  static constexpr int kQueries = KV::kBlock;
+
+  // How many of `queries` the next pass takes.
+  static int take(int queries) { return queries >= kQueries ? kQueries : (kQueries > 3 && queries >= 3 ? 3 : 1); }
+
+  template <typename F>
+  static void with(int queries, const F& f) {
+    if constexpr (kQueries > 3)
+      if (queries == 3) return f(std::integral_constant<int, 3>());
+    if (queries == kQueries) return f(std::integral_constant<int, kQueries>());
+    f(std::integral_constant<int, 1>());
+  }
+
+  // scores[query][key] for groups from … to - 1 of the tile; queries is one of take()'s results.
+  static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
+                    const float* const* scales, float* scores, const Type* const* ahead) {
+    with(queries, [&]<int QUERIES>(std::integral_constant<int, QUERIES>) {
+      int g = from;
+      const auto pass = [&]<int GROUPS>(std::integral_constant<int, GROUPS>) {
+        KV::template score_block<QUERIES, GROUPS>(kv, q, keys + g, scales + g, scores + 16 * g,
+                                                  ahead != nullptr ? ahead + g : nullptr);
+        g += GROUPS;
+      };
+      while (g + kKeyGroups <= to) pass(std::integral_constant<int, kKeyGroups>());
+      if constexpr (kKeyGroups > 2)
+        if (g + 2 <= to) pass(std::integral_constant<int, 2>());
+      while (g < to) pass(std::integral_constant<int, 1>());
+    });
+  }
+
+  // sum[query] += weights . values, for keys low … high - 1.
+  static void add_values(const KvLayer& kv, int queries, const uint32_t* weights, const Type* const* values, int low,
+                         int high, float* sum, const Type* const* ahead) {
+    with(queries, [&]<int QUERIES>(std::integral_constant<int, QUERIES>) {
+      int d = 0;
+      const auto pass = [&]<int WIDTH>(std::integral_constant<int, WIDTH>) {
+        KV::template value_block<QUERIES, WIDTH>(kv, weights, values, d, low, high, sum, ahead);
+        d += 16 * WIDTH;
+      };
+      while (d + 16 * kValueBlock <= kv.padded) pass(std::integral_constant<int, kValueBlock>());
+      while (d < kv.padded) pass(std::integral_constant<int, 1>());
+    });
+  }
+};
+
+#if defined(TENFOLD_TILES)
+#include "attention/tiled.hpp"
+#endif
+
 // 2^x within 3e-6, for x <= kSlack; a tiny positive number below -126. A NaN stays one.
 inline Vec exp2_of(Vec x) {
   x = vmax(set1(-126.0f), x);
@@ -168,49 +221,24 @@ struct Attention {
     int start, from, to;  // first key; groups that any row sees
   };
 
-  template <int QUERIES>
-  void score_queries(const Tile& tile, int first, int to, const Type* const* ahead) {
-    int g = tile.from;
-    const auto pass = [&]<int GROUPS>(std::integral_constant<int, GROUPS>) {
-      KV::template score<QUERIES, GROUPS>(kv, q + first * words, tile.keys + g, tile.key_scales + g, scores + 16 * g,
-                                          ahead != nullptr ? ahead + g : nullptr);
-      g += GROUPS;
-    };
-    while (g + kKeyGroups <= to) pass(std::integral_constant<int, kKeyGroups>());
-    if constexpr (kKeyGroups > 2)
-      if (g + 2 <= to) pass(std::integral_constant<int, 2>());
-    while (g < to) pass(std::integral_constant<int, 1>());
-  }
-
-  template <int QUERIES>
-  void value_queries(const Tile& tile, int first, int low, int high, const Type* const* ahead) {
-    int d = 0;
-    const auto pass = [&]<int WIDTH>(std::integral_constant<int, WIDTH>) {
-      KV::template add_values<QUERIES, WIDTH>(kv, weights, tile.values, d, low, high, sum + first * padded, ahead);
-      d += 16 * WIDTH;
-    };
-    while (d + 16 * kValueBlock <= padded) pass(std::integral_constant<int, kValueBlock>());
-    while (d < padded) pass(std::integral_constant<int, 1>());
-  }
-
-  // Queries first … first + QUERIES - 1, which may belong to several rows.
-  template <int QUERIES>
-  void block(const Tile& tile, int first, bool fetching) {
-    const int first_row = first / heads, last_row = (first + QUERIES - 1) / heads;
+  // Queries first … first + count - 1, which may belong to several rows.
+  void block(const Tile& tile, int first, int count, bool fetching) {
+    const int first_row = first / heads, last_row = (first + count - 1) / heads;
     int low = kKeyTile, high = 0;
     for (int row = first_row; row <= last_row; ++row) {
       low = min_of(low, max_of(low_of(row) - tile.start, 0));
       high = max_of(high, min_of(position(row) + 1 - tile.start, kKeyTile));
     }
-    score_queries<QUERIES>(tile, first, (high + 15) / 16, fetching ? tile.values : nullptr);
-    for (int i = 0; i < QUERIES; ++i) {
+    KV::score(kv, count, q + first * words, tile.from, (high + 15) / 16, tile.keys, tile.key_scales, scores,
+              fetching ? tile.values : nullptr);
+    for (int i = 0; i < count; ++i) {
       const int row = (first + i) / heads;
       const int from = max_of(low_of(row) - tile.start, 0), to = min_of(position(row) + 1 - tile.start, kKeyTile);
       Vec w[kGroups];
       softmax_update(scores + i * kKeyTile, from, to, padded, state[first + i], sum + (first + i) * padded, w);
       KV::pack_weights(w, tile.value_scales, from, to, weights + i * KV::kWeightWords);
     }
-    value_queries<QUERIES>(tile, first, low, high, fetching ? tile.later : nullptr);
+    KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, fetching ? tile.later : nullptr);
   }
 
   // `last_key`: the last that any row sees.
@@ -232,13 +260,11 @@ struct Attention {
       const int next = start + 16 * g + kKeyTile;
       t.later[g] = next <= last_key ? locate(next).keys : place.keys;
     }
-    const int end = last_row * heads;
-    int i = first_row * heads;
-    const auto fetching = [&] { return i == first_row * heads; };
-    for (; i + KV::kQueries <= end; i += KV::kQueries) block<KV::kQueries>(t, i, fetching());
-    if constexpr (KV::kQueries > 3)
-      for (; i + 3 <= end; i += 3) block<3>(t, i, fetching());
-    for (; i < end; ++i) block<1>(t, i, fetching());
+    const int begin = first_row * heads, end = last_row * heads;
+    for (int i = begin, count; i < end; i += count) {
+      count = KV::take(end - i);
+      block(t, i, count, i == begin);
+    }
   }
 
   void chunk(int number) {
@@ -300,10 +326,14 @@ void store_kv(const KvLayer& kv, int32_t block, int slot, const float* k, const 
 }
 
 void attend(const AttendItem& item) {
+#if defined(TENFOLD_TILES)
+  tiles_ready();
+  if (TiledKv::takes(*item.kv)) return Attention<TiledKv>(item).run();
+#endif
   if (item.kv->type == KvType::bf16) {
-    Attention<Bf16Kv>(item).run();
+    Attention<Blocked<Bf16Kv>>(item).run();
   } else {
-    Attention<Int8Kv>(item).run();
+    Attention<Blocked<Int8Kv>>(item).run();
   }
 }
 

@@ -2,7 +2,7 @@
 // namespace by attention.cpp. Queries and softmax weights are rounded to bf16; sums are float32.
 struct Bf16Kv {
   using Type = uint16_t;
-  static constexpr int kQueries = kPairQueries;
+  static constexpr int kBlock = kPairQueries;
   static constexpr int kWeightWords = kKeyTile / 2;
 
   static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
@@ -20,7 +20,7 @@ struct Bf16Kv {
 
   // scores[query][16 group + lane] = q . k, over pairs in order.
   template <int QUERIES, int GROUPS>
-  static void score(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*, float* scores,
+  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*, float* scores,
                     const Type* const* ahead) {
     const int pairs = kv.width / 2;
     Vec sum[QUERIES][GROUPS];
@@ -47,7 +47,7 @@ struct Bf16Kv {
       for (int g = 0; g < GROUPS; ++g) store(scores + i * kKeyTile + 16 * g, sum[i][g]);
   }
 
-  // The tile's softmax weights, for add_values().
+  // The tile's softmax weights, for value_block().
   static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
     for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
   }
@@ -55,7 +55,7 @@ struct Bf16Kv {
   // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. The
   // other half of a pair at an edge counts as zero, whatever lies there.
   template <int QUERIES, int WIDTH>
-  static void add_values(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
+  static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
                          int high, float* sum, const Type* const* ahead) {
     Vec acc[QUERIES][WIDTH];
 #pragma GCC unroll 8

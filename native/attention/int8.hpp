@@ -3,7 +3,7 @@
 // the stored keys and values alone; sums of products are exact in int32.
 struct Int8Kv {
   using Type = uint8_t;
-  static constexpr int kQueries = kQuadQueries;
+  static constexpr int kBlock = kQuadQueries;
   static constexpr int kWeightQuads = kKeyTile / 4;
   static constexpr int kWeightWords = 2 * kWeightQuads + 1;  // high bytes, low bytes, scale
   static constexpr int kQueryMax = 8191;                     // so that 2048 products fit in 31 bits
@@ -35,7 +35,7 @@ struct Int8Kv {
   }
 
   template <int QUERIES, int GROUPS>
-  static void score(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
+  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
                     float* scores, const Type* const* ahead) {
     const int quads = kv.width / 4, words = 2 * quads + 2;
     IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
@@ -97,7 +97,7 @@ struct Int8Kv {
   }
 
   template <int QUERIES, int WIDTH>
-  static void add_values(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
+  static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
                          int high, float* sum, const Type* const* ahead) {
     IVec upper[QUERIES][WIDTH], lower[QUERIES][WIDTH];
 #pragma GCC unroll 8

@@ -4,13 +4,17 @@
 #if defined(TENFOLD_X86_LEVELS)
 #include <cpuid.h>
 #endif
+#if defined(TENFOLD_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace tenfold {
 namespace {
 
 #if defined(TENFOLD_X86_LEVELS)
 struct Features {
-  bool avx2 = false, avx512 = false, avx512bf16 = false;
+  bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
 };
 
 uint64_t enabled_states() {
@@ -18,6 +22,14 @@ uint64_t enabled_states() {
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return static_cast<uint64_t>(high) << 32 | low;
 }
+
+#if defined(TENFOLD_AMX)
+// The system saves a process's tiles only once it has asked for that.
+bool tiles_permitted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 Features features() {
   Features found;
@@ -33,6 +45,12 @@ Features features() {
   found.avx2 = ymm && avx2 && fma && f16c;
   found.avx512 = found.avx2 && zmm && f && dq && bw && vl && vnni;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found.avx512bf16 = found.avx512 && (a >> 5 & 1);
+#if defined(TENFOLD_AMX)
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    const bool tiles = d >> 24 & 1, int8 = d >> 25 & 1, bf16 = d >> 22 & 1;
+    found.amx = found.avx512bf16 && tiles && int8 && bf16 && (states & 0x60000) == 0x60000 && tiles_permitted();
+  }
+#endif
   return found;
 }
 #endif
@@ -42,12 +60,18 @@ Features features() {
 Levels levels() {
   Levels result{};
 #if defined(TENFOLD_X86_LEVELS)
-  const Features found = features();
+  static const Features found = features();
+#if defined(TENFOLD_AMX)
+  if (found.amx) result.found[result.count++] = &amx::kernels();
+#endif
   if (found.avx512bf16) result.found[result.count++] = &avx512bf16::kernels();
   if (found.avx512) result.found[result.count++] = &avx512::kernels();
   if (found.avx2) result.found[result.count++] = &avx2::kernels();
 #endif
   result.found[result.count++] = &portable::kernels();
+#if defined(TENFOLD_X86_LEVELS)
+  if (found.avx2) result.found[result.count + result.emulated++] = &amx_emulated::kernels();
+#endif
   return result;
 }
 

@@ -49,13 +49,15 @@ struct Kernels {
   void (*rope)(float* head, const float* cos, const float* sin, int half);
   // One position's keys and values of all KV heads into its slot.
   void (*store_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
+  int attend_queries;  // query vectors that attend likes to be given at once, so that loads of K and V serve many
   void (*attend)(const AttendItem& item);
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
 };
 
-// Floats of scratch that attend needs for `queries` query vectors: packed query, sums, scores and state of each.
+// Floats of scratch that attend needs for `queries` query vectors: packed query, sums and state of each, scores and
+// weights of a pass over up to 16.
 constexpr size_t attend_scratch(size_t queries, size_t padded) {
-  return queries * (3 * padded + 2 * kKeyTile + 32) + 64;
+  return queries * (3 * padded + 32) + 16 * (2 * kKeyTile + padded) + 64;
 }
 
 }  // namespace tenfold

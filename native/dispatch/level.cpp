@@ -8,7 +8,11 @@ namespace tenfold::TENFOLD_LEVEL {
 
 const Kernels& kernels() {
   static constexpr const char* name =
-#if defined(__AVX512BF16__)
+#if defined(TENFOLD_TILES) && TENFOLD_TILES == 1
+      "amx";
+#elif defined(TENFOLD_TILES)
+      "amx-emulated";
+#elif defined(__AVX512BF16__)
       "avx512bf16";
 #elif defined(TENFOLD_AVX512)
       "avx512";
@@ -17,8 +21,13 @@ const Kernels& kernels() {
 #else
       "portable";
 #endif
+#if defined(TENFOLD_TILES)
+  constexpr int kAttendQueries = 48;
+#else
+  constexpr int kAttendQueries = 24;
+#endif
   static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,  scale,
-                                gate, softcap,     rope,          store_kv, attend,   merge};
+                                gate, softcap,     rope,          store_kv, kAttendQueries, attend, merge};
   return table;
 }
 

@@ -16,11 +16,18 @@ const Kernels& kernels();
 namespace avx512bf16 {
 const Kernels& kernels();
 }
+namespace amx {
+const Kernels& kernels();
+}
+namespace amx_emulated {
+const Kernels& kernels();
+}
 
-// Names of the levels this CPU and this build can run, best first.
+// The levels this CPU and this build can run, best first; with those that only tests have a use for after them.
 struct Levels {
-  const Kernels* found[4];
+  const Kernels* found[6];
   int count;
+  int emulated;
 };
 Levels levels();
 

@@ -128,6 +128,10 @@ void quantized_rows(const Packed& w, const uint8_t* tile, const Acts& x, int row
   for (int r = 0; r < ROWS; ++r) put(out + r * out_stride, sum[r], columns, accumulate);
 }
 
+#if defined(TENFOLD_TILES)
+#include "linear/tiled.hpp"
+#endif
+
 template <int BITS, int GROUP, Scales KIND>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
@@ -138,8 +142,12 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       kernel(w, data, x, row + r, out + r * out_stride, out_stride, columns, accumulate, r == 0);
     };
     int r = 0;
-    if constexpr (kRowBlock >= 16)
-      for (; r + 16 <= rows; r += 16) pass(quantized_rows<BITS, GROUP, KIND, 16>, r);
+#if defined(TENFOLD_TILES)
+    if constexpr (GROUP == kGroup)
+      for (; rows - r >= kTiledRows; r += kTiledChunk)
+        TiledColumn<BITS, KIND>(w, data).run(x, row + r, rows - r < kTiledChunk ? rows - r : kTiledChunk,
+                                             out + r * out_stride, out_stride, columns, accumulate);
+#endif
     if constexpr (kRowBlock >= 8)
       for (; r + 8 <= rows; r += 8) pass(quantized_rows<BITS, GROUP, KIND, 8>, r);
     for (; r + 4 <= rows; r += 4) pass(quantized_rows<BITS, GROUP, KIND, 4>, r);
@@ -226,6 +234,9 @@ void dense(const Packed& w, int tile, int tiles, const Acts& x, int row, int row
 
 void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, bool accumulate) {
+#if defined(TENFOLD_TILES)
+  tiles_ready();
+#endif
   const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
   switch (w.dense) {
     case Dense::f32: return run(dense<float>);

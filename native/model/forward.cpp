@@ -186,7 +186,7 @@ void Model::attend(int layer, const Kv& kv) {
   const AttendPlan& plan = plan_for(spec_.windows[layer], kv.block_size());
   const KvLayer memory = kv.layer(layer);
   const int dim = spec_.head_dim, group = spec_.heads / spec_.kv_heads;
-  const size_t scratch = attend_scratch(std::max(group, kItemQueries), memory.padded);
+  const size_t scratch = attend_scratch(std::max(group, kernels_.attend_queries), memory.padded);
   scratch_.reserve(scratch * threads());
   partials_.reserve(plan.partial_floats);
   float* out = attended_.values.data();

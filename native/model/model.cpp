@@ -11,7 +11,7 @@ namespace tenfold {
 
 const Kernels& find_level(const std::string& level) {
   const Levels found = levels();
-  for (int i = 0; i < found.count; ++i)
+  for (int i = 0; i < found.count + found.emulated; ++i)
     if (level.empty() || level == found.found[i]->name) return *found.found[i];
   throw std::invalid_argument("this CPU has no kernels of level " + level);
 }

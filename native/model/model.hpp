@@ -58,8 +58,6 @@ struct AttendPlan {
   int64_t partial_width = 0, partial_floats = 0;
 };
 
-constexpr int kItemQueries = 24;  // queries of an item, so that loads of K and V serve many
-
 // A buffer of rows, for looking at from outside.
 struct Rows {
   const float* data;

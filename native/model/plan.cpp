@@ -61,7 +61,7 @@ const AttendPlan& Model::plan_for(int window, int block_size) {
   std::iota(plan.row_numbers.begin(), plan.row_numbers.end(), 0);
   plan.partial_width = (spec_.head_dim + 15) / 16 * 16 + 2;
   const int group = spec_.heads / spec_.kv_heads;
-  const int step = std::max(1, kItemQueries / group);
+  const int step = std::max(1, kernels_.attend_queries / group);
 
   // A prefix that several sequences share is read once for all of them; the rest of each by itself.
   std::vector<char> done(batch_.sequences(), 0);

@@ -101,6 +101,8 @@ inline void store_bf16(void* p, Vec x) {
 #endif
 
 inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes(uint8_t* p, Bytes x) { _mm512_storeu_si512(p, x); }
+inline IVec iload(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Bytes set_quad(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 // sum + products of four unsigned bytes of a with four signed ones of b, exactly.
 inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }

@@ -24,6 +24,10 @@ namespace {
 #include "simd/portable.hpp"
 #endif
 
+#if defined(TENFOLD_TILES)
+#include "simd/tiles.hpp"
+#endif
+
 // e^x within 2 ulp; 0 below -87.3 (also for -inf), saturated above 88.
 // e^r = 1 + r + r^2 p(r) on |r| <= ln 2 / 2, p a least-squares fit (relative error 1e-8).
 inline Vec vexp(Vec x) {

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from tenfold.model.layout import shapes
 from tenfold.ops.base import Batch
+from tenfold.ops.cpu import available_levels, emulated_levels
 from tenfold.ops.spec import ModelSpec, RopeSpec
 from tenfold.ops.tensors import Tensor, Weights
+
+# Every kernel level this machine can test.
+LEVELS = (*available_levels(), *emulated_levels())
 
 
 def rope(head_dim: int, theta: float = 10000.0) -> RopeSpec:

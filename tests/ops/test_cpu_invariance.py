@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tenfold.core.config import KV_TYPES
 from tenfold.model.decoder import forward
 from tenfold.ops.base import Float32
-from tenfold.ops.cpu import CpuOps, available_levels
-from tests.helpers.models import Slice, make_batch, random_weights, rope, tiny_spec
+from tenfold.ops.cpu import CpuOps
+from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
 
 SPEC: dict[str, Any] = {
     "windows": (0, 90),
@@ -43,7 +43,7 @@ def expected() -> list[Float32]:
     return [whole(ops, text) for text in TEXTS]
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_levels_and_threads_give_the_same_bits(level: str, threads: int, expected: list[Float32]) -> None:
     ops = make_ops(threads=threads, level=level)
@@ -53,7 +53,7 @@ def test_levels_and_threads_give_the_same_bits(level: str, threads: int, expecte
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
 def test_levels_and_chunkings_give_the_same_bits_with_int8_keys(kind: str) -> None:
-    first, *others = [whole(make_ops(kind, level=level, kv_type="int8"), TEXTS[1]) for level in available_levels()]
+    first, *others = [whole(make_ops(kind, level=level, kv_type="int8"), TEXTS[1]) for level in LEVELS]
     for other in others:
         np.testing.assert_array_equal(other, first)
     ops = make_ops(kind, threads=2, kv_type="int8")
@@ -87,7 +87,7 @@ def test_a_shared_prefix_read_once_changes_no_bit(kv_type: str, size: int) -> No
 
 @pytest.mark.parametrize("kind", ["F32", "BF16"])
 def test_levels_give_the_same_bits_with_dense_weights(kind: str) -> None:
-    first, *others = [whole(make_ops(kind, level=level), TEXTS[1]) for level in available_levels()]
+    first, *others = [whole(make_ops(kind, level=level), TEXTS[1]) for level in LEVELS]
     for other in others:
         np.testing.assert_array_equal(other, first)
 
@@ -99,6 +99,21 @@ def test_decoding_one_by_one_equals_the_prompt_at_once(expected: list[Float32]) 
     for position in range(500, LONG):
         logits = forward(ops, kv, make_batch([Slice(TEXTS[0][position : position + 1], position, range(38))]))
         np.testing.assert_array_equal(logits[0], expected[0][position])
+
+
+def test_the_tile_units_own_attention_is_invariant_too() -> None:
+    spec = SPEC | {"hidden": 192, "head_dim": 32, "rope_local": rope(32, 100.0), "rope": rope(32, 10000.0)}
+    weights = random_weights(tiny_spec(**spec), seed=8, kind="Q4_1")
+    for level in [level for level in LEVELS if level.startswith("amx")]:
+        ops = CpuOps(weights, threads=2, level=level)
+        text, wanted = TEXTS[0][:300], whole(CpuOps(weights), TEXTS[0][:300])
+        expected = whole(ops, text)
+        assert 0 < np.linalg.norm(expected - wanted) <= 0.05 * np.linalg.norm(wanted)
+        kv = ops.new_kv(40, 16)
+        for start, end in ((0, 1), (1, 2), (2, 35), (35, 36), (36, 290), (290, 300)):
+            parts = [Slice(text[start:end], start, range(19), range(end - start)), Slice([5], 0, [39])]
+            got = forward(ops, kv, make_batch(parts))
+            np.testing.assert_array_equal(got[:-1], expected[start:end])
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

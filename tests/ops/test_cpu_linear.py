@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tenfold import _native
 from tenfold.model.encodings import decode, encoding_named
-from tenfold.ops.cpu import available_levels
+from tests.helpers.models import LEVELS
 
 QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 DENSE = ["F32", "F16", "BF16"]
@@ -51,7 +51,7 @@ def close(got: NDArray[np.float32], weights: NDArray[np.float32], x: NDArray[np.
     assert (error <= 2e-6 * (np.abs(acts) @ np.abs(wide).T)).all()
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_product_is_exact_on_exact_activations(kind: str, level: str) -> None:
     cols = 512 if encoding_named(kind).values == 256 else 96
@@ -61,7 +61,7 @@ def test_quantized_product_is_exact_on_exact_activations(kind: str, level: str) 
     close(_native.Projection(kind, data, cols, level).apply(x), weights, x)
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", DENSE)
 @pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 130, 33), (3, 64, 7), (13, 17, 50)])
 def test_dense_product_is_float32(kind: str, level: str, rows: int, outputs: int, cols: int) -> None:
@@ -96,12 +96,12 @@ def test_a_row_has_the_same_bits_in_any_company(kind: str) -> None:
     together = best.apply(x)
     for first, last in [(0, 1), (1, 3), (3, 6), (6, 13), (13, 28), (28, 71), (70, 71)]:
         np.testing.assert_array_equal(best.apply(x[first:last]), together[first:last])
-    for level in available_levels():
+    for level in LEVELS:
         other = _native.Projection(kind, data, 256, level, threads=3)
         np.testing.assert_array_equal(other.apply(x), together, err_msg=level)
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 def test_awkward_activations(level: str) -> None:
     data = stored("Q4_1", 16, 96)
     x = np.zeros((4, 96), np.float32)

@@ -11,10 +11,10 @@ from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.model.decoder import forward
 from tenfold.model.layout import shapes
 from tenfold.ops.base import Float32
-from tenfold.ops.cpu import CpuOps, available_levels, cpu_quota, usable_cores
+from tenfold.ops.cpu import CpuOps, cpu_quota, usable_cores
 from tenfold.ops.reference import ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
-from tests.helpers.models import Slice, make_batch, random_weights, rope, tiny_spec
+from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
 from tests.ops.test_cpu_linear import stored
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -77,7 +77,7 @@ def as_stored(x: Float32, kv_type: str) -> Float32:
     return np.rint(np.divide(x, scale, where=scale > 0, out=np.zeros_like(x))) * scale
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_each_op_equals_the_reference(name: str, level: str, kv_type: str) -> None:
@@ -123,7 +123,7 @@ def test_quantized_weights(kind: str) -> None:
         assert np.linalg.norm(got - wanted) <= 0.08 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("level", available_levels())
+@pytest.mark.parametrize("level", LEVELS)
 def test_mixed_encodings_and_k_quants(level: str) -> None:
     spec = tiny_spec(hidden=256, ffn=512, heads=8, head_dim=32, tied_head=False, vocab=96, query_scale=0.01)
     kinds = {"q": "Q5_0", "k": "Q4_K", "v": "Q8_0", "o": "Q6_K", "gate": "Q5_K", "up": "F16", "down": "Q3_K"}

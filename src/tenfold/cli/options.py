@@ -55,7 +55,12 @@ KvTokens = Annotated[
     ),
 ]
 KvTypeOption = Annotated[
-    KvType, typer.Option("--kv", help="How keys and values are stored: bf16, or 8 bits with a scale per token and head.", rich_help_panel=ENGINE_PANEL)
+    KvType,
+    typer.Option(
+        "--kv",
+        help="How keys and values are stored: bf16, or 8 bits with a scale per token and head.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
 ]
 MaxRunning = Annotated[int, typer.Option(min=1, help="Sequences computed at a time.", rich_help_panel=ENGINE_PANEL)]
 MaxStepTokens = Annotated[

@@ -18,7 +18,7 @@ from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
 
 LEVEL_NAMES = {
-    "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable",
+    "amx": "amx", "amx-emulated": "amx-emulated", "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable",
 }  # fmt: skip
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 VECTORS = (
@@ -51,7 +51,7 @@ class CpuOps:
     def __init__(self, weights: Weights, *, threads: int = 0, kv_type: str = "bf16", level: str | None = None) -> None:
         if kv_type not in KV_TYPES:
             raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
-        if level is not None and level not in available_levels():
+        if level is not None and level not in available_levels() + emulated_levels():
             raise ConfigError(f"no kernels of level {level!r} here: choose from {', '.join(available_levels())}")
         if threads < 0:
             raise ConfigError(f"threads must be 0 (all the cores) or more, got {threads}")
@@ -132,8 +132,13 @@ class CpuOps:
 
 
 def available_levels() -> tuple[str, ...]:
-    """The kernel levels this CPU runs, best first: of ``avx512bf16``, ``avx512``, ``avx2``, ``portable``."""
+    """The kernel levels this CPU runs, best first: of ``amx``, ``avx512bf16``, ``avx512``, ``avx2``, ``portable``."""
     return tuple(_native.levels())
+
+
+def emulated_levels() -> tuple[str, ...]:
+    """Levels for tests only: the kernels of hardware this CPU may lack, over an emulation in plain C++."""
+    return tuple(_native.emulated_levels())
 
 
 def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
