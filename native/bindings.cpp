@@ -2,9 +2,12 @@
 // std::invalid_argument becomes ValueError, std::bad_alloc MemoryError, std::runtime_error RuntimeError.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
 #include <memory>
 
 #include "dispatch/level.hpp"
@@ -78,6 +81,17 @@ FloatView logits(nb::handle self) {
   return FloatView(data, {static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, self);
 }
 
+// By op: calls and nanoseconds.
+std::map<std::string, std::pair<int64_t, int64_t>> timings(Model& model) {
+  const Timings recorded = model.timings();
+  std::map<std::string, std::pair<int64_t, int64_t>> found;
+  for (size_t op = 0; op < kOpNames.size(); ++op) {
+    const Timings::Entry& entry = recorded.of(op);
+    found[kOpNames[op]] = {entry.calls, entry.nanoseconds};
+  }
+  return found;
+}
+
 void bind_model(nb::module_& m) {
   using Released = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Kv>(m, "Kv").def_prop_ro("bytes", &Kv::bytes);
@@ -127,6 +141,8 @@ void bind_model(nb::module_& m) {
       .def("mlp", &Model::mlp, Released())
       .def("forward", &Model::forward, Released())
       .def("logits", [](nb::handle self) { return logits(self); })
+      .def("record", &Model::record)
+      .def("timings", &timings)
       .def("view", [](const Model& model, const std::string& which) { return copy_rows(model.view(which)); })
       .def_prop_ro("level", &Model::level)
       .def_prop_ro("threads", &Model::threads)

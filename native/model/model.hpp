@@ -12,6 +12,7 @@
 #include "model/batch.hpp"
 #include "model/kv.hpp"
 #include "model/memory.hpp"
+#include "model/timings.hpp"
 #include "threads/pool.hpp"
 
 namespace tenfold {
@@ -88,6 +89,10 @@ class Model {
   Rows logits();
   void forward(const Kv& kv);
 
+  // While on, the wall time of each op adds up; turning it on begins at zero.
+  void record(bool on);
+  Timings timings();
+
   Rows view(const std::string& which) const;
   const Spec& spec() const { return spec_; }
   const char* level() const { return kernels_.name; }
@@ -133,6 +138,7 @@ class Model {
   const Kernels& kernels_;
   Pool pool_;
   std::atomic<bool> busy_{false};
+  Timings timings_;
 
   Matrix embed_, head_;
   std::vector<float> norm_;
