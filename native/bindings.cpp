@@ -5,12 +5,15 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <map>
 #include <memory>
 
+#include "dispatch/features.hpp"
 #include "dispatch/level.hpp"
+#include "limits/limits.hpp"
 #include "linear/projection.hpp"
 #include "model/model.hpp"
 
@@ -92,6 +95,15 @@ std::map<std::string, std::pair<int64_t, int64_t>> timings(Model& model) {
   return found;
 }
 
+using MatrixTuple = std::tuple<int, std::string, std::string, std::string, int64_t, int64_t, size_t, int>;
+
+std::vector<MatrixTuple> matrices(const Model& model, int rows) {
+  std::vector<MatrixTuple> found;
+  for (const MatrixInfo& m : model.matrices(rows))
+    found.emplace_back(m.layer, m.name, m.format, m.arithmetic, m.outputs, m.inputs, m.bytes, m.rows_at_once);
+  return found;
+}
+
 void bind_model(nb::module_& m) {
   using Released = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Kv>(m, "Kv").def_prop_ro("bytes", &Kv::bytes);
@@ -147,6 +159,8 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("level", &Model::level)
       .def_prop_ro("threads", &Model::threads)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def("matrices", &matrices)
+      .def_prop_ro("attend_arithmetic", &Model::attend_arithmetic)
       .def_prop_ro("weight_kinds", &Model::weight_kinds);
 }
 
@@ -178,6 +192,15 @@ void bind_projection(nb::module_& m) {
       .def_prop_ro("bytes", &Projection::bytes);
 }
 
+// [(arithmetic, instructions, multiply-adds per second)]
+std::vector<std::tuple<std::string, std::string, double>> rates(const std::string& level, int threads) {
+  const nb::gil_scoped_release release;
+  std::vector<std::tuple<std::string, std::string, double>> found;
+  for (const MacRate& rate : mac_rates(level, std::clamp(threads, 1, 1024)))
+    found.emplace_back(rate.kind, rate.instructions, rate.macs);
+  return found;
+}
+
 }  // namespace
 }  // namespace tenfold
 
@@ -190,6 +213,13 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("encodings", &encoding_names);
+  m.def("cpu_features", &cpu_features);
+  m.def("read_rate",
+        [](const std::string& level, int threads, size_t bytes) {
+          const nb::gil_scoped_release release;
+          return read_rate(level, std::clamp(threads, 1, 1024), bytes);
+        });
+  m.def("mac_rates", &rates);
   bind_model(m);
   bind_projection(m);
 }

@@ -17,8 +17,9 @@ const Kernels& kernels() {
 #else
       "portable";
 #endif
-  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,  scale,
-                                gate, softcap,     rope,          store_kv, attend,   merge};
+  static const Kernels table = {name,    linear_tile, linear_rows, dense_tiles(), quantize,
+                                rms_norm, add,        scale,       gate,          softcap,
+                                rope,    store_kv,    attend,      attend_arithmetic, merge};
   return table;
 }
 

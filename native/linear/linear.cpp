@@ -248,4 +248,11 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
 
 int dense_tiles() { return kDenseTiles; }
 
+int linear_rows(const Packed& w, int rows) {
+  const int most = w.dense == Dense::none || rows >= kRowBlock ? kRowBlock : 2;
+  for (int block = most; block > 1; block /= 2)
+    if (rows >= block) return block;
+  return 1;
+}
+
 }  // namespace tenfold::TENFOLD_LEVEL

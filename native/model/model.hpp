@@ -68,6 +68,15 @@ struct Rows {
   ptrdiff_t stride;
 };
 
+// One weight matrix and the kernel that multiplies by it.
+struct MatrixInfo {
+  int layer;  // -1: outside the layers
+  std::string name, format, arithmetic;
+  int64_t outputs, inputs;
+  size_t bytes;      // packed
+  int rows_at_once;  // rows served by one pass over the weights
+};
+
 // Not re-entrant: a second call while one runs throws std::runtime_error. Errors of the caller are
 // std::invalid_argument and leave the model usable.
 class Model {
@@ -99,6 +108,9 @@ class Model {
   int threads() const { return pool_.threads(); }
   size_t weight_bytes() const;
   std::vector<std::string> weight_kinds() const;
+  // All matrices, as a batch of `rows` rows uses them; `head` is the embedding again where it is tied.
+  std::vector<MatrixInfo> matrices(int rows) const;
+  const char* attend_arithmetic() const { return kernels_.attend_arithmetic; }
 
  private:
   struct Job {
