@@ -26,10 +26,10 @@ class Crew {
 
   int threads() const { return threads_; }
 
-  // Calls f(item) for every item below `items`; the seconds it took from when all threads were there. f must not throw.
+  // Calls f(thread) on every thread, once all are there; the seconds from then until the last was done. f must not throw.
   template <typename F>
-  double run(int items, const F& f) const {
-    std::atomic<int> arrived{0}, next{0};
+  double each(const F& f) const {
+    std::atomic<int> arrived{0};
     std::chrono::steady_clock::time_point began;
     const auto work = [&](int thread) {
       settle(thread);
@@ -38,7 +38,7 @@ class Crew {
         arrived.fetch_add(1);
       }
       while (arrived.load() <= threads_) std::this_thread::yield();
-      for (int i = next.fetch_add(1); i < items; i = next.fetch_add(1)) f(i);
+      f(thread);
     };
     {
       std::vector<std::jthread> crew;
@@ -46,6 +46,15 @@ class Crew {
       for (int i = 0; i < threads_; ++i) crew.emplace_back(work, i);
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  }
+
+  // Calls f(item) for every item below `items`, on whichever thread comes first; seconds as above.
+  template <typename F>
+  double run(int items, const F& f) const {
+    std::atomic<int> next{0};
+    return each([&](int) {
+      for (int i = next.fetch_add(1); i < items; i = next.fetch_add(1)) f(i);
+    });
   }
 
  private:

@@ -1,5 +1,7 @@
 #include "limits/limits.hpp"
 
+#include <time.h>
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -13,11 +15,11 @@
 namespace tenfold {
 namespace {
 
-constexpr double kSeconds = 0.06;  // passes go on this long, and the best counts
+constexpr double kSeconds = 0.1;                  // passes over memory go on this long, and the best counts
 constexpr size_t kReadBytes = size_t{256} << 10;  // bytes read by an item
 constexpr size_t kPassBytes = size_t{128} << 20;  // a pass reads at least this much
-constexpr double kItemSeconds = 0.3e-3;
-constexpr int kItems = 8;  // of each thread in a pass
+constexpr double kProbeSeconds = 0.5e-3;
+constexpr int kProbes = 60;  // on each thread, of which the best counts
 
 template <typename F>
 double fastest_pass(const Crew& crew, int items, const F& f) {
@@ -40,13 +42,31 @@ LevelProbes probes_of(const std::string& level) {
   throw std::invalid_argument("this CPU has no kernels of level " + level);
 }
 
+// CPU time of this thread: what others take of its CPU is not in it.
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+double cpu_seconds_of(const Probe& probe, int64_t rounds) {
+  const double began = cpu_seconds();
+  probe.run(rounds);
+  return cpu_seconds() - began;
+}
+
 MacRate mac_rate(const Crew& crew, const Probe& probe) {
   int64_t rounds = 1 << 8;
-  const Crew one(1);
-  while (one.run(1, [&](int) { probe.run(rounds); }) < kItemSeconds) rounds *= 2;
-  const int items = kItems * crew.threads();
-  const double macs = static_cast<double>(probe.run(1)) * static_cast<double>(rounds) * items;
-  return {probe.kind, probe.instructions, macs / fastest_pass(crew, items, [&](int) { probe.run(rounds); })};
+  while (cpu_seconds_of(probe, rounds) < kProbeSeconds) rounds *= 2;
+  std::vector<double> best(crew.threads());
+  crew.each([&](int thread) {
+    best[thread] = cpu_seconds_of(probe, rounds);
+    for (int i = 1; i < kProbes; ++i) best[thread] = std::min(best[thread], cpu_seconds_of(probe, rounds));
+  });
+  const double macs = static_cast<double>(probe.run(1)) * static_cast<double>(rounds);
+  double rate = 0.0;
+  for (const double seconds : best) rate += macs / seconds;
+  return {probe.kind, probe.instructions, rate};
 }
 
 }  // namespace

@@ -136,6 +136,11 @@ def available_levels() -> tuple[str, ...]:
     return tuple(_native.levels())
 
 
+def cpu_features() -> tuple[str, ...]:
+    """Instruction sets that matter to kernels, of this CPU and system, by the names of /proc/cpuinfo."""
+    return tuple(_native.cpu_features())
+
+
 def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
     """A C++ model without weights yet."""
     try:

@@ -32,9 +32,11 @@ def as_json(shares: Sequence[EngineShare], backend: str) -> dict[str, Any]:
 
 def table(shares: Sequence[EngineShare], backend: str) -> "Table":
     """A column pair per batch."""
+    from rich import box
     from rich.table import Table
 
-    shown = Table(title=f"A decode step of the engine, part by part\n{backend}")
+    title = f"A decode step of the engine, part by part\n{backend}"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE)
     shown.add_column("part")
     for share in shares:
         shown.add_column(f"batch {share.batch}, µs", justify="right")

@@ -8,9 +8,10 @@ import numpy as np
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ConfigError
+from tenfold.exec.memory import free_memory, token_bytes
 from tenfold.model.decoder import forward
 from tenfold.ops.base import Batch, Kv
-from tenfold.ops.cpu import LEVEL_NAMES, CpuOps
+from tenfold.ops.cpu import CpuOps
 from tenfold.ops.limits import MachineLimits
 from tenfold.ops.work import OPS, Matrix, OpWork, Span, matrices_of, model_matrices, step_work
 from tenfold.profile.roofline import Roof, roof_of, working_set
@@ -18,7 +19,8 @@ from tenfold.profile.roofline import Roof, roof_of, working_set
 BETWEEN = "between ops"  # calls from Python, and checking and copying the batch
 _BLOCK = 16
 _FILL = 512  # tokens whose keys and values are written at a time
-_WARM_UPS = 2
+_BUDGET = 2.0  # seconds for a shape's passes; a slow one gets fewer, at least three
+_FEWEST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class OpProfile:
-    """Of one op over all layers; ``seconds`` is a median, ``work`` and ``roof`` are None for what has no kernel."""
+    """Of one op over all layers; ``seconds`` is a median, ``work`` and ``roof`` are None for what has no kernel.
+
+    ``kernel`` says what ran, within the model's kernel level: ``int4 g32 affine, 8 rows``.
+    """
 
     op: str
     kernel: str
@@ -98,7 +103,14 @@ def profile_steps(
     on_step: Callable[[StepProfile], None] = lambda _: None,
 ) -> list[StepProfile]:
     """Measure each shape: ``repeats`` passes, medians. Raises ConfigError where memory does not hold the largest."""
-    blocks = max(len(shape.spans) * -(-shape.context // _BLOCK) for shape in wanted)
+    largest = max(wanted, key=_blocks)
+    blocks = _blocks(largest)
+    needed, free = blocks * _BLOCK * token_bytes(ops.spec, ops.kv_type), free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"{largest.title} needs {needed / 2**30:.1f} GiB for keys and values, but {free / 2**30:.1f} GiB are free: "
+            "ask for fewer sequences or tokens"
+        )
     kv = ops.new_kv(blocks, _BLOCK)
     _fill(ops, kv, blocks * _BLOCK)
     found = []
@@ -108,9 +120,17 @@ def profile_steps(
     return found
 
 
+def _blocks(shape: Shape) -> int:
+    return len(shape.spans) * -(-shape.context // _BLOCK)
+
+
 def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Clock, repeats: int) -> StepProfile:
     batch = _batch(shape, ops.spec.vocab)
-    runs = [_timed(ops, kv, batch, clock) for _ in range(_WARM_UPS + repeats)][_WARM_UPS:]
+    _timed(ops, kv, batch, clock)  # warms up
+    runs: list[dict[str, float]] = []
+    began = clock.now()
+    while len(runs) < repeats and (len(runs) < _FEWEST or clock.now() - began < _BUDGET):
+        runs.append(_timed(ops, kv, batch, clock))
     seconds = {op: statistics.median(run[op] for run in runs) for op in (*OPS, BETWEEN)}
     matrices = model_matrices(ops.model, shape.rows)
     sampled = model_matrices(ops.model, len(shape.spans))
@@ -119,10 +139,7 @@ def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Cl
     kernels = {op: _linear(op, sampled if op == "logits" else matrices) for op in OPS}
     kernels["attend"] = f"{ops.model.attend_arithmetic}, keys {ops.kv_type}"
     kernels["embed"] = f"rows of {matrices[0].format}"
-    level = LEVEL_NAMES[ops.model.level]
-    profiles = [
-        OpProfile(op, f"{level} {kernels[op]}", seconds[op], work[op], roof_of(work[op], limits, rate)) for op in OPS
-    ]
+    profiles = [OpProfile(op, kernels[op], seconds[op], work[op], roof_of(work[op], limits, rate)) for op in OPS]
     return StepProfile(shape, rate, (*profiles, OpProfile(BETWEEN, "Python", seconds[BETWEEN])))
 
 

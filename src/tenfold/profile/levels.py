@@ -1,0 +1,64 @@
+"""Why these kernels run and not better ones, in words."""
+
+from collections.abc import Collection, Iterable
+
+from tenfold.ops.cpu import LEVEL_NAMES, CpuOps, available_levels, cpu_features
+from tenfold.ops.limits import MachineLimits
+from tenfold.ops.work import model_matrices
+
+# What a level's kernels need of the CPU (native/dispatch/cpu.cpp), best level first.
+_NEEDS = {
+    "avx512": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    "avx2": ("avx2", "fma", "f16c"),
+}
+_BESIDE = {"bf16": "avx512_bf16", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16"}
+
+
+def why_these_kernels(ops: CpuOps, limits: MachineLimits) -> list[str]:
+    """:func:`level_words` of a loaded model."""
+    arithmetics = {matrix.arithmetic for matrix in model_matrices(ops.model, 1)} | {ops.model.attend_arithmetic}
+    return level_words(ops.model.level, available_levels(), cpu_features(), limits, arithmetics)
+
+
+def level_words(
+    level: str,
+    available: Collection[str],
+    features: Collection[str],
+    limits: MachineLimits,
+    arithmetics: Iterable[str],
+) -> list[str]:
+    """Sentences: how ``level`` came to be chosen, and which instruction sets no op of the model uses, or the CPU lacks.
+
+    ``available`` levels best first; ``features`` as in /proc/cpuinfo; ``arithmetics`` are those of the model's ops.
+    """
+    best = next(iter(available))
+    name = LEVEL_NAMES[level]
+    if level == best:
+        words = [f"Kernels of level {name}: the best that this CPU and this build run."]
+    else:
+        words = [f"Kernels of level {name}, as asked for; {LEVEL_NAMES[best]} is here and better."]
+    for better, needs in _NEEDS.items():
+        if better == level:
+            break
+        if better not in available:
+            lacking = [feature for feature in needs if feature not in features]
+            why = f"this CPU lacks {', '.join(lacking)}" if lacking else "this build leaves it out"
+            words.append(f"{LEVEL_NAMES[better]} does not run: {why}.")
+    used = set(arithmetics)
+    unused = [kind for kind in _BESIDE if kind in limits.macs and kind not in used]
+    for kind in unused:
+        rate = limits.macs[kind]
+        words.append(f"{rate.instructions} is here ({rate.rate / 1e9:,.0f} GMAC/s); no op of this model uses it.")
+    if missing := [feature for kind, feature in _BESIDE.items() if kind not in limits.macs and feature not in features]:
+        words.append(f"This CPU lacks {', '.join(missing)}.")
+    return words
+
+
+def busy_words(load: float, cores: int, threads: int) -> list[str]:
+    """A warning where other processes want the cores: ``load`` is the system's load average before the profile."""
+    if load + threads <= cores + 0.5:
+        return []
+    return [
+        f"Other processes are running (load {load:.1f} on {cores} cores): times are too long, and shares of the limits "
+        "too small."
+    ]
