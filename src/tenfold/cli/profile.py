@@ -54,14 +54,14 @@ def profile(
     """See ``HELP``."""
     if engine:
         _refuse("does not go with --engine", context=context, prefill=prefill, level=level)
-        batches = sizes(batch or ENGINE_BATCHES, "--batch")
+        batches = sizes(ENGINE_BATCHES if batch is None else batch, "--batch")
         _profile_engine(model, batches, temperature or 0.0, repeats or 5, as_json, threads, kv_type)
         return
     _refuse("goes with --engine", temperature=temperature)
     wanted = Wanted(
-        sizes(batch or BATCHES, "--batch"),
-        sizes(context, "--context") if context else None,
-        () if prefill == NONE else sizes(prefill, "--prefill") if prefill else None,
+        sizes(BATCHES if batch is None else batch, "--batch"),
+        sizes(context, "--context") if context is not None else None,
+        () if prefill == NONE else sizes(prefill, "--prefill") if prefill is not None else None,
     )
     _profile_steps(model, wanted, level, repeats or 11, as_json, threads, kv_type)
 
@@ -179,7 +179,7 @@ async def _shares(
         shares = []
         with progress(len(batches)) as advance:
             for size in batches:
-                shares.append(await engine_share(engine, size, temperature=temperature, repeats=repeats))
+                shares.append(await engine_share(engine, info, size, temperature=temperature, repeats=repeats))
                 advance(f"batch {size}")
     finally:
         await engine.stop()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tenfold.core.clock import Clock, CpuClock
 from tenfold.core.errors import ConfigError, EngineUnavailable
-from tenfold.core.request import EngineRequest, RequestOutput
+from tenfold.core.request import EngineInfo, EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.client import EngineClient
 
@@ -53,9 +53,17 @@ class EngineShare:
 
 
 async def engine_share(
-    engine: EngineClient, batch: int, *, temperature: float = 0.0, repeats: int = 5, cpu: Clock | None = None
+    engine: EngineClient,
+    info: EngineInfo,
+    batch: int,
+    *,
+    temperature: float = 0.0,
+    repeats: int = 5,
+    cpu: Clock | None = None,
 ) -> EngineShare:
     """Decode ``batch`` sequences together, ``repeats`` times, on a started engine whose config has ``profile``.
+
+    ``info`` is what its start gave; ``cpu`` reads this process's CPU time.
 
     Raises ConfigError where the engine never decodes that many at once.
     """
@@ -63,10 +71,10 @@ async def engine_share(
     kind = f"decode {batch}"
     runs: list[dict[str, float]] = []
     client: list[float] = []
-    await _run(engine, _requests(batch, 0, temperature))  # warms up
+    await _run(engine, _requests(info, batch, 0, temperature))  # warms up
     for repeat in range(1, repeats + 1):
         before, began = await engine.stats(), cpu.now()
-        await _run(engine, _requests(batch, repeat, temperature))
+        await _run(engine, _requests(info, batch, repeat, temperature))
         after, spent = await engine.stats(), cpu.now() - began
         parts = _less(after.part_seconds_total.get(kind, {}), before.part_seconds_total.get(kind, {}))
         if not parts.get("steps"):
@@ -83,14 +91,17 @@ async def engine_share(
     )
 
 
-def _requests(batch: int, repeat: int, temperature: float) -> list[EngineRequest]:
+def _requests(info: EngineInfo, batch: int, repeat: int, temperature: float) -> list[EngineRequest]:
     """The same for the same arguments; prompts of different repeats share nothing."""
     rng = random.Random(repeat)
-    params = SamplingParams(temperature=temperature, max_tokens=OUTPUT_TOKENS, ignore_eos=True, seed=repeat)
+    prompt = min(PROMPT_TOKENS, info.max_context // 2)
+    output = min(OUTPUT_TOKENS, info.max_context - prompt)
+    params = SamplingParams(temperature=temperature, max_tokens=output, ignore_eos=True, seed=repeat)
+    lowest = min(_LOWEST_ID, info.vocab_size - 1)
     return [
         EngineRequest(
             id=f"profile-{batch}-{repeat}-{i}",
-            prompt_ids=tuple(rng.randrange(_LOWEST_ID, 2 * _LOWEST_ID) for _ in range(PROMPT_TOKENS)),
+            prompt_ids=tuple(rng.randrange(lowest, info.vocab_size) for _ in range(prompt)),
             params=params,
             arrival=0.0,
             salt=str(repeat),

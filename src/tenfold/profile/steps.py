@@ -32,9 +32,14 @@ class Shape:
     context: int
 
     @property
+    def sequences(self) -> int:
+        """How many take part."""
+        return 1 if self.phase == "prefill" else self.rows
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """What each sequence computes."""
-        return (Span(self.rows, self.context),) if self.phase == "prefill" else (Span(1, self.context),) * self.rows
+        return (Span(self.rows // self.sequences, self.context),) * self.sequences
 
     @property
     def title(self) -> str:
@@ -112,7 +117,7 @@ def profile_steps(
             "ask for fewer sequences or tokens"
         )
     kv = ops.new_kv(blocks, _BLOCK)
-    _fill(ops, kv, blocks * _BLOCK)
+    _fill(ops, kv, blocks)
     found = []
     for shape in wanted:
         found.append(_profile(ops, kv, shape, limits, clock, repeats))
@@ -121,7 +126,7 @@ def profile_steps(
 
 
 def _blocks(shape: Shape) -> int:
-    return len(shape.spans) * -(-shape.context // _BLOCK)
+    return shape.sequences * -(-shape.context // _BLOCK)
 
 
 def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Clock, repeats: int) -> StepProfile:
@@ -133,7 +138,7 @@ def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Cl
         runs.append(_timed(ops, kv, batch, clock))
     seconds = {op: statistics.median(run[op] for run in runs) for op in (*OPS, BETWEEN)}
     matrices = model_matrices(ops.model, shape.rows)
-    sampled = model_matrices(ops.model, len(shape.spans))
+    sampled = model_matrices(ops.model, shape.sequences)
     work = step_work(ops.spec, matrices, shape.spans, ops.kv_type, ops.model.attend_arithmetic)
     rate = limits.read_rate(working_set(work.values()))
     kernels = {op: _linear(op, sampled if op == "logits" else matrices) for op in OPS}
@@ -165,7 +170,7 @@ def _timed(ops: CpuOps, kv: Kv, batch: Batch, clock: Clock) -> dict[str, float]:
 
 def _batch(shape: Shape, vocab: int) -> Batch:
     """The shape's batch, every sequence in blocks of its own."""
-    sequences, blocks = len(shape.spans), -(-shape.context // _BLOCK)
+    sequences, blocks = shape.sequences, -(-shape.context // _BLOCK)
     prefill = shape.phase == "prefill"
     starts = np.array([0, shape.rows]) if prefill else np.arange(shape.rows + 1)
     positions = np.arange(shape.rows) if prefill else np.full(shape.rows, shape.context - 1)
@@ -179,17 +184,19 @@ def _batch(shape: Shape, vocab: int) -> Batch:
     )
 
 
-def _fill(ops: CpuOps, kv: Kv, tokens: int) -> None:
+def _fill(ops: CpuOps, kv: Kv, blocks: int) -> None:
     """Write keys and values everywhere: memory never written is not really there, and reading it costs nothing."""
-    for first in range(0, tokens, _FILL):
-        count = min(_FILL, tokens - first)
-        blocks = -(-count // _BLOCK)
+    most = ops.spec.max_context
+    at_once = max(1, min(_FILL, most) // _BLOCK)
+    for first in range(0, blocks, at_once):
+        table = np.arange(first, min(blocks, first + at_once), dtype=np.int32).reshape(1, -1)
+        count = min(table.size * _BLOCK, most)
         batch = Batch(
-            tokens=(np.arange(first, first + count, dtype=np.int32) * 17 + 1000) % ops.spec.vocab,
+            tokens=(np.arange(count, dtype=np.int32) * 17 + 1000 + first) % ops.spec.vocab,
             positions=np.arange(count, dtype=np.int32),
             starts=np.array([0, count], dtype=np.int32),
             context=np.array([count], dtype=np.int32),
-            tables=np.arange(first // _BLOCK, first // _BLOCK + blocks, dtype=np.int32).reshape(1, blocks),
+            tables=table,
             rows=np.array([count - 1], dtype=np.int32),
         )
         x = ops.embed(batch)
