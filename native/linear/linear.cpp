@@ -249,7 +249,8 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
 int dense_tiles() { return kDenseTiles; }
 
 int linear_rows(const Packed& w, int rows) {
-  const int most = w.dense == Dense::none || rows >= kRowBlock ? kRowBlock : 2;
+  const bool more_tiles = w.dense != Dense::none && rows < kRowBlock;  // see dense()
+  const int most = !more_tiles ? kRowBlock : (kDenseTiles > 1 ? 2 : 1);
   for (int block = most; block > 1; block /= 2)
     if (rows >= block) return block;
   return 1;
