@@ -160,7 +160,8 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("threads", &Model::threads)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("matrices", &matrices)
-      .def_prop_ro("attend_arithmetic", &Model::attend_arithmetic)
+      .def("attend_arithmetic",
+           [](const Model& model, const std::string& type) { return model.attend_arithmetic(kv_type(type)); })
       .def_prop_ro("weight_kinds", &Model::weight_kinds);
 }
 

@@ -51,7 +51,7 @@ struct Kernels {
   // One position's keys and values of all KV heads into its slot.
   void (*store_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
   void (*attend)(const AttendItem& item);
-  const char* attend_arithmetic;  // what its multiply-adds are: f32, bf16, …
+  const char* (*attend_arithmetic)(KvType type);  // what its multiply-adds are: f32, bf16 or int8
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
 };
 

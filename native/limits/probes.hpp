@@ -26,6 +26,9 @@ LevelProbes probes();
 namespace avx512 {
 LevelProbes probes();
 }
+namespace avx512bf16 {
+LevelProbes probes();
+}
 // Instruction sets beside the levels' own, where the CPU has them.
 namespace bf16 {
 Probe probe();

@@ -110,7 +110,7 @@ class Model {
   std::vector<std::string> weight_kinds() const;
   // All matrices, as a batch of `rows` rows uses them; `head` is the embedding again where it is tied.
   std::vector<MatrixInfo> matrices(int rows) const;
-  const char* attend_arithmetic() const { return kernels_.attend_arithmetic; }
+  const char* attend_arithmetic(KvType type) const { return kernels_.attend_arithmetic(type); }
 
  private:
   struct Job {

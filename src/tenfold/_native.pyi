@@ -80,8 +80,8 @@ class Model:
         """A copy of the ``hidden``, ``query`` or ``attended`` rows."""
     def matrices(self, rows: int) -> list[tuple[int, str, str, str, int, int, int, int]]:
         """(layer or -1, name, format, arithmetic, outputs, inputs, packed bytes, rows per pass over the weights)."""
-    @property
-    def attend_arithmetic(self) -> str: ...
+    def attend_arithmetic(self, type: str) -> str:
+        """What attention's multiply-adds over keys and values of ``type`` are: f32, bf16 or int8."""
     @property
     def level(self) -> str: ...
     @property

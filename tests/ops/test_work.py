@@ -46,11 +46,13 @@ def test_a_decode_step_counted_by_hand() -> None:
 
 
 def test_a_prompt_samples_once() -> None:
-    work = step_work(tiny_spec(), dense_matrices(), [Span(8, 8)], "f32", "f32")
+    work = step_work(tiny_spec(), dense_matrices(), [Span(8, 8)], "int8", "int8")
     assert work["logits"].macs == {"f32": 160 * 64}
     assert work["mlp"].macs == {"f32": 8 * 2 * 3 * 96 * 64}
-    assert work["attend"].macs == {"f32": 2 * 2 * 64 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8)}
-    assert work["attend"].kv_read == 2 * 8 * (32 + 32) * 4
+    twice = 2  # the high and the low byte of queries and softmax weights
+    assert work["attend"].macs == {"int8": twice * 2 * 2 * 64 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8)}
+    assert work["attend"].kv_read == 2 * 8 * 2 * (16 + 16 + 4 + 4)  # layers x keys x heads x (k, v, two scales)
+    assert work["qkv"].kv_written == 2 * 8 * 2 * (16 + 16 + 4 + 4)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,9 @@ def test_windows_and_padded_heads() -> None:
     work = step_work(spec, matrices, [Span(1, 20)], "bf16", "f32")
     assert work["attend"].macs == {"f32": 2 * 40 * (4 + 20)}
     assert work["attend"].kv_read == (4 + 20) * 2 * (10 + 16) * 2  # values are padded to 16
+    assert work["qkv"].kv_written == 2 * 2 * (10 + 10) * 2
+    eight = step_work(spec, matrices, [Span(1, 20)], "int8", "int8")
+    assert eight["attend"].kv_read == (4 + 20) * 2 * (12 + 16 + 4 + 4)  # keys are padded to 4
 
 
 @pytest.mark.parametrize(

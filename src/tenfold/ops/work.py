@@ -13,8 +13,8 @@ from tenfold.ops.spec import ModelSpec
 
 OPS = ("embed", "qkv", "attend", "attn_out", "mlp", "logits")
 _MATRICES = {"qkv": ("q", "k", "v"), "attn_out": ("o",), "mlp": ("gate", "up", "down"), "logits": ("head",)}
-_KV_BYTES = {"bf16": 2, "f32": 4}
 _FLOAT = 4
+_ATTEND_BYTES = {"int8": 2}  # of a query's value or a softmax weight; the kernel multiplies each of them apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,20 @@ def step_work(
     for op, values in of_row.items():
         work[op].activations = _FLOAT * rows * values
     work["logits"].activations = _FLOAT * sampled * (hidden + spec.vocab)
-    size = _KV_BYTES[kv_type]
-    work["qkv"].kv_written = spec.layers * rows * 2 * kv * size
-    padded = spec.kv_heads * -(-spec.head_dim // 16) * 16
+    work["qkv"].kv_written = spec.layers * rows * spec.kv_heads * slot_bytes(spec.head_dim, spec.head_dim, kv_type)
+    key, value = -(-spec.head_dim // 4) * 4, -(-spec.head_dim // 16) * 16
+    slot = spec.kv_heads * slot_bytes(key if kv_type == "int8" else spec.head_dim, value, kv_type)
+    attend_macs = 2 * q * _ATTEND_BYTES.get(attend_arithmetic, 1)
     for window in spec.windows:
         for span in spans:
-            work["attend"].kv_read += keys_seen(span, window) * (kv + padded) * size
-            work["attend"].add_macs(attend_arithmetic, 2 * q * keys_attended(span, window))
+            work["attend"].kv_read += keys_seen(span, window) * slot
+            work["attend"].add_macs(attend_arithmetic, attend_macs * keys_attended(span, window))
     return work
+
+
+def slot_bytes(key: int, value: int, kv_type: str) -> int:
+    """Bytes of one position's ``key`` and ``value`` numbers of one head (native/attention/format.hpp)."""
+    return 2 * (key + value) if kv_type == "bf16" else key + value + 2 * _FLOAT
 
 
 def keys_seen(span: Span, window: int) -> int:

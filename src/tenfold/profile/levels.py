@@ -7,16 +7,16 @@ from tenfold.ops.limits import MachineLimits
 from tenfold.ops.work import model_matrices
 
 # What a level's kernels need of the CPU (native/dispatch/cpu.cpp), best level first.
-_NEEDS = {
-    "avx512": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
-    "avx2": ("avx2", "fma", "f16c"),
-}
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+_NEEDS = {"avx512bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
 _BESIDE = {"bf16": "avx512_bf16", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16"}
 
 
 def why_these_kernels(ops: CpuOps, limits: MachineLimits) -> list[str]:
     """:func:`level_words` of a loaded model."""
-    arithmetics = {matrix.arithmetic for matrix in model_matrices(ops.model, 1)} | {ops.model.attend_arithmetic}
+    arithmetics = {matrix.arithmetic for matrix in model_matrices(ops.model, 1)}
+    arithmetics.add(ops.model.attend_arithmetic(ops.kv_type))
     return level_words(ops.model.level, available_levels(), cpu_features(), limits, arithmetics)
 
 
