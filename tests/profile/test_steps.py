@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from tenfold.core.errors import ConfigError
 from tenfold.ops.cpu import CpuOps, available_levels
 from tenfold.ops.limits import MachineLimits, MacRate
 from tenfold.ops.work import OPS, OpWork
-from tenfold.profile.levels import busy_words, level_words, why_these_kernels
+from tenfold.profile.levels import busy_words, level_words, others_running, why_these_kernels
 from tenfold.profile.roofline import Roof, roof_of
 from tenfold.profile.step_report import as_json, shown
 from tenfold.profile.steps import BETWEEN, OpProfile, Shape, StepProfile, profile_steps, shapes
@@ -130,7 +131,11 @@ def test_why_these_kernels() -> None:
     assert "portable" in why_these_kernels(ops, LIMITS)[0]
 
 
-def test_a_busy_machine_is_told_of() -> None:
-    assert not busy_words(0.1, 2, 2)
-    assert not busy_words(1.0, 8, 4)
-    assert "load 3.0 on 2 cores" in busy_words(3.0, 2, 2)[0]
+def test_a_busy_machine_is_told_of(tmp_path: Path) -> None:
+    assert not busy_words(0, 2, 2)
+    assert not busy_words(4, 8, 4)
+    assert "1 threads beside ours, on 2 cores" in busy_words(1, 2, 2)[0]
+    loadavg = tmp_path / "loadavg"
+    assert others_running(loadavg) == 0
+    loadavg.write_text("2.74 5.58 5.86 4/213 4711\n")
+    assert others_running(loadavg) == 3

@@ -1,6 +1,5 @@
 """``tenfold profile``."""
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,10 +121,10 @@ def _profile_steps(
     from tenfold.ops.cpu import CpuOps, usable_cores
     from tenfold.ops.limits import measure_limits
     from tenfold.profile import step_report
-    from tenfold.profile.levels import busy_words, why_these_kernels
+    from tenfold.profile.levels import busy_words, others_running, why_these_kernels
     from tenfold.profile.steps import profile_steps
 
-    load = os.getloadavg()[0]
+    others = others_running()
     checkpoint = load_checkpoint(local_model(model))
     shapes = wanted.shapes(checkpoint.spec.max_context)
     ops = CpuOps(checkpoint.weights, threads=threads, kv_type=kv_type.value, level=level)
@@ -133,7 +132,7 @@ def _profile_steps(
     with progress(len(shapes)) as advance:
         steps = profile_steps(ops, shapes, limits, WallClock(), repeats, lambda step: advance(step.shape.title))
     backend = f"{checkpoint.name} ({ops.describe()})"
-    words = [*why_these_kernels(ops, limits), *busy_words(load, usable_cores(), ops.model.threads)]
+    words = [*why_these_kernels(ops, limits), *busy_words(others, usable_cores(), ops.model.threads)]
     report = step_report.as_json(steps, limits, backend, words)
     show(as_json, report, lambda: step_report.shown(steps, limits, backend, words), wide=WIDE)
 

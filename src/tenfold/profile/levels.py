@@ -1,6 +1,7 @@
 """Why these kernels run and not better ones, in words."""
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from tenfold.ops.cpu import LEVEL_NAMES, CpuOps, available_levels, cpu_features
 from tenfold.ops.limits import MachineLimits
@@ -54,11 +55,19 @@ def level_words(
     return words
 
 
-def busy_words(load: float, cores: int, threads: int) -> list[str]:
-    """A warning where other processes want the cores: ``load`` is the system's load average before the profile."""
-    if load + threads <= cores + 0.5:
+def others_running(loadavg: Path = Path("/proc/loadavg")) -> int:
+    """Threads of other processes that run or wait for a core at this moment; 0 where the system does not say."""
+    try:
+        return max(0, int(loadavg.read_text().split()[3].partition("/")[0]) - 1)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def busy_words(others: int, cores: int, threads: int) -> list[str]:
+    """A warning where ``others`` other threads leave fewer of the ``cores`` than the ``threads`` that compute."""
+    if others + threads <= cores:
         return []
     return [
-        f"Other processes are running (load {load:.1f} on {cores} cores): times are too long, and shares of the limits "
-        "too small."
+        f"Other processes are running ({others} threads beside ours, on {cores} cores): times are too long, and shares "
+        "of the limits too small."
     ]
