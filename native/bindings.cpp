@@ -2,12 +2,18 @@
 // std::invalid_argument becomes ValueError, std::bad_alloc MemoryError, std::runtime_error RuntimeError.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
 #include <memory>
 
+#include "dispatch/features.hpp"
 #include "dispatch/level.hpp"
+#include "limits/limits.hpp"
 #include "linear/projection.hpp"
 #include "model/model.hpp"
 
@@ -78,6 +84,26 @@ FloatView logits(nb::handle self) {
   return FloatView(data, {static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, self);
 }
 
+// By op: calls and nanoseconds.
+std::map<std::string, std::pair<int64_t, int64_t>> timings(Model& model) {
+  const Timings recorded = model.timings();
+  std::map<std::string, std::pair<int64_t, int64_t>> found;
+  for (size_t op = 0; op < kOpNames.size(); ++op) {
+    const Timings::Entry& entry = recorded.of(op);
+    found[kOpNames[op]] = {entry.calls, entry.nanoseconds};
+  }
+  return found;
+}
+
+using MatrixTuple = std::tuple<int, std::string, std::string, std::string, int64_t, int64_t, size_t, int>;
+
+std::vector<MatrixTuple> matrices(const Model& model, int rows) {
+  std::vector<MatrixTuple> found;
+  for (const MatrixInfo& m : model.matrices(rows))
+    found.emplace_back(m.layer, m.name, m.format, m.arithmetic, m.outputs, m.inputs, m.bytes, m.rows_at_once);
+  return found;
+}
+
 void bind_model(nb::module_& m) {
   using Released = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Kv>(m, "Kv").def_prop_ro("bytes", &Kv::bytes);
@@ -127,10 +153,15 @@ void bind_model(nb::module_& m) {
       .def("mlp", &Model::mlp, Released())
       .def("forward", &Model::forward, Released())
       .def("logits", [](nb::handle self) { return logits(self); })
+      .def("record", &Model::record)
+      .def("timings", &timings)
       .def("view", [](const Model& model, const std::string& which) { return copy_rows(model.view(which)); })
       .def_prop_ro("level", &Model::level)
       .def_prop_ro("threads", &Model::threads)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def("matrices", &matrices)
+      .def("attend_arithmetic",
+           [](const Model& model, const std::string& type) { return model.attend_arithmetic(kv_type(type)); })
       .def_prop_ro("weight_kinds", &Model::weight_kinds);
 }
 
@@ -162,6 +193,15 @@ void bind_projection(nb::module_& m) {
       .def_prop_ro("bytes", &Projection::bytes);
 }
 
+// [(arithmetic, instructions, multiply-adds per second)]
+std::vector<std::tuple<std::string, std::string, double>> rates(const std::string& level, int threads) {
+  const nb::gil_scoped_release release;
+  std::vector<std::tuple<std::string, std::string, double>> found;
+  for (const MacRate& rate : mac_rates(level, std::clamp(threads, 1, 1024)))
+    found.emplace_back(rate.kind, rate.instructions, rate.macs);
+  return found;
+}
+
 }  // namespace
 }  // namespace tenfold
 
@@ -180,6 +220,13 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("encodings", &encoding_names);
+  m.def("cpu_features", &cpu_features);
+  m.def("read_rate",
+        [](const std::string& level, int threads, size_t bytes) {
+          const nb::gil_scoped_release release;
+          return read_rate(level, std::clamp(threads, 1, 1024), bytes);
+        });
+  m.def("mac_rates", &rates);
   bind_model(m);
   bind_projection(m);
 }

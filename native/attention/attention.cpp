@@ -337,6 +337,18 @@ void attend(const AttendItem& item) {
   }
 }
 
+const char* attend_arithmetic(const KvLayer& kv) {
+#if defined(TENFOLD_TILES)
+  if (TiledKv::takes(kv)) return "amx-bf16";
+#endif
+  if (kv.type == KvType::int8) return "int8";
+#if defined(__AVX512BF16__)
+  return "bf16";
+#else
+  return "f32";
+#endif
+}
+
 // The merge of one query's chunks, each `chunk_stride` floats after the one before; the first chunk's memory
 // takes the total.
 void merge(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out) {

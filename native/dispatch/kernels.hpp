@@ -38,6 +38,8 @@ struct Kernels {
   // `row` begins a panel, unless the rows stay within one half of theirs.
   void (*linear_tile)(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                       ptrdiff_t out_stride, bool accumulate);
+  int (*linear_rows)(const Packed& w, int rows);  // rows served by one pass over the weights, when there are `rows`
+  const char* (*linear_arithmetic)(const Packed& w, int rows);  // what its multiply-adds are: f32, int8, amx-int8
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
   // One row into its lane of a panel's groups.
   void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
@@ -51,6 +53,7 @@ struct Kernels {
   void (*store_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
   int attend_queries;  // query vectors that attend likes to be given at once, so that loads of K and V serve many
   void (*attend)(const AttendItem& item);
+  const char* (*attend_arithmetic)(const KvLayer& kv);  // likewise: f32, bf16, int8, amx-bf16
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
 };
 

@@ -26,8 +26,10 @@ const Kernels& kernels() {
 #else
   constexpr int kAttendQueries = 24;
 #endif
-  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,  scale,
-                                gate, softcap,     rope,          store_kv, kAttendQueries, attend, merge};
+  static const Kernels table = {name,     linear_tile, linear_rows,    linear_arithmetic, dense_tiles(),
+                                quantize, rms_norm,    add,            scale,             gate,
+                                softcap,  rope,        store_kv,       kAttendQueries,    attend,
+                                attend_arithmetic,     merge};
   return table;
 }
 

@@ -259,4 +259,23 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
 
 int dense_tiles() { return kDenseTiles; }
 
+const char* linear_arithmetic(const Packed& w, [[maybe_unused]] int rows) {
+  if (w.dense != Dense::none) return "f32";
+#if defined(TENFOLD_TILES)
+  if (w.group == kGroup && rows >= kTiledRows) return "amx-int8";
+#endif
+  return "int8";
+}
+
+int linear_rows(const Packed& w, int rows) {
+#if defined(TENFOLD_TILES)
+  if (w.dense == Dense::none && w.group == kGroup && rows >= kTiledRows) return rows < kTiledChunk ? rows : kTiledChunk;
+#endif
+  const bool more_tiles = w.dense != Dense::none && rows < kRowBlock;  // see dense()
+  const int most = !more_tiles ? kRowBlock : (kDenseTiles > 1 ? 2 : 1);
+  for (int block = most; block > 1; block /= 2)
+    if (rows >= block) return block;
+  return 1;
+}
+
 }  // namespace tenfold::TENFOLD_LEVEL

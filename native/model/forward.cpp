@@ -17,21 +17,31 @@ bool quantized(const Packed& w) { return w.dense == Dense::none; }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-}  // namespace
-
-// Holds the model for one call, on a thread that flushes subnormals.
-class Model::Guard {
+// Keeps a second caller out.
+class Hold {
  public:
-  explicit Guard(Model& model) : model_(model) {
-    if (model_.busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
+  explicit Hold(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
   }
-  ~Guard() { model_.busy_.store(false); }
-  Guard(const Guard&) = delete;
-  Guard& operator=(const Guard&) = delete;
+  ~Hold() { busy_.store(false); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
 
  private:
-  Model& model_;
+  std::atomic<bool>& busy_;
+};
+
+}  // namespace
+
+// One call of an op: holds the model, on a thread that flushes subnormals, and times it where that is on.
+class Model::Guard {
+ public:
+  Guard(Model& model, Op op) : hold_(model.busy_), scope_(model.timings_, op) {}
+
+ private:
+  Hold hold_;
   FlushSubnormals flush_;
+  Timings::Scope scope_;
 };
 
 // f(row, thread). No two threads work on the same eight rows of a panel when there are enough rows.
@@ -104,7 +114,7 @@ const RopeTable& Model::rope_of(int layer) const {
 }
 
 void Model::upload(Batch batch) {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::upload);
   int last = 0;
   for (const int32_t context : batch.context) last = std::max(last, context);
   for (RopeTable& rope : ropes_) rope.grow(last);
@@ -124,7 +134,7 @@ void Model::upload(Batch batch) {
 }
 
 void Model::embed() {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::embed);
   each_row(batch_.size(), [&](int row, int) {
     float* x = x_.data() + row * hidden_stride_;
     decode_row(embed_.view, batch_.tokens[row], x);
@@ -156,7 +166,7 @@ void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer&
 }
 
 void Model::qkv(int layer, const Kv& kv) {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::qkv);
   check_layer(layer);
   if (checked_kv_ != kv.id()) {
     if (!kv.fits(spec_.layers, spec_.kv_heads, spec_.head_dim))
@@ -180,7 +190,7 @@ void Model::qkv(int layer, const Kv& kv) {
 }
 
 void Model::attend(int layer, const Kv& kv) {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::attend);
   check_layer(layer);
   if (checked_kv_ != kv.id()) throw std::invalid_argument("attend needs the KV memory that qkv wrote");
   const AttendPlan& plan = plan_for(spec_.windows[layer], kv.block_size());
@@ -232,7 +242,7 @@ void Model::finish_residual(const std::vector<float>& post_norm) {
 }
 
 void Model::attn_out(int layer) {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::attn_out);
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
@@ -266,7 +276,7 @@ void Model::gated_unit(const Layer& layer, int unit, int first, int last, int th
 }
 
 void Model::mlp(int layer) {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::mlp);
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
@@ -284,7 +294,7 @@ void Model::mlp(int layer) {
 }
 
 Rows Model::logits() {
-  const Guard guard(*this);
+  const Guard guard(*this, Op::logits);
   const auto rows = static_cast<int>(batch_.rows.size());
   logits_.reserve(static_cast<size_t>(rows) * spec_.vocab);
   norm_rows(norm_, rows, batch_.rows.data(), {&head()});
@@ -308,6 +318,16 @@ void Model::forward(const Kv& kv) {
     attn_out(layer);
     mlp(layer);
   }
+}
+
+void Model::record(bool on) {
+  const Hold hold(busy_);
+  timings_.record(on);
+}
+
+Timings Model::timings() {
+  const Hold hold(busy_);
+  return timings_;
 }
 
 Rows Model::view(const std::string& which) const {

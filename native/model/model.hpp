@@ -12,6 +12,7 @@
 #include "model/batch.hpp"
 #include "model/kv.hpp"
 #include "model/memory.hpp"
+#include "model/timings.hpp"
 #include "threads/pool.hpp"
 
 namespace tenfold {
@@ -65,6 +66,15 @@ struct Rows {
   ptrdiff_t stride;
 };
 
+// One weight matrix and the kernel that multiplies by it.
+struct MatrixInfo {
+  int layer;  // -1: outside the layers
+  std::string name, format, arithmetic;
+  int64_t outputs, inputs;
+  size_t bytes;      // packed
+  int rows_at_once;  // rows served by one pass over the weights
+};
+
 // Not re-entrant: a second call while one runs throws std::runtime_error. Errors of the caller are
 // std::invalid_argument and leave the model usable.
 class Model {
@@ -86,12 +96,24 @@ class Model {
   Rows logits();
   void forward(const Kv& kv);
 
+  // While on, the wall time of each op adds up; turning it on begins at zero.
+  void record(bool on);
+  Timings timings();
+
   Rows view(const std::string& which) const;
   const Spec& spec() const { return spec_; }
   const char* level() const { return kernels_.name; }
   int threads() const { return pool_.threads(); }
   size_t weight_bytes() const;
   std::vector<std::string> weight_kinds() const;
+  // All matrices, as a batch of `rows` rows uses them; `head` is the embedding again where it is tied.
+  std::vector<MatrixInfo> matrices(int rows) const;
+  const char* attend_arithmetic(KvType type) const {
+    KvLayer kv{};
+    kv.type = type;
+    kv.head_dim = spec_.head_dim;
+    return kernels_.attend_arithmetic(kv);
+  }
 
  private:
   struct Job {
@@ -131,6 +153,7 @@ class Model {
   const Kernels& kernels_;
   Pool pool_;
   std::atomic<bool> busy_{false};
+  Timings timings_;
 
   Matrix embed_, head_;
   std::vector<float> norm_;

@@ -6,11 +6,23 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
+def emulated_levels() -> list[str]:
+    """Levels for tests only, over emulated hardware."""
+
 def levels() -> list[str]:
     """Kernel levels this CPU and this build run, best first."""
 
 def encodings() -> list[str]:
     """Tensor encodings that can be packed, by GGUF's names."""
+
+def cpu_features() -> list[str]:
+    """Instruction sets that matter to kernels, of this CPU and system, by the names of /proc/cpuinfo."""
+
+def read_rate(level: str, threads: int, bytes: int) -> float:
+    """Bytes per second at which the threads read the same ``bytes`` bytes again and again."""
+
+def mac_rates(level: str, threads: int) -> list[tuple[str, str, float]]:
+    """(arithmetic, instructions, multiply-adds per second): the level's own f32 and int8, then what else there is."""
 
 class Kv:
     """Paged KV memory of all layers."""
@@ -63,8 +75,16 @@ class Model:
         """Embed and all layers in one call."""
     def logits(self) -> Float32:
         """[R, vocab], a view of memory the next call reuses."""
+    def record(self, on: bool) -> None:
+        """While on, the wall time of the ops adds up; turning it on begins at zero."""
+    def timings(self) -> dict[str, tuple[int, int]]:
+        """By op: calls and nanoseconds."""
     def view(self, which: str) -> Float32:
         """A copy of the ``hidden``, ``query`` or ``attended`` rows."""
+    def matrices(self, rows: int) -> list[tuple[int, str, str, str, int, int, int, int]]:
+        """(layer or -1, name, format, arithmetic, outputs, inputs, packed bytes, rows per pass over the weights)."""
+    def attend_arithmetic(self, type: str) -> str:
+        """What attention's multiply-adds over keys and values of ``type`` are: f32, bf16 or int8."""
     @property
     def level(self) -> str: ...
     @property

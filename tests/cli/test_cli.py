@@ -40,7 +40,7 @@ def refused(result: Result, says: str, code: int = 2) -> None:
     assert says in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "chat", "generate", "pull", "bench"])
+@pytest.mark.parametrize("command", ["serve", "chat", "generate", "pull", "bench", "profile"])
 def test_help_teaches_by_example(cli: Cli, command: str) -> None:
     result = cli(command, "--help")
     assert result.exit_code == 0
@@ -51,7 +51,7 @@ def test_help_teaches_by_example(cli: Cli, command: str) -> None:
 def test_version_and_what_there_is(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("tenfold ")
     shown = cli("--help").stdout
-    for command in ("serve", "chat", "generate", "pull", "models", "bench"):
+    for command in ("serve", "chat", "generate", "pull", "models", "bench", "profile"):
         assert command in shown
     assert cli("no-such-command").exit_code == 2
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tenfold.cli import bench, chat, generate, models, pull, serve
+from tenfold.cli import bench, chat, generate, models, profile, pull, serve
 from tenfold.cli.guard import guarded
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command(help=generate.HELP)(guarded(generate.generate))
 app.command(help=pull.HELP)(guarded(pull.pull))
 app.command(help=models.HELP)(guarded(models.models))
 app.command(help=bench.HELP)(guarded(bench.bench))
+app.command(help=profile.HELP)(guarded(profile.profile))
 
 
 def _show_version(wanted: bool) -> None:

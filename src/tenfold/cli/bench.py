@@ -1,9 +1,7 @@
 """``tenfold bench``."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.cli import options
+from tenfold.cli.output import progress
 from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import ConfigError
 
@@ -131,7 +130,7 @@ async def _load_on(target: "Target", load: "Load") -> tuple[dict[str, Any], Call
 
     try:
         name = await target.start()
-        with _bar(load.count) as advance:
+        with progress(load.count) as advance:
             outcome = await run_load(target, load, on_record=lambda _: advance("requests"))
     finally:
         await target.stop()
@@ -144,26 +143,11 @@ async def _phases_on(target: "EngineTarget", seed: int) -> tuple[dict[str, Any],
 
     try:
         name = await target.start()
-        with _bar(len(DECODE_BATCHES) + len(PREFILL_TOKENS)) as advance:
+        with progress(len(DECODE_BATCHES) + len(PREFILL_TOKENS)) as advance:
             phases = await run_phases(target, seed, lambda phase: advance(f"{phase.name} {phase.size}"))
     finally:
         await target.stop()
     return {"target": name, "seed": seed, **as_json(phases)}, lambda: table(phases, name)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr where that is a terminal; gives what to call after each of ``total`` parts."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("warming up", total=total)
-        yield lambda what: bar.update(task, advance=1, description=what)
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

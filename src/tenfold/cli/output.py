@@ -1,20 +1,44 @@
-"""JSON for programs, tables for people."""
+"""JSON for programs, tables for people, a progress bar for those who wait."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 
-def show(as_json: bool, value: Any, make_table: "Callable[[], Table]") -> None:
-    """Print ``value`` as one line of JSON, or the table, on stdout."""
+def show(as_json: bool, value: Any, make: "Callable[[], RenderableType]", *, wide: int | None = None) -> None:
+    """Print ``value`` as one line of JSON, or what ``make`` gives, on stdout.
+
+    ``wide`` is how many columns it gets where stdout is no terminal and COLUMNS does not say.
+    """
     if as_json:
         typer.echo(msgspec.json.encode(value).decode())
         return
     from rich.console import Console
 
-    Console().print(make_table())
+    console = Console(highlight=False)
+    if wide is not None and not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=wide)
+    console.print(make())
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr where that is a terminal; gives what to call after each of ``total`` parts."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("warming up", total=total)
+        yield lambda what: bar.update(task, advance=1, description=what)

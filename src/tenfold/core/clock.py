@@ -20,6 +20,14 @@ class WallClock:
         return time.monotonic()
 
 
+class CpuClock:
+    """The CPU time this process has used, over all its threads."""
+
+    def now(self) -> float:
+        """Seconds since the process began."""
+        return time.process_time()
+
+
 class VirtualClock:
     """A clock that moves only when told to: for simulation and tests."""
 

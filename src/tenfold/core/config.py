@@ -49,7 +49,8 @@ class EngineConfig:
 
     ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
     means all the cores this process may use. ``max_context`` None takes the model's own. The KV pool has
-    ``kv_tokens`` slots; None sizes it from free memory and ``max_context``.
+    ``kv_tokens`` slots; None sizes it from free memory and ``max_context``. ``profile`` records where the loop's
+    time goes.
     """
 
     model: str = DEFAULT_MODEL
@@ -61,3 +62,4 @@ class EngineConfig:
     block_size: int = 16
     prefix_sharing: bool = True
     scheduler: SchedulerConfig = SchedulerConfig()
+    profile: bool = False

@@ -85,3 +85,4 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     blocks_cached: int = 0
     blocks_held: int = 0
     blocks: int = 0
+    part_seconds_total: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)  # as Laps.totals() has them

@@ -6,6 +6,7 @@ from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import WallClock
 from tenfold.core.config import CacheConfig, EngineConfig
 from tenfold.core.errors import ConfigError
+from tenfold.core.laps import NO_LAPS, ClockedLaps
 from tenfold.core.request import EngineInfo
 from tenfold.engine.core import EngineCore
 from tenfold.exec.memory import free_memory, pool_blocks
@@ -37,15 +38,18 @@ def build_engine(config: EngineConfig) -> Engine:
         )
     blocks = pool_blocks(spec, config.kv_type, config.block_size, wanted, config.kv_tokens, free_memory())
     max_context = min(wanted, blocks * config.block_size)
+    clock = WallClock()
+    laps = ClockedLaps(clock) if config.profile else NO_LAPS
     cache = CacheManager(CacheConfig(blocks, config.block_size, config.prefix_sharing))
     core = EngineCore(
         scheduler=Scheduler(config.scheduler, cache),
         cache=cache,
-        executor=ModelRunner(ops, blocks, config.block_size),
+        executor=ModelRunner(ops, blocks, config.block_size, laps),
         vocabulary=checkpoint.tokenizer(),
-        clock=WallClock(),
+        clock=clock,
         max_context=max_context,
         vocab_size=spec.vocab,
+        laps=laps,
     )
     info = EngineInfo(
         model=checkpoint.name,

@@ -9,6 +9,7 @@ from typing import Protocol
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextOverflow, InvalidRequest
+from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, TokenLogprob
 from tenfold.engine.text import Detokenizer, SampleText
@@ -50,7 +51,9 @@ class EngineCore:
         clock: Clock,
         max_context: int,
         vocab_size: int,
+        laps: Laps = NO_LAPS,
     ) -> None:
+        self.laps = laps
         self._scheduler = scheduler
         self._cache = cache
         self._executor = executor
@@ -115,9 +118,13 @@ class EngineCore:
         plan = self._scheduler.schedule(started)
         if plan is None:
             return []
+        self.laps.step(plan)
+        self.laps.lap("schedule")
         result = self._executor.execute(plan)
         events = self._scheduler.apply(plan, result)
+        self.laps.lap("apply")
         outputs = [self._output(event) for event in events]
+        self.laps.lap("detokenize")
         self._steps += 1
         self._step_seconds += self._clock.now() - started
         return outputs
@@ -139,6 +146,7 @@ class EngineCore:
             blocks_cached=pool.cached,
             blocks_held=pool.held,
             blocks=pool.blocks,
+            part_seconds_total=self.laps.totals(),
         )
 
     def check(self) -> None:

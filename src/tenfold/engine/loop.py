@@ -19,11 +19,16 @@ def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[
     reported = clock.now()
     report(Outputs([], core.stats()))
     while True:
-        for command in _commands(inbox, wait=core.idle):
+        idle = core.idle
+        commands = _commands(inbox, wait=idle)
+        if idle:
+            core.laps.skip()
+        for command in commands:
             if isinstance(command, Stop):
                 report(Outputs(core.abort_all(), core.stats()))
                 return
             _obey(core, command, report)
+        core.laps.lap("commands")
         outputs = core.step()
         now = clock.now()
         if outputs or now - reported >= HEARTBEAT:
@@ -31,6 +36,7 @@ def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[
             if stats is not None:
                 reported = now
             report(Outputs(outputs, stats))
+            core.laps.lap("report")
 
 
 def _commands(inbox: "SimpleQueue[Command]", *, wait: bool) -> list[Command]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SequenceSlice, StepPlan, StepResult
 from tenfold.exec.sampler import Sampler
 from tenfold.model.decoder import forward
@@ -11,8 +12,9 @@ from tenfold.ops.base import Batch, Int32, Ops
 class ModelRunner:
     """Runs one model over its paged KV memory. See :class:`tenfold.exec.executor.Executor`."""
 
-    def __init__(self, ops: Ops, blocks: int, block_size: int) -> None:
+    def __init__(self, ops: Ops, blocks: int, block_size: int, laps: Laps = NO_LAPS) -> None:
         self._ops = ops
+        self._laps = laps
         self._kv = ops.new_kv(blocks, block_size)
         self._sampler = Sampler(ops.spec.vocab)
         self._tables: dict[str, tuple[tuple[int, ...], Int32]] = {}
@@ -25,8 +27,13 @@ class ModelRunner:
         for start in plan.started:
             self._sampler.start(start)
         sampling = tuple(part.id for part in plan.slices if part.sample)
-        logits = forward(self._ops, self._kv, self._batch(plan.slices))
-        return self._sampler.sample(sampling, logits)
+        batch = self._batch(plan.slices)
+        self._laps.lap("batch")
+        logits = forward(self._ops, self._kv, batch)
+        self._laps.lap("forward")
+        result = self._sampler.sample(sampling, logits)
+        self._laps.lap("sample")
+        return result
 
     def _batch(self, slices: tuple[SequenceSlice, ...]) -> Batch:
         counts = np.array([len(part.tokens) for part in slices], dtype=np.int32)

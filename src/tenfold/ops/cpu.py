@@ -17,9 +17,7 @@ from tenfold.ops.base import Batch, Float32
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
 
-LEVEL_NAMES = {
-    "amx": "amx", "amx-emulated": "amx-emulated", "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable",
-}  # fmt: skip
+LEVEL_NAMES = {"avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni"}  # for people, where other than the name
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 VECTORS = (
     "attn_norm", "mlp_norm", "attn_post_norm", "mlp_post_norm", "q_norm", "k_norm", "q_bias", "k_bias", "v_bias",
@@ -68,7 +66,7 @@ class CpuOps:
         """For people: ``cpu (avx512-vnni, 2 threads, int4 g32 + int8 g32, kv bf16)``."""
         threads = self.model.threads
         return (
-            f"cpu ({LEVEL_NAMES[self.model.level]}, {threads} thread{'s' if threads > 1 else ''}, "
+            f"cpu ({level_name(self.model.level)}, {threads} thread{'s' if threads > 1 else ''}, "
             f"{' + '.join(self.model.weight_kinds)}, kv {self.kv_type})"
         )
 
@@ -136,9 +134,19 @@ def available_levels() -> tuple[str, ...]:
     return tuple(_native.levels())
 
 
+def level_name(level: str) -> str:
+    """A level's name for people."""
+    return LEVEL_NAMES.get(level, level)
+
+
 def emulated_levels() -> tuple[str, ...]:
     """Levels for tests only: the kernels of hardware this CPU may lack, over an emulation in plain C++."""
     return tuple(_native.emulated_levels())
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Instruction sets that matter to kernels, of this CPU and system, by the names of /proc/cpuinfo."""
+    return tuple(_native.cpu_features())
 
 
 def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
