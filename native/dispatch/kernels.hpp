@@ -39,6 +39,8 @@ struct Kernels {
   void (*linear_tile)(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                       ptrdiff_t out_stride, bool accumulate);
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
+  // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.
+  void (*quantize_tile)(const Packed& w, const float* rows, uint8_t* tile);
   // One row into its lane of a panel's groups.
   void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);

@@ -2,6 +2,7 @@
 #include "attention/attention.hpp"
 #include "dispatch/level.hpp"
 #include "linear/linear.hpp"
+#include "linear/quantize.hpp"
 #include "rows/rows.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
@@ -26,8 +27,9 @@ const Kernels& kernels() {
 #else
   constexpr int kAttendQueries = 24;
 #endif
-  static const Kernels table = {name, linear_tile, dense_tiles(), quantize, rms_norm, add,  scale,
-                                gate, softcap,     rope,          store_kv, kAttendQueries, attend, merge};
+  static const Kernels table = {name,  linear_tile, dense_tiles(), quantize_tile, quantize, rms_norm,       add,
+                                scale, gate,        softcap,       rope,          store_kv, kAttendQueries, attend,
+                                merge};
   return table;
 }
 
