@@ -60,9 +60,10 @@ uint32_t peak_bits(const float* values, size_t count) {
 
 void round_tile(const Packed& w, const float* rows, uint8_t* tile) {
   auto* to = reinterpret_cast<uint16_t*>(tile);
-  for (int k = 0; k < w.cols; ++k)
-    for (int lane = 0; lane < kTile; ++lane)
-      to[static_cast<size_t>(k) * kTile + lane] = float_to_bf16(rows[static_cast<size_t>(lane) * w.cols + k]);
+  for (int lane = 0; lane < kTile; ++lane) {
+    const float* row = rows + static_cast<size_t>(lane) * w.cols;
+    for (int k = 0; k < w.cols; ++k) to[static_cast<size_t>(k) * kTile + lane] = float_to_bf16(row[k]);
+  }
 }
 
 }  // namespace

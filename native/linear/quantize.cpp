@@ -196,9 +196,10 @@ void quantize_tile(const Packed& w, const float* rows, uint8_t* tile) {
   uint8_t* codes = tile + w.code_offset;
   for (int first = 0; first < w.cols; first += kGroup, scales += halves, codes += kTile * kGroup * w.bits / 8) {
     Group group;
-    for (int k = 0; k < kGroup; ++k)
-      for (int lane = 0; lane < kTile; ++lane)
-        group[k][lane] = rows[static_cast<ptrdiff_t>(lane) * w.cols + first + k];
+    for (int lane = 0; lane < kTile; ++lane) {
+      const float* row = rows + static_cast<ptrdiff_t>(lane) * w.cols + first;
+      for (int k = 0; k < kGroup; ++k) group[k][lane] = row[k];
+    }
     if (w.bits == 8) {
       put_int8(group, scales, codes);
     } else {
