@@ -110,7 +110,7 @@ def test_user_errors_are_one_line(cli: Cli, arguments: tuple[str, ...], says: st
     "command", [("serve", "--port", "0"), ("generate", "hi", "-m"), ("chat", "-m"), ("bench", "-m")]
 )
 def test_weights_reach_the_engine(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Its refusal shows that they do; what it says is not a form, typer refuses."""
+    """What the engine refuses shows that it was asked; other names never get that far."""
     folder = write_tokenizer(tmp_path)
     where = (*command, str(folder))
     refused(cli(*where, "--weights", "int8", "--backend", "reference"), "--weights int8 needs --backend cpu")

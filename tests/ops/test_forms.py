@@ -83,10 +83,10 @@ def test_a_folder_in_every_form(checkpoint: Checkpoint) -> None:
     exact = whole(ReferenceOps(checkpoint.weights))
     sizes, errors = {}, {}
     for weights, kinds in {"auto": "bf16", "bf16": "bf16", "int8": "int8 g32", "int4": "int4 g32 + int8 g32"}.items():
-        ops = make_ops(EngineConfig(weights=weights, kv_type="f32"), checkpoint)
-        assert isinstance(ops, CpuOps) and f", {kinds}, kv f32" in ops.describe()
+        ops = make_ops(EngineConfig(weights=weights), checkpoint)
+        assert isinstance(ops, CpuOps) and f", {kinds}, kv bf16" in ops.describe()
         sizes[weights], errors[weights] = ops.model.weight_bytes, distance(whole(ops), exact)
-    assert errors["auto"] == errors["bf16"] < 1e-5
+    assert errors["auto"] == errors["bf16"] < 0.02  # what bfloat16 keys and values cost
     # The model is random, hence touchy: of the int8 error, most is that of the 8-bit activations.
     assert errors["int8"] < 0.08 and errors["int8"] < errors["int4"] < 0.5
     assert sizes["int4"] < sizes["int8"] < 0.6 * sizes["bf16"]
