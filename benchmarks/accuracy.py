@@ -2,7 +2,8 @@
 
 Over the golden perplexity text (all its windows) and the golden continuations, per model and backend: perplexity
 and its ratio to the golden one, mean KL divergence and top-1 agreement to the reference backend's logits, and
-the greedy tokens that differ from the golden ids.
+the greedy tokens that differ from the golden ids. With ``--checkpoint``, the same for another checkpoint of a golden
+model (see ``benchmarks.rotated``).
 """
 
 import argparse
@@ -11,6 +12,8 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 
@@ -25,14 +28,18 @@ from benchmarks.golden import (
     text_windows,
     window_logits,
 )
-from tenfold.core.config import KV_TYPES
+from tenfold.core.config import KV_TYPES, WEIGHTS
 from tenfold.model.checkpoint import load_checkpoint
+from tenfold.model.encodings import make_tensor
 from tenfold.model.store import resolve
 from tenfold.ops.base import Ops
 from tenfold.ops.cpu import CpuOps
+from tenfold.ops.forms import form_of
 from tenfold.ops.reference import ReferenceOps
+from tenfold.ops.tensors import Tensor, Weights
 
 MODELS = ("smollm2-135m", "gemma3-270m")
+PLAIN = "int4-plain"  # int4 over each group's own range, without the search: to see what that gains
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,26 @@ def measure(golden: Golden, reference: Ops, others: dict[str, Ops], windows: lis
     return rows
 
 
+def cpu_ops(weights: Weights, form: str, kv_type: str, threads: int) -> Ops:
+    """The cpu backend over ``weights`` in ``form``."""
+    if form != PLAIN:
+        return CpuOps(weights, threads=threads, form=form, kv_type=kv_type)
+    tensors = {
+        name: plain_int4(tensor) if form_of("int4", name.split(".")[-1], tensor) == "int4" else tensor
+        for name, tensor in weights.tensors.items()
+        if len(tensor.shape) == 2
+    }
+    return CpuOps(Weights(weights.spec, dict(weights.tensors) | tensors), threads=threads, form="int4", kv_type=kv_type)
+
+
+def plain_int4(tensor: Tensor) -> Tensor:
+    """``tensor`` as Q4_1: codes 0 to 15 between the smallest and the largest weight of each 32."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    return make_tensor(tensor.name, "Q4_1", tensor.shape, quantize(tensor.decode(), GGMLQuantizationType.Q4_1))
+
+
 def progress(text: str) -> None:
     """One line on stderr, over the one before where that is a terminal."""
     if sys.stderr.isatty():
@@ -126,20 +153,28 @@ def main() -> None:
     parser.add_argument("--windows", type=int, help="only the first N windows of the text")
     parser.add_argument("--threads", type=int, default=0, help="threads of the cpu backend (0: all cores)")
     parser.add_argument("--kv", dest="kv_type", action="append", choices=KV_TYPES, help="KV types (default: bf16)")
+    parser.add_argument(
+        "--weights", action="append", choices=(*WEIGHTS, PLAIN), help="forms of the weights (default: auto)"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="measure these weights on the one --model's golden outputs")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of a table")
     arguments = parser.parse_args()
     rows: list[Accuracy] = []
-    for name in arguments.model or MODELS:
+    models = arguments.model or MODELS
+    if arguments.checkpoint is not None and len(models) != 1:
+        parser.error("--checkpoint needs one --model")
+    for name in models:
         progress(f"{name}: loading")
         golden, checkpoint = read_golden(name), load_checkpoint(resolve(name))
         tokenizer = checkpoint.tokenizer()
         ids = tokenizer.encode(golden.text, add_special=False)
         windows = text_windows(golden, ids, tokenizer.bos_id)[: arguments.windows]
-        others: dict[str, Ops] = {
-            f"cpu, {kv_type} KV": CpuOps(checkpoint.weights, threads=arguments.threads, kv_type=kv_type)
-            for kv_type in arguments.kv_type or ("bf16",)
+        weights = checkpoint.weights if arguments.checkpoint is None else load_checkpoint(arguments.checkpoint).weights
+        others = {
+            f"cpu, {form}, {kv_type} KV": cpu_ops(weights, form, kv_type, arguments.threads)
+            for form, kv_type in product(arguments.weights or ("auto",), arguments.kv_type or ("bf16",))
         }
-        rows += measure(golden, ReferenceOps(checkpoint.weights), others, windows)
+        rows += measure(golden, ReferenceOps(weights), others, windows)
     progress("")
     print(json.dumps([asdict(row) for row in rows]) if arguments.json else table(rows))
 

@@ -127,12 +127,14 @@ void bind_model(nb::module_& m) {
           "level"_a, "threads"_a)
       .def("set_matrix",
            [](Model& model, int layer, const std::string& name, const std::string& kind, const ByteRows& data,
-              int64_t rows, int64_t cols) {
+              int64_t rows, int64_t cols, const std::string& form) {
              if (static_cast<int64_t>(data.shape(0)) != rows)
                throw std::invalid_argument(name + ": the data has not one row of bytes per row");
              nb::gil_scoped_release release;
-             model.set_matrix(layer, name, kind, data.data(), rows, cols, static_cast<int64_t>(data.shape(1)));
-           })
+             model.set_matrix(layer, name, kind, data.data(), rows, cols, static_cast<int64_t>(data.shape(1)),
+                              form_named(form));
+           },
+           "layer"_a, "name"_a, "kind"_a, "data"_a, "rows"_a, "cols"_a, "form"_a = "")
       .def("set_vector",
            [](Model& model, int layer, const std::string& name, const Floats& data) {
              model.set_vector(layer, name, data.data(), static_cast<int64_t>(data.size()));
@@ -170,11 +172,11 @@ void bind_projection(nb::module_& m) {
       .def(
           "__init__",
           [](Projection* self, const std::string& kind, const ByteRows& data, int64_t cols, const std::string& level,
-             int threads) {
+             int threads, const std::string& form) {
             new (self) Projection(kind, data.data(), static_cast<int64_t>(data.shape(0)), cols,
-                                  static_cast<int64_t>(data.shape(1)), find_level(level), threads);
+                                  static_cast<int64_t>(data.shape(1)), find_level(level), threads, form_named(form));
           },
-          "kind"_a, "data"_a, "cols"_a, "level"_a = "", "threads"_a = 1)
+          "kind"_a, "data"_a, "cols"_a, "level"_a = "", "threads"_a = 1, "form"_a = "")
       .def("apply",
            [](Projection& self, const FloatRows& x) {
              if (static_cast<int64_t>(x.shape(1)) != self.inputs())

@@ -41,6 +41,8 @@ struct Kernels {
   int (*linear_rows)(const Packed& w, int rows);  // rows served by one pass over the weights, when there are `rows`
   const char* (*linear_arithmetic)(const Packed& w, int rows);  // what its multiply-adds are: f32, int8, amx-int8
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
+  // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.
+  void (*quantize_tile)(const Packed& w, const float* rows, uint8_t* tile);
   // One row into its lane of a panel's groups.
   void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);

@@ -2,6 +2,7 @@
 #include "attention/attention.hpp"
 #include "dispatch/level.hpp"
 #include "linear/linear.hpp"
+#include "linear/quantize.hpp"
 #include "rows/rows.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
@@ -26,10 +27,10 @@ const Kernels& kernels() {
 #else
   constexpr int kAttendQueries = 24;
 #endif
-  static const Kernels table = {name,     linear_tile, linear_rows,    linear_arithmetic, dense_tiles(),
-                                quantize, rms_norm,    add,            scale,             gate,
-                                softcap,  rope,        store_kv,       kAttendQueries,    attend,
-                                attend_arithmetic,     merge};
+  static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, dense_tiles(),
+                                quantize_tile, quantize,    rms_norm,    add,               scale,
+                                gate,          softcap,     rope,        store_kv,          kAttendQueries,
+                                attend,        attend_arithmetic,        merge};
   return table;
 }
 

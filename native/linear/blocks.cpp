@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "simd/half.hpp"
+
 namespace tenfold {
 namespace {
 
@@ -131,6 +133,23 @@ constexpr Encoding kEncodings[] = {
 };
 
 }  // namespace
+
+void block_values(const Encoding& encoding, const Block& block, float* values) {
+  const bool super = encoding.scales == Scales::super || encoding.scales == Scales::super_affine;
+  const int zero = encoding.zero_shift < 0 ? 0 : 1 << encoding.zero_shift;
+  const float d = f16_to_float(block.d);
+  const float min = encoding.scales == Scales::affine || encoding.scales == Scales::super_affine
+                        ? f16_to_float(block.min)
+                        : 0.0f;
+  for (int first = 0, group = 0; first < encoding.elements; first += encoding.group, ++group) {
+    const float s = super ? d * static_cast<float>(block.scales[group]) : d;
+    const float m = super ? -(min * static_cast<float>(block.mins[group])) : min;
+    for (int i = first; i < first + encoding.group; ++i) {
+      const float product = s * static_cast<float>(block.codes[i] - zero);
+      values[i] = product + m;
+    }
+  }
+}
 
 std::span<const Encoding> encodings() { return kEncodings; }
 

@@ -26,6 +26,9 @@ struct Encoding {
   void (*unpack)(const uint8_t* from, Block& to);
 };
 
+// The values of a block, `elements` floats.
+void block_values(const Encoding& encoding, const Block& block, float* values);
+
 std::span<const Encoding> encodings();
 
 // Null where `name` is not a quantized encoding.

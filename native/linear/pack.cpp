@@ -124,12 +124,11 @@ void scales_at(const Packed& w, const uint8_t* tile, int lane, int k, float& s, 
 
 }  // namespace
 
-Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool) {
+Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t row_bytes) {
   constexpr int64_t kLimit = int64_t{1} << 28;
   if (rows < 1 || cols < 1 || rows > kLimit || cols > kLimit)
     throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(cols));
-  Matrix matrix;
-  Packed& w = matrix.view;
+  Packed w;
   w.rows = static_cast<int>(rows);
   w.cols = static_cast<int>(cols);
   const Encoding* encoding = find_encoding(kind);
@@ -150,9 +149,23 @@ Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t 
   if (row_bytes != expected)
     throw std::invalid_argument(kind + " rows of " + std::to_string(cols) + " columns take " +
                                 std::to_string(expected) + " bytes, not " + std::to_string(row_bytes));
+  return w;
+}
+
+Matrix empty_matrix(const Packed& form) {
+  Matrix matrix;
+  Packed& w = matrix.view;
+  w = form;
   lay_out(w);
   matrix.memory = Memory(w.tile_bytes * static_cast<size_t>(w.tiles()));
   w.data = matrix.memory.data();
+  return matrix;
+}
+
+Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool) {
+  Matrix matrix = empty_matrix(stored_form(kind, rows, cols, row_bytes));
+  const Packed& w = matrix.view;
+  const Encoding* encoding = find_encoding(kind);
   constexpr int kBatch = 8;
   pool.run((w.tiles() + kBatch - 1) / kBatch, [&](int item, int) {
     for (int t = item * kBatch; t < (item + 1) * kBatch && t < w.tiles(); ++t) {

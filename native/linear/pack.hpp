@@ -22,6 +22,12 @@ Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t 
 // The encodings `pack` takes, by GGUF's names.
 std::vector<std::string> encoding_names();
 
+// The packed form that keeps every weight of a matrix of `kind`, without data. Throws as pack() does.
+Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t row_bytes);
+
+// A zeroed matrix of `form`'s sizes and encoding, laid out.
+Matrix empty_matrix(const Packed& form);
+
 // The values of one row, cols floats.
 void decode_row(const Packed& w, int row, float* out);
 

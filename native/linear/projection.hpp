@@ -5,15 +5,17 @@
 #include <string>
 
 #include "dispatch/kernels.hpp"
-#include "linear/pack.hpp"
+#include "linear/encode.hpp"
 
 namespace tenfold {
 
 class Projection {
  public:
   Projection(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-             const Kernels& kernels, int threads)
-      : kernels_(kernels), pool_(std::clamp(threads, 1, 1024)), matrix_(pack(kind, data, rows, cols, row_bytes, pool_)) {}
+             const Kernels& kernels, int threads, Form form = Form::stored)
+      : kernels_(kernels),
+        pool_(std::clamp(threads, 1, 1024)),
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_)) {}
 
   int outputs() const { return matrix_.view.rows; }
   int inputs() const { return matrix_.view.cols; }

@@ -116,7 +116,7 @@ void Model::check_layer(int layer) const {
 }
 
 void Model::set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data,
-                       int64_t rows, int64_t cols, int64_t row_bytes) {
+                       int64_t rows, int64_t cols, int64_t row_bytes, Form form) {
   if (layer != -1) check_layer(layer);
   int64_t want_rows, want_cols;
   Matrix* matrix = find_matrix(layer, name, want_rows, want_cols);
@@ -125,7 +125,7 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
     throw std::invalid_argument(name + " is [" + std::to_string(rows) + ", " + std::to_string(cols) +
                                 "], the model needs [" + std::to_string(want_rows) + ", " +
                                 std::to_string(want_cols) + "]");
-  *matrix = pack(kind, data, rows, cols, row_bytes, pool_);
+  *matrix = encode(form, kind, data, rows, cols, row_bytes, kernels_, pool_);
 }
 
 void Model::set_vector(int layer, const std::string& name, const float* data, int64_t size) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "dispatch/kernels.hpp"
-#include "linear/pack.hpp"
+#include "linear/encode.hpp"
 #include "model/batch.hpp"
 #include "model/kv.hpp"
 #include "model/memory.hpp"
@@ -83,7 +83,7 @@ class Model {
 
   // Names as in ops/tensors.py, without "layers.{i}."; layer -1 for those outside the layers.
   void set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data, int64_t rows,
-                  int64_t cols, int64_t row_bytes);
+                  int64_t cols, int64_t row_bytes, Form form);
   void set_vector(int layer, const std::string& name, const float* data, int64_t size);
   void check_complete() const;
 

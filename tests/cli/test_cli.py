@@ -13,6 +13,7 @@ from tenfold.cli.guard import guarded
 from tenfold.cli.serve import short_name
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
 from tenfold.server.run import bind
+from tests.model.test_hf_dir import write_tokenizer
 from tests.server.conftest import LiveServer
 from tests.server.fakes import ANSWER, FakeEngine
 
@@ -103,6 +104,17 @@ def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
 )
 def test_user_errors_are_one_line(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
     refused(cli(*arguments), says)
+
+
+@pytest.mark.parametrize(
+    "command", [("serve", "--port", "0"), ("generate", "hi", "-m"), ("chat", "-m"), ("bench", "-m")]
+)
+def test_weights_reach_the_engine(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """What the engine refuses shows that it was asked; other names never get that far."""
+    folder = write_tokenizer(tmp_path)
+    where = (*command, str(folder))
+    refused(cli(*where, "--weights", "int8", "--backend", "reference"), "--weights int8 needs --backend cpu")
+    assert cli(*where, "--weights", "int3").exit_code == 2
 
 
 def test_bench_tells_of_failed_requests(cli: Cli) -> None:

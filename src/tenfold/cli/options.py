@@ -17,6 +17,15 @@ class Backend(StrEnum):
     reference = "reference"
 
 
+class Weights(StrEnum):
+    """In how many bits weights are kept in memory."""
+
+    auto = "auto"
+    int4 = "int4"
+    int8 = "int8"
+    bf16 = "bf16"
+
+
 class KvType(StrEnum):
     """How keys and values are stored."""
 
@@ -41,6 +50,14 @@ Threads = Annotated[
 BackendOption = Annotated[
     Backend,
     typer.Option("--backend", help="cpu is fast; reference is slow and obviously right.", rich_help_panel=ENGINE_PANEL),
+]
+WeightsOption = Annotated[
+    Weights,
+    typer.Option(
+        "--weights",
+        help="auto: as stored. int8, int4: round larger weights while loading. bf16: in 16 bits.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
 ]
 MaxContext = Annotated[
     int | None,
@@ -88,6 +105,7 @@ def engine_config(
     *,
     backend: Backend,
     threads: int,
+    weights: Weights,
     max_context: int | None,
     kv_tokens: int | None,
     kv_type: KvType,
@@ -99,6 +117,7 @@ def engine_config(
         model=model,
         backend=backend.value,
         threads=threads,
+        weights=weights.value,
         max_context=max_context,
         kv_tokens=kv_tokens,
         kv_type=kv_type.value,

@@ -51,13 +51,14 @@ def profile(
     ] = None,
     as_json: options.AsJson = False,
     threads: options.Threads = 0,
+    weights: options.WeightsOption = options.Weights.auto,
     kv_type: options.KvTypeOption = options.KvType.bf16,
 ) -> None:
     """See ``HELP``."""
     if engine:
         _refuse("does not go with --engine", context=context, prefill=prefill, level=level)
         batches = sizes(ENGINE_BATCHES if batch is None else batch, "--batch")
-        _profile_engine(model, batches, temperature or 0.0, repeats or 5, as_json, threads, kv_type)
+        _profile_engine(model, batches, temperature or 0.0, repeats or 5, as_json, threads, weights, kv_type)
         return
     _refuse("goes with --engine", temperature=temperature)
     wanted = Wanted(
@@ -65,7 +66,7 @@ def profile(
         sizes(context, "--context") if context is not None else None,
         () if prefill == NONE else sizes(prefill, "--prefill") if prefill is not None else None,
     )
-    _profile_steps(model, wanted, level, repeats or 11, as_json, threads, kv_type)
+    _profile_steps(model, wanted, level, repeats or 11, as_json, threads, weights, kv_type)
 
 
 def sizes(text: str, option: str) -> tuple[int, ...]:
@@ -113,6 +114,7 @@ def _profile_steps(
     repeats: int,
     as_json: bool,
     threads: int,
+    weights: options.Weights,
     kv_type: options.KvType,
 ) -> None:
     from tenfold.cli.fetching import local_model
@@ -127,7 +129,7 @@ def _profile_steps(
     others = others_running()
     checkpoint = load_checkpoint(local_model(model))
     shapes = wanted.shapes(checkpoint.spec.max_context)
-    ops = CpuOps(checkpoint.weights, threads=threads, kv_type=kv_type.value, level=level)
+    ops = CpuOps(checkpoint.weights, threads=threads, form=weights.value, kv_type=kv_type.value, level=level)
     limits = measure_limits(ops.model.level, ops.model.threads)
     with progress(len(shapes)) as advance:
         steps = profile_steps(ops, shapes, limits, WallClock(), repeats, lambda step: advance(step.shape.title))
@@ -144,6 +146,7 @@ def _profile_engine(
     repeats: int,
     as_json: bool,
     threads: int,
+    weights: options.Weights,
     kv_type: options.KvType,
 ) -> None:
     import asyncio
@@ -160,6 +163,7 @@ def _profile_engine(
         threads=threads,
         max_context=None,
         kv_tokens=None,
+        weights=weights,
         kv_type=kv_type,
         scheduler=options.scheduler_config(None, max(options.LIMITS.max_running, *batches), options.LIMITS.max_waiting),
     )

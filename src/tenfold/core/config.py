@@ -6,6 +6,7 @@ from tenfold.core.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2-135m"
 KV_TYPES = ("bf16", "int8")
+WEIGHTS = ("auto", "int4", "int8", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,15 @@ class EngineConfig:
     """How to run a model: what the command line's engine options set.
 
     ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
-    means all the cores this process may use. ``max_context`` None takes the model's own. The KV pool has
-    ``kv_tokens`` slots; None sizes it from free memory and ``max_context``. ``profile`` records where the loop's
-    time goes.
+    means all the cores this process may use. ``weights`` is one of ``WEIGHTS`` (docs/quantization.md).
+    ``max_context`` None takes the model's own. The KV pool has ``kv_tokens`` slots; None sizes it from free memory
+    and ``max_context``. ``profile`` records where the loop's time goes.
     """
 
     model: str = DEFAULT_MODEL
     backend: str = "cpu"
     threads: int = 0
+    weights: str = "auto"
     max_context: int | None = None
     kv_tokens: int | None = None
     kv_type: str = "bf16"  # of KV_TYPES

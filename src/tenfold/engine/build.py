@@ -69,10 +69,14 @@ def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
     if config.backend == "cpu":
         from tenfold.ops.cpu import CpuOps
 
-        ops: Ops = CpuOps(checkpoint.weights, threads=config.threads, kv_type=config.kv_type)
+        ops: Ops = CpuOps(checkpoint.weights, threads=config.threads, form=config.weights, kv_type=config.kv_type)
         return ops
     if config.backend == "reference":
         from tenfold.ops.reference import ReferenceOps
 
+        if config.weights != "auto":
+            raise ConfigError(
+                f"the reference backend takes weights as stored: --weights {config.weights} needs --backend cpu"
+            )
         return ReferenceOps(checkpoint.weights)
     raise ConfigError(f"unknown backend {config.backend!r}: choose cpu or reference")

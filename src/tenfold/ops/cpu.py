@@ -14,6 +14,7 @@ from tenfold import _native
 from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.ops.base import Batch, Float32
+from tenfold.ops.forms import form_of
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
 
@@ -40,13 +41,21 @@ class CpuOps:
     """The ops of one model on the CPU, implementing :class:`tenfold.ops.base.Ops`.
 
     ``threads`` counts the calling thread; 0 takes the cores this process may use. ``level`` forces a kernel
-    level of :func:`available_levels` instead of the best. Weights are packed from the checkpoint's own bytes
-    and keep their exact values; the checkpoint may be closed afterwards. Raises ConfigError for settings that
-    do not fit, UnsupportedModel for an encoding without packing, CorruptModel for tensors that do not fit
-    the model's sizes.
+    level of :func:`available_levels` instead of the best. Weights are packed from the checkpoint's own bytes,
+    exactly or rounded as ``form`` says (see :func:`tenfold.ops.forms.form_of`); the checkpoint may be closed
+    afterwards. Raises ConfigError for settings that do not fit, UnsupportedModel for an encoding without packing,
+    CorruptModel for tensors that do not fit the model's sizes or, where they are rounded, are not finite.
     """
 
-    def __init__(self, weights: Weights, *, threads: int = 0, kv_type: str = "bf16", level: str | None = None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        threads: int = 0,
+        form: str = "auto",
+        kv_type: str = "bf16",
+        level: str | None = None,
+    ) -> None:
         if kv_type not in KV_TYPES:
             raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
         if level is not None and level not in available_levels() + emulated_levels():
@@ -56,7 +65,7 @@ class CpuOps:
         self.spec = weights.spec
         self.kv_type = kv_type
         self.model = new_model(weights.spec, threads or usable_cores(), level or "")
-        load(self.model, weights)
+        load(self.model, weights, form)
         self._hidden = RowsHandle(self.model, "hidden")
         self._query = RowsHandle(self.model, "query")
         self._attended = RowsHandle(self.model, "attended")
@@ -180,17 +189,17 @@ def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
         raise CorruptModel(f"{spec.name}: {error}") from error
 
 
-def load(model: _native.Model, weights: Weights) -> None:
-    """Pack all the model's tensors."""
+def load(model: _native.Model, weights: Weights, form: str) -> None:
+    """Pack all the model's tensors, one after the other, under the ``weights`` setting ``form``."""
     spec = weights.spec
-    set_matrix(model, -1, "embed", weights["embed"])
+    set_matrix(model, -1, "embed", weights["embed"], form)
     set_vector(model, -1, "norm", weights["norm"])
     if not spec.tied_head:
-        set_matrix(model, -1, "head", weights["head"])
+        set_matrix(model, -1, "head", weights["head"], form)
     for layer in range(spec.layers):
         prefix = f"layers.{layer}."
         for name in MATRICES:
-            set_matrix(model, layer, name, weights[prefix + name])
+            set_matrix(model, layer, name, weights[prefix + name], form)
         for name in VECTORS:
             if prefix + name in weights and needed(spec, name):
                 set_vector(model, layer, name, weights[prefix + name])
@@ -209,8 +218,8 @@ def needed(spec: ModelSpec, name: str) -> bool:
     return spec.qk_norm if name in ("q_norm", "k_norm") else True
 
 
-def set_matrix(model: _native.Model, layer: int, name: str, tensor: Tensor) -> None:
-    """Pack one matrix."""
+def set_matrix(model: _native.Model, layer: int, name: str, tensor: Tensor, form: str) -> None:
+    """Pack one matrix in the form it has under the setting ``form``."""
     if tensor.kind not in _native.encodings():
         raise UnsupportedModel(
             f"{tensor.name} is stored as {tensor.kind}; the cpu backend runs {', '.join(_native.encodings())}"
@@ -218,7 +227,8 @@ def set_matrix(model: _native.Model, layer: int, name: str, tensor: Tensor) -> N
     if len(tensor.shape) != 2:
         raise CorruptModel(f"{tensor.name} should be a matrix, its shape is {list(tensor.shape)}")
     try:
-        model.set_matrix(layer, name, tensor.kind, np.ascontiguousarray(tensor.data), *tensor.shape)
+        data = np.ascontiguousarray(tensor.data)
+        model.set_matrix(layer, name, tensor.kind, data, *tensor.shape, form_of(form, name, tensor))
     except (ValueError, TypeError) as error:
         raise CorruptModel(f"{tensor.name}: {error}") from error
     except MemoryError as error:
