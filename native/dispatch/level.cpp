@@ -3,6 +3,7 @@
 #include "dispatch/level.hpp"
 #include "linear/linear.hpp"
 #include "rows/rows.hpp"
+#include "sampling/scan.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
 
@@ -19,7 +20,8 @@ const Kernels& kernels() {
 #endif
   static const Kernels table = {name,    linear_tile, linear_rows, dense_tiles(), quantize,
                                 rms_norm, add,        scale,       gate,          softcap,
-                                rope,    store_kv,    attend,      attend_arithmetic, merge};
+                                rope,    store_kv,    attend,      attend_arithmetic, merge,
+                                block_maxima, block_masses, weigh, depths};
   return table;
 }
 

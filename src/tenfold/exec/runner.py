@@ -16,7 +16,7 @@ class ModelRunner:
         self._ops = ops
         self._laps = laps
         self._kv = ops.new_kv(blocks, block_size)
-        self._sampler = Sampler(ops.spec.vocab)
+        self._sampler = Sampler(ops.spec.vocab, ops)
         self._tables: dict[str, tuple[tuple[int, ...], Int32]] = {}
 
     def execute(self, plan: StepPlan) -> StepResult:
