@@ -41,6 +41,7 @@ class _State:
         "held_back",
         "outputs",
         "params",
+        "penalized",
         "plain",
         "seed",
         "seen",
@@ -59,6 +60,7 @@ class _State:
         ends = {*start.eos_ids, *params.stop_token_ids}
         self.held_back = np.array(sorted(t for t in ends if t < vocab), dtype=np.intp)
         self.plain = params.greedy and params.logprobs is None  # where nothing is adjusted, the largest is the answer
+        self.penalized = params.penalized
         self.changes = params.penalized or bool(bias)
 
     @property
@@ -68,7 +70,7 @@ class _State:
 
     def add(self, token: int) -> None:
         self.outputs += 1
-        if self.params.penalized:
+        if self.penalized:
             self.counts[token] = self.counts.get(token, 0) + 1
             if self.params.repetition_penalty != 1.0:
                 self.seen.add(token)
@@ -95,7 +97,7 @@ class Sampler:
         tokens: list[int] = self._ops.largest(logits).tolist() if sequences else []
         states = [self._states[sequence] for sequence in sequences]
         failed = {sequences[i]: _NOT_FINITE for i, token in enumerate(tokens) if token < 0}
-        choices = [i for i, state in enumerate(states) if not (state.plain and not state.adjusts)]
+        choices = [i for i, state in enumerate(states) if not state.plain or state.adjusts]
         logprobs: dict[int, _Logprobs] = {}
         if choices:
             choices = [i for i in choices if tokens[i] >= 0]

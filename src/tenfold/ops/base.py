@@ -6,7 +6,7 @@ Three implementations: ``reference`` (NumPy, float32, obviously right), ``cpu`` 
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,4 +97,13 @@ class Ops(SamplingOps, Protocol):
 
     def logits(self, x: Hidden, batch: Batch) -> Float32:
         """[R, vocab] float32: final norm and head of ``batch.rows``; yours until the next call."""
+        ...
+
+
+@runtime_checkable
+class WholePass(Protocol):
+    """What ops may offer besides: the decoder's forward pass in one call, to the same bits."""
+
+    def forward(self, batch: Batch, kv: Kv) -> Float32:
+        """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
         ...

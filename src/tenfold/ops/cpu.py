@@ -131,6 +131,14 @@ class CpuOps:
         assert x is self._hidden and batch is self._batch, "logits follows the layers of the same batch"
         return self.model.logits()
 
+    def forward(self, batch: Batch, kv: _native.Kv) -> Float32:
+        """[R, vocab]: the whole pass, in three calls instead of four per layer. Raises as ``embed`` and ``qkv`` do."""
+        self._batch = None
+        self.model.upload(batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows)
+        self.model.forward(kv)
+        self._batch = batch
+        return self.model.logits()
+
     def largest(self, logits: Float32) -> Int32:
         """[R]; -1 where a row's largest logit is not finite."""
         return self._sampling.largest(logits)

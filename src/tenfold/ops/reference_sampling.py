@@ -1,7 +1,5 @@
 """Choosing tokens in NumPy: the definition of what the op set's ``largest``, ``draw`` and ``summarize`` give."""
 
-from typing import cast
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,4 +66,4 @@ def _candidates(
 
 def _ranked(values: Float32, count: int) -> NDArray[np.intp]:
     """Indices of the ``count`` largest values, largest first, ties by lower index."""
-    return cast("NDArray[np.intp]", np.argsort(-values, kind="stable")[:count])
+    return np.argsort(-values, kind="stable")[:count]
