@@ -16,6 +16,7 @@
 #include "limits/limits.hpp"
 #include "linear/projection.hpp"
 #include "model/model.hpp"
+#include "sampling/sampling.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,6 +29,7 @@ using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::devic
 using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatView = nb::ndarray<nb::numpy, float>;
 
 Ints ints(const IntArray& a) { return {a.data(), a.size()}; }
@@ -167,6 +169,56 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("weight_kinds", &Model::weight_kinds);
 }
 
+Logits rows_of(const FloatRows& logits) {
+  return {logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1))};
+}
+
+// `size` values of T that `fill` writes without the GIL, as a flat array.
+template <typename T, typename F>
+nb::ndarray<nb::numpy, T> filled(size_t size, const F& fill) {
+  auto data = std::make_unique<T[]>(size);
+  {
+    nb::gil_scoped_release release;
+    fill(data.get());
+  }
+  T* p = data.release();
+  nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<T*>(q); });
+  return nb::ndarray<nb::numpy, T>(p, {size}, owner);
+}
+
+void bind_sampling(nb::module_& m) {
+  static_assert(sizeof(Filters) == 5 * sizeof(double));
+  nb::class_<Sampling>(m, "Sampling")
+      .def(nb::init<Model&>(), nb::keep_alive<1, 2>())
+      .def("largest",
+           [](Sampling& self, const FloatRows& logits) {
+             return filled<int32_t>(logits.shape(0), [&](int32_t* out) { self.largest(rows_of(logits), out); });
+           },
+           nb::arg("logits").noconvert())
+      .def("draw",
+           [](Sampling& self, const FloatRows& logits, const IntArray& rows, const Doubles& filters) {
+             if (filters.shape(1) != 5) throw std::invalid_argument("filters: five columns are needed");
+             const std::span<const Filters> records{reinterpret_cast<const Filters*>(filters.data()),
+                                                    filters.shape(0)};
+             return filled<int32_t>(rows.size(), [&](int32_t* out) {
+               self.draw(rows_of(logits), ints(rows), records, out);
+             });
+           },
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("filters").noconvert())
+      .def("summarize",
+           [](Sampling& self, const FloatRows& logits, const IntArray& rows, int count) {
+             if (count < 0) throw std::invalid_argument("count must not be negative");
+             auto indices = std::make_unique<int32_t[]>(rows.size() * static_cast<size_t>(count));
+             auto sums = filled<double>(2 * rows.size(), [&](double* out) {
+               self.summarize(rows_of(logits), ints(rows), count, out, indices.get());
+             });
+             int32_t* p = indices.release();
+             nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<int32_t*>(q); });
+             return nb::make_tuple(sums, nb::ndarray<nb::numpy, int32_t>(p, {rows.size() * count}, owner));
+           },
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), "count"_a);
+}
+
 void bind_projection(nb::module_& m) {
   nb::class_<Projection>(m, "Projection")
       .def(
@@ -230,5 +282,6 @@ NB_MODULE(_native, m) {
         });
   m.def("mac_rates", &rates);
   bind_model(m);
+  bind_sampling(m);
   bind_projection(m);
 }

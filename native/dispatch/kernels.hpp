@@ -32,6 +32,13 @@ struct AttendItem {
 constexpr int kKeyTile = 64;  // keys per online-softmax update
 constexpr int kChunk = 256;   // keys whose softmax state is formed apart, then merged in order
 
+constexpr int kScanBlock = 64;  // logits looked at together when a token is chosen
+
+// A logit x weighs e^((x - top) * scale), or nothing where that is below `least`. top is the largest, scale > 0.
+struct Weighing {
+  float top, scale, least;
+};
+
 struct Kernels {
   const char* name;
   // out [rows, 16 columns of the tile] = or += x W^T, rows row … row + rows - 1 of `x`, out at the first.
@@ -57,6 +64,11 @@ struct Kernels {
   void (*attend)(const AttendItem& item);
   const char* (*attend_arithmetic)(const KvLayer& kv);  // likewise: f32, bf16, int8, amx-bf16
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
+  void (*block_maxima)(const float* row, int n, int32_t* maxima);  // order_key of each block's largest logit
+  void (*block_masses)(const float* row, int n, const Weighing& how, double* masses);
+  void (*weigh)(const float* row, int n, const Weighing& how, float* weights);
+  // Whole steps of 1 / scale below the top, at most `most`: never less for a smaller logit.
+  void (*depths)(const float* row, int n, const Weighing& how, int most, uint16_t* out);
 };
 
 // Floats of scratch that attend needs for `queries` query vectors: packed query, sums and state of each, scores and

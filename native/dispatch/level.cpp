@@ -4,6 +4,7 @@
 #include "linear/linear.hpp"
 #include "linear/quantize.hpp"
 #include "rows/rows.hpp"
+#include "sampling/scan.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
 
@@ -30,7 +31,8 @@ const Kernels& kernels() {
   static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, dense_tiles(),
                                 quantize_tile, quantize,    rms_norm,    add,               scale,
                                 gate,          softcap,     rope,        store_kv,          kAttendQueries,
-                                attend,        attend_arithmetic,        merge};
+                                attend,        attend_arithmetic,        merge,
+                                block_maxima,  block_masses, weigh,      depths};
   return table;
 }
 

@@ -17,20 +17,6 @@ bool quantized(const Packed& w) { return w.dense == Dense::none; }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Keeps a second caller out.
-class Hold {
- public:
-  explicit Hold(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
-  }
-  ~Hold() { busy_.store(false); }
-  Hold(const Hold&) = delete;
-  Hold& operator=(const Hold&) = delete;
-
- private:
-  std::atomic<bool>& busy_;
-};
-
 }  // namespace
 
 // One call of an op: holds the model, on a thread that flushes subnormals, and times it where that is on.

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <initializer_list>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,20 @@ struct MatrixInfo {
   int rows_at_once;  // rows served by one pass over the weights
 };
 
+// Keeps a second caller out.
+class Hold {
+ public:
+  explicit Hold(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
+  }
+  ~Hold() { busy_.store(false); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
 // Not re-entrant: a second call while one runs throws std::runtime_error. Errors of the caller are
 // std::invalid_argument and leave the model usable.
 class Model {
@@ -99,6 +114,14 @@ class Model {
   // While on, the wall time of each op adds up; turning it on begins at zero.
   void record(bool on);
   Timings timings();
+
+  // f(kernels, pool) on this thread, subnormals flushed, as one of the model's own calls.
+  template <typename F>
+  void exclusively(const F& f) {
+    const Hold hold(busy_);
+    const FlushSubnormals flush;
+    f(kernels_, pool_);
+  }
 
   Rows view(const std::string& which) const;
   const Spec& spec() const { return spec_; }

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 def emulated_levels() -> list[str]:
     """Levels for tests only, over emulated hardware."""
@@ -96,6 +97,15 @@ class Model:
     def weight_bytes(self) -> int: ...
     @property
     def weight_kinds(self) -> list[str]: ...
+
+class Sampling:
+    """Tokens from logits, on the threads of ``model``; one call at a time, and none beside the model's own."""
+
+    def __init__(self, model: Model) -> None: ...
+    def largest(self, logits: Float32) -> Int32: ...
+    def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32: ...
+    def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
+        """Flat: two doubles per row, ``count`` indices per row."""
 
 class Projection:
     """One packed matrix by itself: x @ W.T, for tests and benchmarks."""

@@ -1,5 +1,7 @@
 """Sampling: every filter against its definition, draws against their distribution, reproducibility."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,20 +11,48 @@ from tenfold.core.errors import InvalidRequest
 from tenfold.core.plan import SequenceStart
 from tenfold.core.sampling import SamplingParams
 from tenfold.exec.sampler import Sampler, uniform
+from tenfold.ops.base import SamplingOps
+from tenfold.ops.cpu import CpuOps
+from tenfold.ops.reference import ReferenceOps
+from tests.helpers.models import random_weights, tiny_spec
 
 VOCAB = 50
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=VOCAB).astype(np.float32) * 2
+OPS: dict[str, SamplingOps] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ops() -> Iterator[None]:
+    weights = random_weights(tiny_spec(layers=1))
+    OPS.update(cpu=CpuOps(weights, threads=2), reference=ReferenceOps(weights))
+    yield
+    OPS.clear()
 
 
 def start(name: str = "x", seed: int = 1, prompt: tuple[int, ...] = (1,), **params: object) -> SequenceStart:
     return SequenceStart(name, prompt, SamplingParams(**params), seed, eos_ids=(3,))  # type: ignore[arg-type]
 
 
-def draw(count: int, logits: np.ndarray = LOGITS, **params: object) -> list[int]:
-    sampler = Sampler(len(logits))
+def draw(count: int, logits: np.ndarray = LOGITS, backend: str = "cpu", **params: object) -> list[int]:
+    sampler = Sampler(len(logits), OPS[backend])
     sampler.start(start(**params))  # type: ignore[arg-type]
     return [sampler.sample(["x"], logits[None].copy()).sampled[0].token for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0, "frequency_penalty": 0.3},
+        {"temperature": 0.7},
+        {"temperature": 0.8, "top_p": 0.95},
+        {"temperature": 1.2, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.3},
+        {"temperature": 1.0, "logit_bias": {4: 3.0}, "min_tokens": 30, "stop_token_ids": (5, 6)},
+    ],
+)
+def test_backends_draw_alike(params: dict[str, object]) -> None:
+    logits = np.random.default_rng(2).normal(size=3000).astype(np.float32) * 3
+    assert draw(200, logits, "cpu", **params) == draw(200, logits, "reference", **params)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -124,7 +154,7 @@ def test_min_tokens_holds_end_of_text_back() -> None:
 
 
 def test_logprobs_are_the_models_own() -> None:
-    sampler = Sampler(VOCAB)
+    sampler = Sampler(VOCAB, OPS["cpu"])
     sampler.start(start(logprobs=3, temperature=0.5, logit_bias={4: 50.0}))
     sample = sampler.sample(["x"], LOGITS[None].copy()).sampled[0]
     expected = np.log(softmax(LOGITS))
@@ -136,7 +166,7 @@ def test_logprobs_are_the_models_own() -> None:
 
 
 def test_parameters_that_leave_nothing_fail_that_sequence_only() -> None:
-    sampler = Sampler(4)
+    sampler = Sampler(4, OPS["cpu"])
     sampler.start(start("bad", min_tokens=2, stop_token_ids=(0, 1, 2, 3)))
     sampler.start(start("good", temperature=0.0))
     result = sampler.sample(["bad", "good"], np.zeros((2, 4), dtype=np.float32))
@@ -157,7 +187,7 @@ def test_repetition_penalty_too_near_zero_is_refused() -> None:
 
 
 def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:
-    sampler = Sampler(VOCAB)
+    sampler = Sampler(VOCAB, OPS["cpu"])
     for name in ("a", "b", "c"):
         sampler.start(start(name, temperature=0.0))
     logits = np.stack([LOGITS] * 3)
@@ -183,7 +213,7 @@ def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:
 )
 def test_a_draw_does_not_depend_on_the_batch(others: list[int], at: int, seed: int, params: dict[str, float]) -> None:
     def run(batch: list[int]) -> list[int]:
-        sampler = Sampler(VOCAB)
+        sampler = Sampler(VOCAB, OPS["cpu"])
         sampler.start(start("x", seed, **params))
         for other in batch:
             sampler.start(start(f"o{other}", other))

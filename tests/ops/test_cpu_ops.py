@@ -227,3 +227,12 @@ def test_cores_respect_control_groups(tmp_path: Any) -> None:
     (tmp_path / "member").write_text("3:cpu,cpuacct:/old\n2:memory:/old\n")
     assert cpu_quota(tmp_path, tmp_path / "member") == 1
     assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
+    ops = CpuOps(random_weights(tiny_spec(**SPECS[name])), threads=2)
+    one, many = ops.new_kv(16, 16), ops.new_kv(16, 16)
+    for batch in steps(ops.spec.vocab):
+        expected = forward(ops, many, batch).copy()
+        np.testing.assert_array_equal(ops.forward(batch, one), expected)

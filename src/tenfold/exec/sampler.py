@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceStart, StepResult
+from tenfold.ops.base import SamplingOps
 
 Row = NDArray[np.float32]
 _MASK = 2**64 - 1
+_NOT_FINITE = "the model's logits are not finite; the weights may be damaged"
+_NOTHING_LEFT = "the sampling parameters leave no token to choose from"
 
 
 def uniform(seed: int, position: int) -> float:
@@ -29,10 +32,24 @@ def uniform(seed: int, position: int) -> float:
 class _State:
     """What sampling needs to remember of one sequence."""
 
-    __slots__ = ("bias", "bias_ids", "counts", "held_back", "outputs", "params", "plain", "seed", "seen")
+    __slots__ = (
+        "bias",
+        "bias_ids",
+        "changes",
+        "counts",
+        "filters",
+        "held_back",
+        "outputs",
+        "params",
+        "penalized",
+        "plain",
+        "seed",
+        "seen",
+    )
 
     def __init__(self, start: SequenceStart, vocab: int) -> None:
         params = self.params = start.params
+        self.filters = (params.temperature, params.top_k, params.top_p, params.min_p)
         self.seed = start.seed
         self.outputs = 0
         self.counts: dict[int, int] = {}  # of output tokens; kept where penalties ask for it
@@ -42,12 +59,18 @@ class _State:
         self.bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         ends = {*start.eos_ids, *params.stop_token_ids}
         self.held_back = np.array(sorted(t for t in ends if t < vocab), dtype=np.intp)
-        # Greedy with nothing to adjust: the row's maximum is the answer.
-        self.plain = params.greedy and not params.penalized and not bias and params.logprobs is None
+        self.plain = params.greedy and params.logprobs is None  # where nothing is adjusted, the largest is the answer
+        self.penalized = params.penalized
+        self.changes = params.penalized or bool(bias)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before this token is chosen."""
+        return self.changes or self.outputs < self.params.min_tokens
 
     def add(self, token: int) -> None:
         self.outputs += 1
-        if self.params.penalized:
+        if self.penalized:
             self.counts[token] = self.counts.get(token, 0) + 1
             if self.params.repetition_penalty != 1.0:
                 self.seen.add(token)
@@ -56,8 +79,9 @@ class _State:
 class Sampler:
     """Draws tokens for many sequences; owns their penalties' counts and their position."""
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, vocab: int, ops: SamplingOps) -> None:
         self._vocab = vocab
+        self._ops = ops
         self._states: dict[str, _State] = {}
 
     def start(self, start: SequenceStart) -> None:
@@ -70,46 +94,71 @@ class Sampler:
 
     def sample(self, sequences: Sequence[str], logits: NDArray[np.float32]) -> StepResult:
         """A token for each sequence from its row of ``logits`` [len(sequences), vocab]; rows may be overwritten."""
-        best = np.argmax(logits, axis=1) if len(sequences) else ()
+        tokens: list[int] = self._ops.largest(logits).tolist() if sequences else []
+        states = [self._states[sequence] for sequence in sequences]
+        failed = {sequences[i]: _NOT_FINITE for i, token in enumerate(tokens) if token < 0}
+        choices = [i for i, state in enumerate(states) if not state.plain or state.adjusts]
+        logprobs: dict[int, _Logprobs] = {}
+        if choices:
+            choices = [i for i in choices if tokens[i] >= 0]
+            logprobs = self._logprobs(choices, states, logits)
+            self._choose(choices, states, logits, tokens)
+            failed |= {sequences[i]: _NOTHING_LEFT for i in choices if tokens[i] < 0}
         sampled: list[SampledToken] = []
-        failed: dict[str, str] = {}
-        for sequence, row, top in zip(sequences, logits, best, strict=True):
-            state = self._states[sequence]
-            if not np.isfinite(row[top]):
-                failed[sequence] = "the model's logits are not finite; the weights may be damaged"
+        for i, (sequence, state, token) in enumerate(zip(sequences, states, tokens, strict=True)):
+            if token < 0:
                 continue
-            if state.plain and state.outputs >= state.params.min_tokens:
-                token = SampledToken(sequence, int(top))
+            state.add(token)
+            known = logprobs.get(i)
+            if known is None:
+                sampled.append(SampledToken(sequence, token))
             else:
-                drawn = _draw(sequence, state, row)
-                if drawn is None:
-                    failed[sequence] = "the sampling parameters leave no token to choose from"
-                    continue
-                token = drawn
-            state.add(token.token)
-            sampled.append(token)
+                sampled.append(SampledToken(sequence, token, known.of(token), known.top))
         return StepResult(tuple(sampled), failed)
 
+    def _choose(self, choices: list[int], states: list[_State], logits: NDArray[np.float32], tokens: list[int]) -> None:
+        """Replace ``tokens`` of the rows ``choices`` by what their parameters give; -1 where those leave none."""
+        if not choices:
+            return
+        for i in choices:
+            if states[i].adjusts:
+                _adjust(states[i], logits[i])
+        filters = [(*states[i].filters, uniform(states[i].seed, states[i].outputs)) for i in choices]
+        drawn = self._ops.draw(logits, np.array(choices, np.int32), np.array(filters, np.float64))
+        for i, token in zip(choices, drawn.tolist(), strict=True):
+            tokens[i] = token
 
-def _draw(sequence: str, state: _State, row: Row) -> SampledToken | None:
-    """A token by the sequence's parameters; None where they leave none."""
-    params = state.params
-    logprobs = _log_softmax(row) if params.logprobs is not None else None
-    _adjust(state, row)
-    if not np.isfinite(row.max()):
-        return None
-    if params.greedy:
-        token = int(np.argmax(row))
-    else:
-        ids, probs = _candidates(row, params.temperature, params.top_k, params.top_p, params.min_p)
-        cumulative = np.cumsum(probs)
-        at = uniform(state.seed, state.outputs) * cumulative[-1]
-        index = min(int(np.searchsorted(cumulative, at, side="right")), len(probs) - 1)
-        token = index if ids is None else int(ids[index])
-    if logprobs is None:
-        return SampledToken(sequence, token)
-    top = tuple((int(t), float(logprobs[t])) for t in _largest(logprobs, params.logprobs or 0))
-    return SampledToken(sequence, token, float(logprobs[token]), top)
+    def _logprobs(
+        self, choices: list[int], states: list[_State], logits: NDArray[np.float32]
+    ) -> dict[int, "_Logprobs"]:
+        """By row, for those of ``choices`` that ask for them: of the model's own distribution, before any change."""
+        wanted = [i for i in choices if states[i].params.logprobs is not None]
+        if not wanted:
+            return {}
+        count = min(max(states[i].params.logprobs or 0 for i in wanted), logits.shape[1])
+        sums, ids = self._ops.summarize(logits, np.array(wanted, np.int32), count)
+        known = {}
+        for i, (top, log_sum), best in zip(wanted, sums.tolist(), ids.tolist(), strict=True):
+            state = states[i]
+            row = logits[i].copy() if state.adjusts else logits[i]
+            known[i] = _Logprobs(row, top, log_sum, best[: state.params.logprobs])
+        return known
+
+
+class _Logprobs:
+    """One row's log-probabilities."""
+
+    __slots__ = ("_log_sum", "_row", "_top", "top")
+
+    def __init__(self, row: Row, top: float, log_sum: float, ids: list[int]) -> None:
+        self._row = row
+        self._top = top
+        self._log_sum = log_sum
+        self.top = tuple((token, self.of(token)) for token in ids)
+
+    def of(self, token: int) -> float:
+        """Natural log of the token's probability."""
+        return float(self._row[token]) - self._top - self._log_sum
 
 
 def _adjust(state: _State, row: Row) -> None:
@@ -123,63 +172,7 @@ def _adjust(state: _State, row: Row) -> None:
         tokens = np.fromiter(state.counts, dtype=np.intp, count=len(state.counts))
         counts = np.fromiter(state.counts.values(), dtype=np.float32, count=len(state.counts))
         row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-    row[state.bias_ids] += state.bias
+    if len(state.bias_ids):
+        row[state.bias_ids] += state.bias
     if state.outputs < params.min_tokens:
         row[state.held_back] = -np.inf
-
-
-def _candidates(
-    row: Row, temperature: float, top_k: int, top_p: float, min_p: float
-) -> tuple[NDArray[np.intp] | None, NDArray[np.float64]]:
-    """The tokens left after the filters and their unnormalized probabilities; ids None stands for all tokens."""
-    weights = np.exp((row.astype(np.float64) - float(row.max())) / temperature)
-    ids: NDArray[np.intp] | None = None
-    if 0 < top_k < len(row):
-        ids = _largest(row, top_k)
-        weights = weights[ids]
-    if top_p < 1.0:
-        if ids is None:
-            ids, weights = _nucleus(row, weights, top_p)
-        else:
-            kept = _prefix(weights, top_p * float(weights.sum()))
-            ids, weights = ids[:kept], weights[:kept]
-    if min_p > 0.0:
-        keep = weights >= min_p  # the largest weight is 1
-        ids = np.flatnonzero(keep) if ids is None else ids[keep]
-        weights = weights[keep]
-    return ids, weights
-
-
-def _nucleus(row: Row, weights: NDArray[np.float64], top_p: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The fewest most likely tokens with ``top_p`` of the mass, sorting as few as that takes."""
-    mass = top_p * float(weights.sum())
-    size = 256
-    while True:
-        ids = _largest(row, size)
-        kept = _prefix(weights[ids], mass)
-        if kept < len(ids) or len(ids) == len(row):
-            return ids[:kept], weights[ids[:kept]]
-        size *= 8
-
-
-def _prefix(weights: NDArray[np.float64], mass: float) -> int:
-    """How many leading weights it takes to reach ``mass``; at least one."""
-    return min(int(np.searchsorted(np.cumsum(weights), mass, side="left")) + 1, len(weights))
-
-
-def _largest(values: NDArray[np.floating], count: int) -> NDArray[np.intp]:
-    """Indices of the ``count`` largest values, largest first, ties by lower index."""
-    if count <= 0:
-        return np.empty(0, dtype=np.intp)
-    if count < len(values):
-        threshold = np.partition(values, len(values) - count)[len(values) - count]
-        ids = np.flatnonzero(values >= threshold)
-    else:
-        ids = np.arange(len(values))
-    return ids[np.argsort(-values[ids], kind="stable")][:count]
-
-
-def _log_softmax(row: Row) -> NDArray[np.float64]:
-    shifted = row.astype(np.float64) - float(row.max())
-    shifted -= np.log(np.exp(shifted).sum())
-    return shifted

@@ -1,6 +1,8 @@
 """The forward pass: one decoder for every architecture a ModelSpec can describe."""
 
-from tenfold.ops.base import Batch, Float32, Kv, Ops
+from collections.abc import Callable
+
+from tenfold.ops.base import Batch, Float32, Kv, Ops, WholePass
 
 
 def forward(ops: Ops, kv: Kv, batch: Batch) -> Float32:
@@ -12,3 +14,10 @@ def forward(ops: Ops, kv: Kv, batch: Batch) -> Float32:
         x = ops.attn_out(layer, a, x)
         x = ops.mlp(layer, x)
     return ops.logits(x, batch)
+
+
+def forward_of(ops: Ops) -> Callable[[Batch, Kv], Float32]:
+    """:func:`forward` over ``ops``, in the form that takes the fewest calls."""
+    if isinstance(ops, WholePass):
+        return ops.forward
+    return lambda batch, kv: forward(ops, kv, batch)

@@ -6,7 +6,7 @@ Three implementations: ``reference`` (NumPy, float32, obviously right), ``cpu`` 
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ Query = Any
 Kv = Any
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,31 @@ class Batch:
     rows: Int32  # [R] rows whose logits are wanted, ascending
 
 
-class Ops(Protocol):
+class SamplingOps(Protocol):
+    """Choosing tokens from rows of logits [R, vocab]. What a row gives depends on that row alone."""
+
+    def largest(self, logits: Float32) -> Int32:
+        """[R]: the index of each row's largest logit, the lowest among equals; -1 where that is not finite or NaN."""
+        ...
+
+    def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32:
+        """[N]: a token from each of ``rows`` [N]; -1 as for ``largest``.
+
+        ``filters`` [N, 5] holds temperature (0: the largest), top-k (0 or less: off), top-p and min-p, which apply in
+        this order, and a number in [0, 1): where the cumulative distribution of what they leave is inverted.
+        With top-k or top-p the tokens stand in it by logit and then index, else by index. top-p leaves the fewest
+        that have the mass, min-p those of at least min-p times the largest probability.
+        """
+        ...
+
+    def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
+        """For each of ``rows`` [N]: (largest logit m, ln of the sum of e^(x - m)) [N, 2] and the indices of the
+        ``count`` largest, best first [N, count]; 0, 0 and -1 where the largest is not finite.
+        """
+        ...
+
+
+class Ops(SamplingOps, Protocol):
     """The ops over one loaded model. Not re-entrant: one forward pass at a time."""
 
     spec: ModelSpec
@@ -72,4 +97,13 @@ class Ops(Protocol):
 
     def logits(self, x: Hidden, batch: Batch) -> Float32:
         """[R, vocab] float32: final norm and head of ``batch.rows``; yours until the next call."""
+        ...
+
+
+@runtime_checkable
+class WholePass(Protocol):
+    """What ops may offer besides: the decoder's forward pass in one call, to the same bits."""
+
+    def forward(self, batch: Batch, kv: Kv) -> Float32:
+        """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
         ...

@@ -13,7 +13,7 @@ import numpy as np
 from tenfold import _native
 from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
-from tenfold.ops.base import Batch, Float32
+from tenfold.ops.base import Batch, Float32, Float64, Int32
 from tenfold.ops.forms import form_of
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
@@ -66,6 +66,7 @@ class CpuOps:
         self.kv_type = kv_type
         self.model = new_model(weights.spec, threads or usable_cores(), level or "")
         load(self.model, weights, form)
+        self._sampling = _native.Sampling(self.model)
         self._hidden = RowsHandle(self.model, "hidden")
         self._query = RowsHandle(self.model, "query")
         self._attended = RowsHandle(self.model, "attended")
@@ -136,6 +137,27 @@ class CpuOps:
         """[R, vocab] float32, in memory that the next call reuses."""
         assert x is self._hidden and batch is self._batch, "logits follows the layers of the same batch"
         return self.model.logits()
+
+    def forward(self, batch: Batch, kv: _native.Kv) -> Float32:
+        """[R, vocab]: the whole pass, in three calls instead of four per layer. Raises as ``embed`` and ``qkv`` do."""
+        self._batch = None
+        self.model.upload(batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows)
+        self.model.forward(kv)
+        self._batch = batch
+        return self.model.logits()
+
+    def largest(self, logits: Float32) -> Int32:
+        """[R]; -1 where a row's largest logit is not finite."""
+        return self._sampling.largest(logits)
+
+    def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32:
+        """[N]; probabilities are double precision. Raises ValueError for a row that is not there."""
+        return self._sampling.draw(logits, rows, filters)
+
+    def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
+        """[N, 2] and [N, count]."""
+        sums, ids = self._sampling.summarize(logits, rows, count)
+        return sums.reshape(-1, 2), ids.reshape(len(rows), count)
 
 
 def available_levels() -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import cast
 import numpy as np
 
 from tenfold.core.errors import ConfigError
-from tenfold.ops.base import Batch, Float32, Int32
+from tenfold.ops import reference_sampling
+from tenfold.ops.base import Batch, Float32, Float64, Int32
 from tenfold.ops.spec import ModelSpec, RopeSpec
 from tenfold.ops.tensors import Weights
 
@@ -113,6 +114,18 @@ class ReferenceOps:
         logits = self._linear(normed, "embed" if self.spec.tied_head else "head")
         cap = np.float32(self.spec.logit_softcap)
         return np.tanh(logits / cap) * cap if cap else logits
+
+    def largest(self, logits: Float32) -> Int32:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        return reference_sampling.largest(logits)
+
+    def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        return reference_sampling.draw(logits, rows, filters)
+
+    def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        return reference_sampling.summarize(logits, rows, count)
 
     def _tensor(self, name: str) -> Float32:
         """The decoded tensor, kept after its first use."""

@@ -8,7 +8,6 @@ another, so there is always progress. (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Ser
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
@@ -72,7 +71,7 @@ class Scheduler:
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
         parent = self._sequences.get(submission.after) if submission.after else None
-        if parent is not None and parent.computed < len(parent.submission.start.prompt_ids):
+        if parent is not None and parent.computed < parent.prompt:
             self._held.setdefault(parent.id, []).append(sequence)
             self._held_count += 1
         else:
@@ -97,19 +96,22 @@ class Scheduler:
         """
         budget = self._config.max_step_tokens
         slices: list[SequenceSlice] = []
-        preempted = False
+        preempted = crowded = False
         for sequence in self._by_phase():
             if budget == 0:
                 break
-            if sequence not in self._running:
+            if crowded and sequence not in self._running:
                 continue  # preempted a moment ago
             count = min(sequence.pending, budget)
-            room, taken = self._make_room(sequence, sequence.computed + count, slices)
-            preempted |= taken > 0
-            budget += taken
-            if room:
-                slices.append(self._slice(sequence, count))
-                budget -= count
+            if not self._cache.reserve(sequence.id, sequence.computed + count):
+                crowded = True
+                room, taken = self._make_room(sequence, sequence.computed + count, slices)
+                preempted |= taken > 0
+                budget += taken
+                if not room:
+                    continue
+            slices.append(self._slice(sequence, count))
+            budget -= count
         if not preempted:
             self._admit(budget, slices, now)
         if not slices:
@@ -150,11 +152,12 @@ class Scheduler:
         assert self._held_count == sum(map(len, self._held.values()))
         assert all(s.computed < len(s.tokens) for s in self._running)
 
-    def _by_phase(self) -> Iterator[Sequence]:
+    def _by_phase(self) -> list[Sequence]:
         """Running sequences, those in decode first, each phase by order of arrival."""
-        running = tuple(self._running)
-        yield from (s for s in running if s.pending == 1)
-        yield from (s for s in running if s.pending != 1)
+        decoding = [s for s in self._running if s.pending == 1]
+        if len(decoding) < len(self._running):
+            decoding += [s for s in self._running if s.pending != 1]
+        return decoding
 
     def _make_room(self, sequence: Sequence, tokens: int, slices: list[SequenceSlice]) -> tuple[bool, int]:
         """Reserve ``tokens`` positions, preempting later arrivals as needed, at worst ``sequence`` itself.
@@ -230,8 +233,9 @@ class Scheduler:
         )
 
     def _advance(self, sequence: Sequence, count: int) -> None:
-        prompt = len(sequence.submission.start.prompt_ids)
-        self.computed_prompt_tokens += max(0, min(prompt, sequence.computed + count) - sequence.computed)
+        prompt = sequence.prompt
+        if sequence.computed < prompt:
+            self.computed_prompt_tokens += min(prompt - sequence.computed, count)
         sequence.computed += count
         self._cache.commit(sequence.id, sequence.tokens, sequence.computed)
         if sequence.computed >= prompt and self._held:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tenfold.core.plan import SampledToken, SequenceStart
 
 
@@ -28,7 +30,9 @@ class Sequence:
         "admitted",
         "cached",
         "computed",
+        "id",
         "order",
+        "prompt",
         "queued",
         "submission",
         "tokens",
@@ -36,6 +40,8 @@ class Sequence:
 
     def __init__(self, submission: Submission, order: int) -> None:
         self.submission = submission
+        self.id = submission.start.id
+        self.prompt = len(submission.start.prompt_ids)  # tokens
         self.order = order  # of arrival
         self.tokens = list(submission.start.prompt_ids)  # prompt, then output
         self.computed = 0  # tokens whose KV is in memory
@@ -44,14 +50,9 @@ class Sequence:
         self.queued = 0.0  # seconds from arrival to the first admission
 
     @property
-    def id(self) -> str:
-        """The sequence's name."""
-        return self.submission.start.id
-
-    @property
     def outputs(self) -> int:
         """Tokens generated so far."""
-        return len(self.tokens) - len(self.submission.start.prompt_ids)
+        return len(self.tokens) - self.prompt
 
     @property
     def pending(self) -> int:
@@ -68,8 +69,7 @@ class Sequence:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(msgspec.Struct, frozen=True):
     """A sequence got a token; ``finish`` is set when that was its last."""
 
     id: str

@@ -1,0 +1,58 @@
+// One token from one row of logits: greedy, temperature, top-k, top-p, min-p. Ranks are exact; weights are float32,
+// their sums double.
+#pragma once
+
+#include "dispatch/kernels.hpp"
+#include "model/memory.hpp"
+
+namespace tenfold {
+
+// The filters apply in this order. `at` in [0, 1) is where the cumulative distribution is inverted.
+struct Filters {
+  double temperature;  // 0: the largest logit
+  double top_k;        // a count; 0 or less: off
+  double top_p;        // 1: off
+  double min_p;        // 0: off
+  double at;
+};
+
+// A thread's memory between rows.
+class Chooser {
+ public:
+  // Makes room for rows of up to `n` values; nothing below allocates. Throws std::bad_alloc.
+  void reserve(int n);
+  // The index of the row's largest value, the first among equals (subnormals equal 0); -1 where that is not
+  // finite or NaN.
+  int largest(const Kernels& kernels, const float* row, int n);
+  // The token of `filters`; -1 as above. Candidates are ranked by logit, then by lower index.
+  int draw(const Kernels& kernels, const float* row, int n, const Filters& filters);
+  // The row's largest value, the log of the sum of e^(x - that), and the indices of the `count` <= n largest, in order;
+  // 0, 0 and -1 where the largest is not finite.
+  void summarize(const Kernels& kernels, const float* row, int n, int count, double* top_and_log_sum, int32_t* indices);
+
+ private:
+  struct Candidate {
+    uint64_t rank;  // the key of its logit, then its index counted down: greater is better
+    float weight;
+  };
+
+  bool scan(const Kernels& kernels, const float* row, int n);
+  int draw_any(const Kernels& kernels, const float* row, int n, const Filters& filters);
+  int draw_top(const Kernels& kernels, const float* row, int n, const Filters& filters);
+  int draw_nucleus(const Kernels& kernels, const float* row, int n, const Filters& filters);
+  int draw_first(int size, const Filters& filters);
+  double total(const Kernels& kernels, const float* row, int n, const Weighing& how);
+  int gather(const float* row, int n, int count);
+  int gather_depth(const Kernels& kernels, const float* row, int n, const Weighing& how, double mass);
+  double weigh(const Kernels& kernels, int size, const Weighing& how);
+  static int blocks(int n) { return (n + kScanBlock - 1) / kScanBlock; }
+
+  float top_ = 0.0f;                 // of the row scanned last
+  Array<int32_t> maxima_, ordered_;  // per block
+  Array<double> masses_;             // per block
+  Array<Candidate> candidates_;
+  Array<float> values_, weights_;  // of candidates, or of the row
+  Array<uint16_t> depths_;         // of the row
+};
+
+}  // namespace tenfold

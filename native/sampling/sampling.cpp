@@ -1,0 +1,57 @@
+#include "sampling/sampling.hpp"
+
+#include <stdexcept>
+#include <string>
+
+namespace tenfold {
+namespace {
+
+void check(const Logits& logits, Ints rows) {
+  if (logits.width < 1) throw std::invalid_argument("logits: a row needs at least one value");
+  for (const int32_t row : rows)
+    if (row < 0 || row >= logits.rows)
+      throw std::invalid_argument("logits: no row " + std::to_string(row) + " of " + std::to_string(logits.rows));
+}
+
+}  // namespace
+
+void Sampling::reserve(int width) {
+  for (Chooser& chooser : choosers_) chooser.reserve(width);
+}
+
+void Sampling::largest(const Logits& logits, int32_t* out) {
+  check(logits, {});
+  reserve(logits.width);
+  model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    pool.run(logits.rows, [&](int i, int thread) {
+      out[i] = choosers_[thread].largest(kernels, logits.row(i), logits.width);
+    });
+  });
+}
+
+void Sampling::draw(const Logits& logits, Ints rows, std::span<const Filters> filters, int32_t* out) {
+  check(logits, rows);
+  if (filters.size() != rows.size()) throw std::invalid_argument("logits: one set of filters per row is needed");
+  reserve(logits.width);
+  model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
+      out[i] = choosers_[thread].draw(kernels, logits.row(rows[i]), logits.width, filters[i]);
+    });
+  });
+}
+
+void Sampling::summarize(const Logits& logits, Ints rows, int count, double* top_and_log_sum, int32_t* indices) {
+  check(logits, rows);
+  if (count < 0 || count > logits.width)
+    throw std::invalid_argument("logits: " + std::to_string(count) + " of " + std::to_string(logits.width) +
+                                " values were asked for");
+  reserve(logits.width);
+  model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
+      choosers_[thread].summarize(kernels, logits.row(rows[i]), logits.width, count, top_and_log_sum + 2 * i,
+                                  indices + static_cast<size_t>(i) * count);
+    });
+  });
+}
+
+}  // namespace tenfold

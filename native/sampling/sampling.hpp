@@ -1,0 +1,38 @@
+// Tokens for many rows of logits at once, on a model's threads.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "model/model.hpp"
+#include "sampling/choose.hpp"
+
+namespace tenfold {
+
+// Rows of `width` logits each, one after the other.
+struct Logits {
+  const float* data;
+  int rows, width;
+  const float* row(int i) const { return data + static_cast<size_t>(i) * width; }
+};
+
+// What it gives for a row depends on that row alone. Throws std::invalid_argument where a row is not there.
+class Sampling {
+ public:
+  explicit Sampling(Model& model) : model_(model), choosers_(model.threads()) {}
+  Sampling(const Sampling&) = delete;
+  Sampling& operator=(const Sampling&) = delete;
+
+  // See Chooser; `out` has an entry per row of the logits, or per entry of `rows`.
+  void largest(const Logits& logits, int32_t* out);
+  void draw(const Logits& logits, Ints rows, std::span<const Filters> filters, int32_t* out);
+  void summarize(const Logits& logits, Ints rows, int count, double* top_and_log_sum, int32_t* indices);
+
+ private:
+  void reserve(int width);
+
+  Model& model_;
+  std::vector<Chooser> choosers_;  // per thread
+};
+
+}  // namespace tenfold
