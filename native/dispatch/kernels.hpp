@@ -50,8 +50,8 @@ struct Kernels {
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
   // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.
   void (*quantize_tile)(const Packed& w, const float* rows, uint8_t* tile);
-  // One row into its lane of a panel's groups.
-  void (*quantize)(const float* x, int cols, ActGroup* panel, int lane);
+  // Rows, `stride` floats apart, into lanes `lane` … of a panel's groups; cols is a multiple of 32.
+  void (*quantize)(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
   void (*scale)(float* x, float by, int n);

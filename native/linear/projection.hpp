@@ -33,7 +33,7 @@ class Projection {
       ActGroup* panels = panels_.reserve(static_cast<size_t>(rows + kPanel - 1) / kPanel * acts.groups);
       acts.panels = panels;
       for (int r = 0; r < rows; ++r)
-        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, w.cols, panels + r / kPanel * acts.groups, r % kPanel);
+        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, 0, 1, w.cols, panels + r / kPanel * acts.groups, r % kPanel);
     }
     constexpr int kTiles = 4, kRows = 64;
     const int columns = (w.tiles() + kTiles - 1) / kTiles;

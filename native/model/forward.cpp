@@ -48,7 +48,7 @@ void Model::shape_input(Input& input, int rows, int cols) {
 }
 
 void Model::quantize_row(const Input& input, int row, const float* values, int cols) {
-  kernels_.quantize(values, cols,
+  kernels_.quantize(values, 0, 1, cols,
                     input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
 }
 
@@ -256,9 +256,11 @@ void Model::gated_unit(const Layer& layer, int unit, int first, int last, int th
     const int at = (row - first) * kUnit;
     float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + unit * kUnit;
     kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
-    if (codes)
-      kernels_.quantize(values, kUnit, gated_.panels.data() + row / kPanel * to.groups + unit, row % kPanel);
   }
+  if (codes)
+    for (int row = first; row < last; row += kPanel)
+      kernels_.quantize(gate + (row - first) * kUnit, kUnit, std::min(kPanel, last - row), kUnit,
+                        gated_.panels.data() + row / kPanel * to.groups + unit, 0);
 }
 
 void Model::mlp(int layer) {

@@ -36,33 +36,46 @@ inline Vec activate(Activation kind, Vec x) {
 
 }  // namespace
 
-// Symmetric 8 bits per 32: scale = absmax / 127. `cols` is a multiple of 32. In blocks of up to 16 groups, so that
-// the divisions are done for all at once and no group waits for another's reduction.
-void quantize(const float* x, int cols, ActGroup* panel, int lane) {
-  for (int left = cols / kGroup; left > 0; left -= 16) {
-    const int count = left < 16 ? left : 16;
-    float largest[16] = {}, inverses[16], scales[16];
-    for (int g = 0; g < count; ++g)
-      largest[g] = reduce_max(vmax(vabs(load(x + g * kGroup)), vabs(load(x + g * kGroup + 16))));
-    // Below this the inverse overflows; such activations are zero to any sum they enter.
-    const Vec most = load(largest), limit = set1(1e-30f), top = set1(127.0f);
-    store(scales, select_below(most, limit, zero(), div(most, top)));
-    store(inverses, select_below(most, limit, zero(), div(top, most)));
-    for (int g = 0; g < count; ++g, x += kGroup, ++panel) {
-      int8_t* codes = panel->codes[lane];
-      const Vec inverse = set1(inverses[g]);
-      store_i8(codes, to_int(mul(load(x), inverse)));
-      store_i8(codes + 16, to_int(mul(load(x + 16), inverse)));
-      int32_t first, second;
-      sum_codes(codes, first, second);
-      ActGroup::Half& half = panel->half[lane / 8];
-      const int i = lane % 8;
-      half.scale[i] = scales[g];
-      half.sum[i] = scales[g] * static_cast<float>(first + second);
-      half.minus[i] = -first - second;
-      half.first_minus[i] = -first;
-    }
+namespace {
+
+// Symmetric 8 bits per 32: scale = absmax / 127. Up to 16 groups at a time, so that the divisions are done for all at
+// once and no group waits for another's reduction. Group i is at from(i) and goes to lane(i) of to(i).
+template <typename From, typename To, typename Lane>
+inline void quantize_groups(int count, From from, To to, Lane lane) {
+  alignas(64) float largest[16] = {}, inverses[16], scales[16];
+  for (int i = 0; i < count; ++i) largest[i] = reduce_max(vmax(vabs(load(from(i))), vabs(load(from(i) + 16))));
+  // Below this the inverse overflows; such activations are zero to any sum they enter.
+  const Vec most = load(largest), limit = set1(1e-30f), top = set1(127.0f);
+  store(scales, select_below(most, limit, zero(), div(most, top)));
+  store(inverses, select_below(most, limit, zero(), div(top, most)));
+  for (int i = 0; i < count; ++i) {
+    ActGroup& group = *to(i);
+    const int row = lane(i);
+    int32_t first, second;
+    store_codes(group.codes[row], load(from(i)), load(from(i) + 16), set1(inverses[i]), first, second);
+    ActGroup::Half& half = group.half[row / 8];
+    half.scale[row % 8] = scales[i];
+    half.sum[row % 8] = scales[i] * static_cast<float>(first + second);
+    half.minus[row % 8] = -first - second;
+    half.first_minus[row % 8] = -first;
   }
+}
+
+}  // namespace
+
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane) {
+  const int groups = cols / kGroup;
+  if (rows > 1) {
+    for (int g = 0; g < groups; ++g)
+      quantize_groups(
+          rows, [&](int i) { return x + i * stride + g * kGroup; }, [&](int) { return panel + g; },
+          [&](int i) { return lane + i; });
+    return;
+  }
+  for (int g = 0; g < groups; g += 16)
+    quantize_groups(
+        groups - g < 16 ? groups - g : 16, [&](int i) { return x + (g + i) * kGroup; },
+        [&](int i) { return panel + g + i; }, [&](int) { return lane; });
 }
 
 void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {

@@ -4,7 +4,7 @@
 
 namespace tenfold::TENFOLD_LEVEL {
 
-void quantize(const float* x, int cols, ActGroup* panel, int lane);
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane);
 void rms_norm(const float* x, const float* weight, int n, float eps, float* out);
 void add(float* x, const float* y, int n);
 void scale(float* x, float by, int n);

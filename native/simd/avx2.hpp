@@ -164,13 +164,12 @@ inline __m256i dot_quads(__m256i sum, __m256i a, __m256i b) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8)));
 }
 inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return {dot_quads(sum.a, a.a, b.a), dot_quads(sum.b, a.b, b.b)}; }
-inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
-  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
-  __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), x), _mm256_set1_epi16(1));
-  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
-  sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
-  first = _mm256_cvtsi256_si32(sums);
-  second = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
+inline void store_codes(int8_t* p, Vec a, Vec b, Vec by, int32_t& first, int32_t& second) {
+  const IVec low = to_int(mul(a, by)), high = to_int(mul(b, by));
+  store_i8(p, low);
+  store_i8(p + 16, high);
+  first = reduce_add(low);
+  second = reduce_add(high);
 }
 inline void store_low_bytes(uint8_t* p, IVec x) {
   const __m256i low = _mm256_set1_epi32(255);

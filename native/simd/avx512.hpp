@@ -106,10 +106,13 @@ inline IVec iload(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Bytes set_quad(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 // sum + products of four unsigned bytes of a with four signed ones of b, exactly.
 inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
-// The sums of 16 and of the next 16 codes.
-inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
-  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
-  __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), x);
+// The codes of 32 values times `by`, and the sums of the first and of the second 16.
+inline void store_codes(int8_t* p, Vec a, Vec b, Vec by, int32_t& first, int32_t& second) {
+  const __m128i low = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(a, by)));
+  const __m128i high = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(b, by)));
+  const __m256i codes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
+  __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes);
   sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
   sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
   first = _mm256_cvtsi256_si32(sums);

@@ -214,12 +214,12 @@ inline IVec dot_quads(const IVec& sum, const Bytes& a, const Bytes& b) {
   for (int i = 0; i < 64; ++i) r.v[i / 4] += a.v[i] * static_cast<int8_t>(b.v[i]);
   return r;
 }
-inline void sum_codes(const int8_t* codes, int32_t& first, int32_t& second) {
-  first = second = 0;
-  for (int i = 0; i < 16; ++i) {
-    first += codes[i];
-    second += codes[16 + i];
-  }
+inline void store_codes(int8_t* p, const Vec& a, const Vec& b, const Vec& by, int32_t& first, int32_t& second) {
+  const IVec low = to_int(mul(a, by)), high = to_int(mul(b, by));
+  store_i8(p, low);
+  store_i8(p + 16, high);
+  first = reduce_add(low);
+  second = reduce_add(high);
 }
 inline void store_low_bytes(uint8_t* p, const IVec& x) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
