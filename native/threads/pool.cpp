@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -37,7 +39,7 @@ FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() {}
 #endif
 
-Pool::Pool(int threads) : process_(getpid()) {
+Pool::Pool(int threads) : shares_(std::make_unique<Share[]>(std::max(threads, 1))), process_(getpid()) {
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
   } catch (...) {
@@ -61,17 +63,22 @@ void Pool::stop() {
 }
 
 void Pool::work(int thread) {
-  const int items = items_;
-  for (int i = next_.fetch_add(1, std::memory_order_relaxed); i < items;
-       i = next_.fetch_add(1, std::memory_order_relaxed))
-    call_(context_, i, thread);
+  for (int k = 0; k < threads(); ++k) {
+    Share& share = shares_[(thread + k) % threads()];
+    if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
+    for (int i = share.next.fetch_add(1, std::memory_order_relaxed); i < share.end;
+         i = share.next.fetch_add(1, std::memory_order_relaxed))
+      call_(context_, i, thread);
+  }
 }
 
 void Pool::dispatch(int items, Call call, const void* context) {
-  items_ = items;
   call_ = call;
   context_ = context;
-  next_.store(0, std::memory_order_relaxed);
+  for (int64_t t = 0; t < threads(); ++t) {
+    shares_[t].next.store(static_cast<int>(t * items / threads()), std::memory_order_relaxed);
+    shares_[t].end = static_cast<int>((t + 1) * items / threads());
+  }
   const uint64_t number = (gate_.load(std::memory_order_relaxed) >> 16) + 1;
   gate_.store(number << 16 | 1, std::memory_order_release);
   wake_.fetch_add(1, std::memory_order_seq_cst);

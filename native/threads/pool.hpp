@@ -57,9 +57,14 @@ class Pool {
   // Bit 0: a loop is open to join; bits 1 … 15: workers in it; from bit 16: its number.
   alignas(64) std::atomic<uint64_t> gate_{0};
   alignas(64) std::atomic<uint32_t> wake_{0};  // changes with each loop; parked workers wait on it
-  alignas(64) std::atomic<int> next_{0};
+  // A thread's own run of neighbouring items, so that what it fetches ahead is what it needs next; whoever has
+  // finished its own takes from the others'.
+  struct alignas(64) Share {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
   alignas(64) std::atomic<bool> stopping_{false};
-  int items_ = 0;
+  std::unique_ptr<Share[]> shares_;
   Call call_ = nullptr;
   const void* context_ = nullptr;
   int64_t process_;
