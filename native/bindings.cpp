@@ -69,9 +69,8 @@ void upload(Model& model, const IntArray& tokens, const IntArray& positions, con
             const IntArray& context, const IntTable& tables, const IntArray& rows) {
   if (tables.shape(0) != context.size()) throw std::invalid_argument("batch: tables must have a row per sequence");
   nb::gil_scoped_release release;
-  model.upload(make_batch(ints(tokens), ints(positions), ints(starts), ints(context), {tables.data(), tables.size()},
-                          static_cast<int64_t>(tables.shape(1)), ints(rows), model.spec().vocab,
-                          model.spec().max_context));
+  model.upload({ints(tokens), ints(positions), ints(starts), ints(context), {tables.data(), tables.size()},
+                static_cast<int64_t>(tables.shape(1)), ints(rows)});
 }
 
 FloatView logits(nb::handle self) {
@@ -274,6 +273,7 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("encodings", &encoding_names);
+  m.def("mappings", &Memory::mappings);
   m.def("cpu_features", &cpu_features);
   m.def("read_rate",
         [](const std::string& level, int threads, size_t bytes) {

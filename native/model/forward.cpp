@@ -99,12 +99,13 @@ const RopeTable& Model::rope_of(int layer) const {
   return spec_.windows[layer] > 0 && !ropes_[1].inv_freq.empty() ? ropes_[1] : ropes_[0];
 }
 
-void Model::upload(Batch batch) {
+void Model::upload(const BatchView& batch) {
   const Guard guard(*this, Op::upload);
+  check_batch(batch, spec_.vocab, spec_.max_context);
   int last = 0;
   for (const int32_t context : batch.context) last = std::max(last, context);
   for (RopeTable& rope : ropes_) rope.grow(last);
-  batch_ = std::move(batch);
+  batch_.assign(batch);
   sequence_of_.resize(batch_.size());
   for (int s = 0; s < batch_.sequences(); ++s)
     std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);

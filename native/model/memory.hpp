@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -17,6 +18,7 @@ class Memory {
     if (bytes == 0) return;
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
+    mappings_.fetch_add(1, std::memory_order_relaxed);
 #if defined(MADV_HUGEPAGE)
     if (bytes >= (size_t{4} << 20)) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
@@ -33,6 +35,9 @@ class Memory {
     if (data_ != nullptr) munmap(data_, bytes_);
   }
 
+  // How often the process has asked the system for memory in this way.
+  static int64_t mappings() { return mappings_.load(std::memory_order_relaxed); }
+
   uint8_t* data() const { return data_; }
   size_t size() const { return bytes_; }
   template <typename T>
@@ -41,6 +46,7 @@ class Memory {
   }
 
  private:
+  inline static std::atomic<int64_t> mappings_{0};
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
 };

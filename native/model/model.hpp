@@ -102,7 +102,7 @@ class Model {
   void set_vector(int layer, const std::string& name, const float* data, int64_t size);
   void check_complete() const;
 
-  void upload(Batch batch);
+  void upload(const BatchView& batch);
   void embed();
   void qkv(int layer, const Kv& kv);
   void attend(int layer, const Kv& kv);

@@ -25,6 +25,9 @@ def read_rate(level: str, threads: int, bytes: int) -> float:
 def mac_rates(level: str, threads: int) -> list[tuple[str, str, float]]:
     """(arithmetic, instructions, multiply-adds per second): the level's own f32 and int8, then what else there is."""
 
+def mappings() -> int:
+    """How often this process has mapped memory for weights, KV, activations or scratch."""
+
 class Kv:
     """Paged KV memory of all layers."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tenfold.core.config import KV_TYPES
+from tenfold import _native
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.model.decoder import forward
 from tenfold.model.layout import shapes
@@ -236,3 +237,23 @@ def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
     for batch in steps(ops.spec.vocab):
         expected = forward(ops, many, batch).copy()
         np.testing.assert_array_equal(ops.forward(batch, one), expected)
+
+
+def test_a_steady_step_maps_no_memory() -> None:
+    ops = CpuOps(random_weights(tiny_spec()), threads=2)
+    kv = ops.new_kv(64, 16)
+    which = np.arange(4, dtype=np.int32)
+    filters = np.array([[0.8, 0, 0.95, 0, 0.3]] * 4)
+
+    def step(position: int) -> None:
+        slices = [Slice([7], position, range(8 * s, 8 * s + 8)) for s in range(4)]
+        logits = ops.forward(make_batch(slices), kv)
+        ops.largest(logits)
+        ops.draw(logits, which, filters)
+
+    for position in range(3):
+        step(position)
+    before = _native.mappings()
+    for position in range(3, 100):
+        step(position)
+    assert _native.mappings() == before
