@@ -2,6 +2,11 @@
 
 #include <unistd.h>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -16,6 +21,19 @@ inline void relax() {
   _mm_pause();
 #elif defined(__aarch64__)
   __asm__ volatile("yield");
+#endif
+}
+
+// Where the CPU has gone from this process's affinity meanwhile, the thread stays as it is.
+void pin(std::thread& thread, int cpu) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+  CPU_SET(cpu, &set);
+  pthread_setaffinity_np(thread.native_handle(), sizeof(set), &set);
+#else
+  static_cast<void>(thread), static_cast<void>(cpu);
 #endif
 }
 
@@ -37,9 +55,12 @@ FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() {}
 #endif
 
-Pool::Pool(int threads) : process_(getpid()) {
+Pool::Pool(int threads, const std::vector<int>& cpus) : process_(getpid()) {
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    for (int i = 1; i < threads; ++i) {
+      workers_.emplace_back([this, i] { loop(i); });
+      if (static_cast<size_t>(i) < cpus.size()) pin(workers_.back(), cpus[i]);
+    }
   } catch (...) {
     stop();
     throw;
