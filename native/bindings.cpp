@@ -69,9 +69,8 @@ void upload(Model& model, const IntArray& tokens, const IntArray& positions, con
             const IntArray& context, const IntTable& tables, const IntArray& rows) {
   if (tables.shape(0) != context.size()) throw std::invalid_argument("batch: tables must have a row per sequence");
   nb::gil_scoped_release release;
-  model.upload(make_batch(ints(tokens), ints(positions), ints(starts), ints(context), {tables.data(), tables.size()},
-                          static_cast<int64_t>(tables.shape(1)), ints(rows), model.spec().vocab,
-                          model.spec().max_context));
+  model.upload({ints(tokens), ints(positions), ints(starts), ints(context), {tables.data(), tables.size()},
+                static_cast<int64_t>(tables.shape(1)), ints(rows)});
 }
 
 FloatView logits(nb::handle self) {
@@ -116,17 +115,17 @@ void bind_model(nb::module_& m) {
              int max_context, float norm_eps, float embed_scale, float query_scale, float logit_softcap,
              const std::string& act, bool qkv_bias, bool qk_norm, bool post_norms, bool tied_head,
              std::vector<int> windows, std::vector<double> inv_freq, std::vector<double> inv_freq_local,
-             const std::string& level, int threads) {
+             const std::string& level, int threads, const std::vector<int>& cpus) {
             new (self) Model(Spec{layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context, norm_eps,
                                   embed_scale, query_scale, logit_softcap, activation(act), qkv_bias, qk_norm,
                                   post_norms, tied_head, std::move(windows), std::move(inv_freq),
                                   std::move(inv_freq_local)},
-                             level, threads);
+                             level, threads, cpus);
           },
           nb::kw_only(), "layers"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ffn"_a, "vocab"_a,
           "max_context"_a, "norm_eps"_a, "embed_scale"_a, "query_scale"_a, "logit_softcap"_a, "activation"_a,
           "qkv_bias"_a, "qk_norm"_a, "post_norms"_a, "tied_head"_a, "windows"_a, "inv_freq"_a, "inv_freq_local"_a,
-          "level"_a, "threads"_a)
+          "level"_a, "threads"_a, "cpus"_a = std::vector<int>())
       .def("set_matrix",
            [](Model& model, int layer, const std::string& name, const std::string& kind, const ByteRows& data,
               int64_t rows, int64_t cols, const std::string& form) {
@@ -274,6 +273,8 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("encodings", &encoding_names);
+  m.def("mappings", &Memory::mappings);
+  m.def("interleave", &Memory::interleave);
   m.def("cpu_features", &cpu_features);
   m.def("read_rate",
         [](const std::string& level, int threads, size_t bytes) {

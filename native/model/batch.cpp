@@ -14,8 +14,8 @@ void require(bool ok, const char* what, int64_t index, int64_t value) {
 
 }  // namespace
 
-Batch make_batch(Ints tokens, Ints positions, Ints starts, Ints context, Ints tables, int64_t table_width, Ints rows,
-                 int vocab, int max_context) {
+void check_batch(const BatchView& batch, int vocab, int max_context) {
+  const auto& [tokens, positions, starts, context, tables, table_width, rows] = batch;
   const auto count = static_cast<int64_t>(tokens.size());
   const auto sequences = static_cast<int64_t>(context.size());
   require(count <= 1 << 24, "too many tokens in one step", 0, count);
@@ -41,9 +41,17 @@ Batch make_batch(Ints tokens, Ints positions, Ints starts, Ints context, Ints ta
   for (size_t i = 0; i < rows.size(); ++i)
     require(rows[i] >= (i > 0 ? rows[i - 1] + 1 : 0) && rows[i] < count, "rows must ascend within the tokens",
             static_cast<int64_t>(i), rows[i]);
-  const auto copy = [](Ints from) { return std::vector<int32_t>(from.begin(), from.end()); };
-  return {copy(tokens), copy(positions), copy(starts), copy(context), copy(tables), copy(rows),
-          static_cast<int>(table_width)};
+}
+
+void Batch::assign(const BatchView& from) {
+  const auto copy = [](std::vector<int32_t>& to, Ints values) { to.assign(values.begin(), values.end()); };
+  copy(tokens, from.tokens);
+  copy(positions, from.positions);
+  copy(starts, from.starts);
+  copy(context, from.context);
+  copy(tables, from.tables);
+  copy(rows, from.rows);
+  table_width = static_cast<int>(from.table_width);
 }
 
 void check_tables(const Batch& batch, int64_t blocks, int block_size) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kRowChunk = 64;    // rows whose activations stay in cache while weights pass
 constexpr int kUnit = kGroup;    // columns of the gated activation made, and quantized, together
-constexpr size_t kItemBytes = 32768;
+constexpr size_t kItemBytes = 65536;
 
 bool quantized(const Packed& w) { return w.dense == Dense::none; }
 
@@ -99,12 +99,13 @@ const RopeTable& Model::rope_of(int layer) const {
   return spec_.windows[layer] > 0 && !ropes_[1].inv_freq.empty() ? ropes_[1] : ropes_[0];
 }
 
-void Model::upload(Batch batch) {
+void Model::upload(const BatchView& batch) {
   const Guard guard(*this, Op::upload);
+  check_batch(batch, spec_.vocab, spec_.max_context);
   int last = 0;
   for (const int32_t context : batch.context) last = std::max(last, context);
   for (RopeTable& rope : ropes_) rope.grow(last);
-  batch_ = std::move(batch);
+  batch_.assign(batch);
   sequence_of_.resize(batch_.size());
   for (int s = 0; s < batch_.sequences(); ++s)
     std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);
@@ -270,7 +271,7 @@ void Model::mlp(int layer) {
   const int rows = batch_.size();
   norm_rows(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
   scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
-  const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 2 : 1, unit_items = ceil_div(units, step);
+  const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 4 : 1, unit_items = ceil_div(units, step);
   pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
     const int first = item / unit_items * kRowChunk, last = std::min(rows, first + kRowChunk);
     const int from = item % unit_items * step;

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace tenfold {
 
@@ -17,9 +21,11 @@ class Memory {
     if (bytes == 0) return;
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
+    mappings_.fetch_add(1, std::memory_order_relaxed);
 #if defined(MADV_HUGEPAGE)
     if (bytes >= (size_t{4} << 20)) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
+    spread(p, bytes);
     data_ = static_cast<uint8_t*>(p);
   }
   Memory(Memory&& other) noexcept
@@ -33,6 +39,16 @@ class Memory {
     if (data_ != nullptr) munmap(data_, bytes_);
   }
 
+  // Memory mapped from now on is spread over these memory nodes, page by page; none: the system decides.
+  static void interleave(const std::vector<int>& nodes) {
+    uint64_t mask = 0;
+    for (const int node : nodes)
+      if (node >= 0 && node < 64) mask |= uint64_t{1} << node;
+    nodes_.store(mask, std::memory_order_relaxed);
+  }
+  // How often the process has asked the system for memory in this way.
+  static int64_t mappings() { return mappings_.load(std::memory_order_relaxed); }
+
   uint8_t* data() const { return data_; }
   size_t size() const { return bytes_; }
   template <typename T>
@@ -41,6 +57,20 @@ class Memory {
   }
 
  private:
+  // Before anything is written to it: pages are placed when they are first touched. A system that cannot places them
+  // as it likes.
+  static void spread(void* p, size_t bytes) {
+#if defined(SYS_mbind)
+    const uint64_t mask = nodes_.load(std::memory_order_relaxed);
+    constexpr int kInterleave = 3;  // MPOL_INTERLEAVE of linux/mempolicy.h
+    if (mask != 0) syscall(SYS_mbind, p, bytes, kInterleave, &mask, 65UL, 0UL);
+#else
+    static_cast<void>(p), static_cast<void>(bytes);
+#endif
+  }
+
+  inline static std::atomic<int64_t> mappings_{0};
+  inline static std::atomic<uint64_t> nodes_{0};
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
 };

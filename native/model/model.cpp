@@ -52,10 +52,10 @@ ptrdiff_t padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
 
 }  // namespace
 
-Model::Model(Spec spec, const std::string& level, int threads)
+Model::Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus)
     : spec_(checked(std::move(spec))),
       kernels_(find_level(level)),
-      pool_(std::clamp(threads, 1, 1024)),
+      pool_(std::clamp(threads, 1, 1024), cpus),
       layers_(spec_.layers),
       hidden_stride_(padded(spec_.hidden)),
       qkv_stride_(padded(static_cast<ptrdiff_t>(spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim)) {

@@ -94,7 +94,7 @@ class Hold {
 // std::invalid_argument and leave the model usable.
 class Model {
  public:
-  Model(Spec spec, const std::string& level, int threads);
+  Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus = {});
 
   // Names as in ops/tensors.py, without "layers.{i}."; layer -1 for those outside the layers.
   void set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data, int64_t rows,
@@ -102,7 +102,7 @@ class Model {
   void set_vector(int layer, const std::string& name, const float* data, int64_t size);
   void check_complete() const;
 
-  void upload(Batch batch);
+  void upload(const BatchView& batch);
   void embed();
   void qkv(int layer, const Kv& kv);
   void attend(int layer, const Kv& kv);

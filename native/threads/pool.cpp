@@ -4,6 +4,11 @@
 
 #include <algorithm>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -18,6 +23,19 @@ inline void relax() {
   _mm_pause();
 #elif defined(__aarch64__)
   __asm__ volatile("yield");
+#endif
+}
+
+// Where the CPU has gone from this process's affinity meanwhile, the thread stays as it is.
+void pin(std::thread& thread, int cpu) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+  CPU_SET(cpu, &set);
+  pthread_setaffinity_np(thread.native_handle(), sizeof(set), &set);
+#else
+  static_cast<void>(thread), static_cast<void>(cpu);
 #endif
 }
 
@@ -39,9 +57,13 @@ FlushSubnormals::FlushSubnormals() : before_(0) {}
 FlushSubnormals::~FlushSubnormals() {}
 #endif
 
-Pool::Pool(int threads) : shares_(std::make_unique<Share[]>(std::max(threads, 1))), process_(getpid()) {
+Pool::Pool(int threads, const std::vector<int>& cpus)
+    : shares_(std::make_unique<Share[]>(std::max(threads, 1))), process_(getpid()) {
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    for (int i = 1; i < threads; ++i) {
+      workers_.emplace_back([this, i] { loop(i); });
+      if (static_cast<size_t>(i) < cpus.size()) pin(workers_.back(), cpus[i]);
+    }
   } catch (...) {
     stop();
     throw;

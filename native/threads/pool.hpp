@@ -24,8 +24,9 @@ class FlushSubnormals {
 
 class Pool {
  public:
-  // `threads` includes the caller of run(). Throws std::system_error where a thread cannot be started.
-  explicit Pool(int threads);
+  // `threads` includes the caller of run(). Worker i is pinned to cpus[i], where there are as many and the system lets
+  // it; the caller never is. Throws std::system_error where a thread cannot be started.
+  explicit Pool(int threads, const std::vector<int>& cpus = {});
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

@@ -25,6 +25,12 @@ def read_rate(level: str, threads: int, bytes: int) -> float:
 def mac_rates(level: str, threads: int) -> list[tuple[str, str, float]]:
     """(arithmetic, instructions, multiply-adds per second): the level's own f32 and int8, then what else there is."""
 
+def interleave(nodes: list[int]) -> None:
+    """Spread memory mapped from now on over these memory nodes, page by page; none: as the system likes."""
+
+def mappings() -> int:
+    """How often this process has mapped memory for weights, KV, activations or scratch."""
+
 class Kv:
     """Paged KV memory of all layers."""
 
@@ -59,7 +65,10 @@ class Model:
         inv_freq_local: list[float],
         level: str,
         threads: int,
-    ) -> None: ...
+        cpus: list[int] = ...,
+    ) -> None:
+        """``cpus`` has one per thread to pin the workers to, or none."""
+
     def set_matrix(
         self, layer: int, name: str, kind: str, data: NDArray[np.uint8], rows: int, cols: int, form: str = ""
     ) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tenfold import _native
 from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.model.decoder import forward
 from tenfold.model.layout import shapes
 from tenfold.ops.base import Float32
-from tenfold.ops.cpu import CpuOps, cpu_quota, usable_cores
+from tenfold.ops.cpu import CpuOps
 from tenfold.ops.reference import ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
 from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
@@ -214,21 +215,6 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         CpuOps(Weights(dataclasses.replace(weights.spec, kv_heads=3), weights.tensors))
 
 
-def test_cores_respect_control_groups(tmp_path: Any) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "member").write_text("0::/a/b\n")
-    assert cpu_quota(tmp_path, tmp_path / "member") is None
-    (tmp_path / "a/b/cpu.max").write_text("max 100000\n")
-    (tmp_path / "a/cpu.max").write_text("150000 100000\n")
-    assert cpu_quota(tmp_path, tmp_path / "member") == 2
-    (tmp_path / "cpu/old").mkdir(parents=True)
-    (tmp_path / "cpu/old/cpu.cfs_quota_us").write_text("90000")
-    (tmp_path / "cpu/old/cpu.cfs_period_us").write_text("100000")
-    (tmp_path / "member").write_text("3:cpu,cpuacct:/old\n2:memory:/old\n")
-    assert cpu_quota(tmp_path, tmp_path / "member") == 1
-    assert usable_cores() >= 1
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
     ops = CpuOps(random_weights(tiny_spec(**SPECS[name])), threads=2)
@@ -236,3 +222,23 @@ def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
     for batch in steps(ops.spec.vocab):
         expected = forward(ops, many, batch).copy()
         np.testing.assert_array_equal(ops.forward(batch, one), expected)
+
+
+def test_a_steady_step_maps_no_memory() -> None:
+    ops = CpuOps(random_weights(tiny_spec()), threads=2)
+    kv = ops.new_kv(64, 16)
+    which = np.arange(4, dtype=np.int32)
+    filters = np.array([[0.8, 0, 0.95, 0, 0.3]] * 4)
+
+    def step(position: int) -> None:
+        slices = [Slice([7], position, range(8 * s, 8 * s + 8)) for s in range(4)]
+        logits = ops.forward(make_batch(slices), kv)
+        ops.largest(logits)
+        ops.draw(logits, which, filters)
+
+    for position in range(3):
+        step(position)
+    before = _native.mappings()
+    for position in range(3, 100):
+        step(position)
+    assert _native.mappings() == before

@@ -45,7 +45,12 @@ ModelOption = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="Cores to compute on; 0: all this process may use.", rich_help_panel=ENGINE_PANEL)
+    int,
+    typer.Option(
+        min=0,
+        help="Threads to compute with; 0: one per physical core this process may use.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
 ]
 BackendOption = Annotated[
     Backend,

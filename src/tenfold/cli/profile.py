@@ -120,7 +120,8 @@ def _profile_steps(
     from tenfold.cli.fetching import local_model
     from tenfold.core.clock import WallClock
     from tenfold.model.checkpoint import load_checkpoint
-    from tenfold.ops.cpu import CpuOps, usable_cores
+    from tenfold.ops.cores import usable_cores
+    from tenfold.ops.cpu import CpuOps
     from tenfold.ops.limits import measure_limits
     from tenfold.profile import step_report
     from tenfold.profile.levels import busy_words, others_running, why_these_kernels

@@ -49,7 +49,7 @@ class EngineConfig:
     """How to run a model: what the command line's engine options set.
 
     ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
-    means all the cores this process may use. ``weights`` is one of ``WEIGHTS`` (docs/quantization.md).
+    means one per physical core this process may use. ``weights`` is one of ``WEIGHTS`` (docs/quantization.md).
     ``max_context`` None takes the model's own. The KV pool has ``kv_tokens`` slots; None sizes it from free memory
     and ``max_context``. ``profile`` records where the loop's time goes.
     """

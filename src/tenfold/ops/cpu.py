@@ -6,7 +6,6 @@ chunking of its prompt, any number of threads and any kernel level.
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from tenfold import _native
 from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.ops.base import Batch, Float32, Float64, Int32
+from tenfold.ops.cores import Placement, placement
 from tenfold.ops.forms import form_of
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
@@ -40,7 +40,7 @@ class RowsHandle:
 class CpuOps:
     """The ops of one model on the CPU, implementing :class:`tenfold.ops.base.Ops`.
 
-    ``threads`` counts the calling thread; 0 takes the cores this process may use. ``level`` forces a kernel
+    ``threads`` counts the calling thread; 0 takes the physical cores this process may use. ``level`` forces a kernel
     level of :func:`available_levels` instead of the best. Weights are packed from the checkpoint's own bytes,
     exactly or rounded as ``form`` says (see :func:`tenfold.ops.forms.form_of`); the checkpoint may be closed
     afterwards. Raises ConfigError for settings that do not fit, UnsupportedModel for an encoding without packing,
@@ -64,7 +64,10 @@ class CpuOps:
             raise ConfigError(f"threads must be 0 (all the cores) or more, got {threads}")
         self.spec = weights.spec
         self.kv_type = kv_type
-        self.model = new_model(weights.spec, threads or usable_cores(), level or "")
+        where = placement(threads)
+        if where.nodes:
+            _native.interleave(list(where.nodes))
+        self.model = new_model(weights.spec, where, level or "")
         load(self.model, weights, form)
         self._sampling = _native.Sampling(self.model)
         self._hidden = RowsHandle(self.model, "hidden")
@@ -180,7 +183,7 @@ def cpu_features() -> tuple[str, ...]:
     return tuple(_native.cpu_features())
 
 
-def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
+def new_model(spec: ModelSpec, where: Placement, level: str) -> _native.Model:
     """A C++ model without weights yet."""
     try:
         return _native.Model(
@@ -205,7 +208,8 @@ def new_model(spec: ModelSpec, threads: int, level: str) -> _native.Model:
             inv_freq=list(spec.rope.inv_freq),
             inv_freq_local=list(spec.rope_local.inv_freq) if spec.rope_local else [],
             level=level,
-            threads=threads,
+            threads=where.threads,
+            cpus=list(where.cpus),
         )
     except (ValueError, TypeError) as error:
         raise CorruptModel(f"{spec.name}: {error}") from error
@@ -263,47 +267,6 @@ def set_vector(model: _native.Model, layer: int, name: str, tensor: Tensor) -> N
         model.set_vector(layer, name, np.ascontiguousarray(tensor.decode(), dtype=np.float32))
     except (ValueError, TypeError) as error:
         raise CorruptModel(f"{tensor.name}: {error}") from error
-
-
-def usable_cores() -> int:
-    """Cores this process may keep busy: its affinity, cut by the CPU quota of its control groups."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return max(1, min(cores, cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")) or cores))
-
-
-def cpu_quota(root: Path, membership: Path) -> int | None:
-    """Whole cores the control groups (v2, or v1's ``cpu`` controller) allow, rounded up; None: no limit."""
-    quotas = []
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / "cpu" if controllers else root
-        group = base / path.lstrip("/")
-        for folder in (group, *group.parents):
-            quotas.append(read_quota(folder))
-            if folder == base:
-                break
-    limits = [quota for quota in quotas if quota is not None]
-    return min(limits) if limits else None
-
-
-def read_quota(folder: Path) -> int | None:
-    """The limit set on one control group, in whole cores."""
-    try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        return None if quota in ("max", "-1") else -(-int(quota) // int(period))
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def physical_memory() -> int:
