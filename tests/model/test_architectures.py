@@ -23,11 +23,12 @@ from tests.helpers.models import Slice, make_batch, rope
 pytestmark = pytest.mark.oracle
 
 TOLERANCE = 1e-4  # of the largest logit
+TOLERANCES = {"reference": TOLERANCE, "cpu": 8e-3}  # cpu keeps keys and values in bfloat16
 BLOCK = 16
 BLOCKS = -(-len(PROMPT) // BLOCK)
 BACKENDS: dict[str, Callable[[Weights], Ops]] = {
     "reference": ReferenceOps,
-    "cpu": lambda weights: CpuOps(weights, threads=2, kv_type="f32"),
+    "cpu": lambda weights: CpuOps(weights, threads=2),
 }
 IN_GGUF = [
     "llama",
@@ -97,7 +98,7 @@ def test_hugging_face_folder(
 ) -> None:
     model = saved(name)
     weights = load_checkpoint(model.folder).weights
-    assert error(run(BACKENDS[backend](weights)), model.logits) <= TOLERANCE
+    assert error(run(BACKENDS[backend](weights)), model.logits) <= TOLERANCES[backend]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -108,7 +109,7 @@ def test_gguf_file(name: str, backend: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "folder", tmp_path / "tiny.gguf")
     weights = load_checkpoint(tmp_path / "tiny.gguf").weights
     expected = oracle_logits(tmp_path / "folder", PROMPT)
-    assert error(whole(BACKENDS[backend](weights)), expected) <= TOLERANCE
+    assert error(whole(BACKENDS[backend](weights)), expected) <= TOLERANCES[backend]
 
 
 @pytest.mark.parametrize(
