@@ -23,7 +23,6 @@ from tests.helpers.models import Slice, make_batch, rope
 pytestmark = pytest.mark.oracle
 
 TOLERANCE = 1e-4  # of the largest logit
-TOLERANCES = {"reference": TOLERANCE, "cpu": 8e-3}  # cpu keeps keys and values in bfloat16
 BLOCK = 16
 BLOCKS = -(-len(PROMPT) // BLOCK)
 BACKENDS: dict[str, Callable[[Weights], Ops]] = {
@@ -84,6 +83,15 @@ def in_steps(ops: Ops) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
+def agrees(backend: str, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    """Each logit for the reference; all together for ``cpu``, whose keys and values are bfloat16."""
+    if backend == "reference":
+        assert error(got, wanted) <= TOLERANCE
+    else:
+        assert np.isfinite(got).all()
+        assert np.linalg.norm(got - wanted) <= 0.01 * np.linalg.norm(wanted)
+
+
 def error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Largest difference over the largest logit."""
     assert got.shape == expected.shape
@@ -98,7 +106,7 @@ def test_hugging_face_folder(
 ) -> None:
     model = saved(name)
     weights = load_checkpoint(model.folder).weights
-    assert error(run(BACKENDS[backend](weights)), model.logits) <= TOLERANCES[backend]
+    agrees(backend, run(BACKENDS[backend](weights)), model.logits)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -109,7 +117,7 @@ def test_gguf_file(name: str, backend: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "folder", tmp_path / "tiny.gguf")
     weights = load_checkpoint(tmp_path / "tiny.gguf").weights
     expected = oracle_logits(tmp_path / "folder", PROMPT)
-    assert error(whole(BACKENDS[backend](weights)), expected) <= TOLERANCES[backend]
+    agrees(backend, whole(BACKENDS[backend](weights)), expected)
 
 
 @pytest.mark.parametrize(
