@@ -119,7 +119,7 @@ child = os.fork()
 if child == 0:
     signal.alarm(30)
     del sampling, model  # its threads are not in this process
-    os._exit(_native.Sampling(new_model(tiny_spec(), Placement(2), "")).largest(logits).any())
+    os._exit(int(_native.Sampling(new_model(tiny_spec(), Placement(2), "")).largest(logits).any()))
 assert os.waitpid(child, 0)[1] == 0, "the child could not end a model, or make another"
 assert not sampling.largest(logits).any()
 """
