@@ -5,6 +5,7 @@ parent goes away, so does the child.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -46,6 +47,8 @@ def main(fd: int) -> int:
     except TenfoldError as error:
         report(failure(error))
         return 2
+    gc.collect()
+    gc.freeze()  # the model and its vocabulary stay: no step waits for them to be looked through
     report(Ready(engine.info))
     run_loop(engine.core, inbox, report, WallClock())
     return 0
