@@ -18,7 +18,7 @@ Levels levels() {
   [[maybe_unused]] const bool avx512 = avx2 && has({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"});
   const bool bf16 = avx512 && has({"avx512_bf16"});
 #if defined(TENFOLD_AMX)
-  static const bool amx = bf16 && has({"amx_tile", "amx_int8", "amx_bf16"}) && enable_amx();
+  static const bool amx = bf16 && has({"amx_tile", "amx_int8", "amx_bf16"}) && enable_amx() && amx::tiles_work();
   if (amx) result.found[result.count++] = &::tenfold::amx::kernels();
 #endif
   if (bf16) result.found[result.count++] = &avx512bf16::kernels();
@@ -27,7 +27,8 @@ Levels levels() {
 #endif
   result.found[result.count++] = &portable::kernels();
 #if defined(TENFOLD_X86_LEVELS)
-  if (avx2) result.found[result.count + result.emulated++] = &amx_emulated::kernels();
+  static const bool emulated = avx2 && amx_emulated::tiles_work();
+  if (emulated) result.found[result.count + result.emulated++] = &amx_emulated::kernels();
 #endif
   return result;
 }

@@ -5,6 +5,9 @@
 #include "linear/quantize.hpp"
 #include "rows/rows.hpp"
 #include "sampling/scan.hpp"
+#if defined(TENFOLD_TILES)
+#include "simd/simd.hpp"
+#endif
 
 namespace tenfold::TENFOLD_LEVEL {
 
@@ -35,5 +38,9 @@ const Kernels& kernels() {
                                 block_maxima,  block_masses, weigh,      depths};
   return table;
 }
+
+#if defined(TENFOLD_TILES)
+bool tiles_work() { return tiles_multiply(); }
+#endif
 
 }  // namespace tenfold::TENFOLD_LEVEL

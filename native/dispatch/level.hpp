@@ -18,9 +18,11 @@ const Kernels& kernels();
 }
 namespace amx {
 const Kernels& kernels();
+bool tiles_work();
 }
 namespace amx_emulated {
 const Kernels& kernels();
+bool tiles_work();
 }
 
 // The levels this CPU and this build can run, best first; with those that only tests have a use for after them.

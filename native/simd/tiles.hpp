@@ -1,7 +1,8 @@
 // AMX tiles: a matrix unit of eight registers of 16 rows x 64 bytes. TENFOLD_TILES is 1 for the instructions and 2 for
 // the same in plain C++, with which every machine tests the kernels' logic. Included inside a level's namespace.
 //
-// One configuration serves all kernels, so that it is loaded once per thread:
+// One configuration serves all kernels. Each call that uses tiles loads it: another library on the same thread may have
+// loaded its own, or released the tiles.
 //   0 … 3  16 x 64 bytes   sums: 16 x 16 int32 or float32
 //   4, 5   16 x 64 bytes   32 bf16 of 16 rows; 16 pairs of 16 columns
 //   6      16 x 32 bytes   32 int8 or 16 bf16 of 16 rows
@@ -12,8 +13,6 @@ constexpr int kTileBytes[8] = {64, 64, 64, 64, 64, 64, 32, 64};
 #if TENFOLD_TILES == 1
 
 inline void tiles_ready() {
-  static thread_local bool ready = false;
-  if (ready) return;
   struct alignas(64) {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {};
@@ -24,7 +23,6 @@ inline void tiles_ready() {
     config.rows[i] = static_cast<uint8_t>(kTileRows[i]);
   }
   __asm__ volatile("ldtilecfg %0" : : "m"(config));
-  ready = true;
 }
 template <int T>
 inline void tile_zero() {
@@ -108,3 +106,44 @@ inline void tile_dot_bf16() {
 }
 
 #endif
+
+// Whether the unit multiplies as the kernels rely on: bytes exactly, bf16 nearly.
+inline bool tiles_multiply() {
+  alignas(64) int8_t a[16][32];
+  alignas(64) uint8_t b[8][64];
+  alignas(64) uint16_t x[16][16], y[8][32];
+  uint32_t random = 12345;
+  const auto next = [&] { return (random = random * 1664525u + 1013904223u) >> 24; };
+  for (auto& row : a)
+    for (int8_t& value : row) value = static_cast<int8_t>(next());
+  for (auto& row : b)
+    for (uint8_t& value : row) value = static_cast<uint8_t>(next());
+  for (auto& row : x)
+    for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
+  for (auto& row : y)
+    for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
+  alignas(64) int32_t dots[16][16];
+  alignas(64) float sums[16][16];
+  tiles_ready();
+  tile_zero<0>();
+  tile_load<6>(a, sizeof a[0]);
+  tile_load<7>(b, sizeof b[0]);
+  tile_dot_bytes<0, 6, 7>();
+  tile_store<0>(dots, sizeof dots[0]);
+  tile_zero<1>();
+  tile_load<6>(x, sizeof x[0]);
+  tile_load<7>(y, sizeof y[0]);
+  tile_dot_bf16<1, 6, 7>();
+  tile_store<1>(sums, sizeof sums[0]);
+  bool right = true;
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 16; ++n) {
+      int32_t dot = 0;
+      double sum = 0.0;
+      for (int k = 0; k < 32; ++k) dot += a[m][k] * b[k / 4][4 * n + k % 4];
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(bf16_to_float(x[m][k])) * bf16_to_float(y[k / 2][2 * n + k % 2]);
+      const double error = sums[m][n] - sum;
+      right = right && dots[m][n] == dot && error < 1e-3 && error > -1e-3;
+    }
+  return right;
+}
