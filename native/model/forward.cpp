@@ -9,6 +9,7 @@
 namespace tenfold {
 namespace {
 
+constexpr int kFetchedRows = 64;  // up to so many rows, where their keys and values will go is fetched ahead
 constexpr int kRowChunk = 64;    // rows whose activations stay in cache while weights pass
 constexpr int kUnit = kGroup;    // columns of the gated activation made, and quantized, together
 constexpr size_t kItemBytes = 65536;
@@ -53,8 +54,9 @@ void Model::quantize_row(const Input& input, int row, const float* values, int c
 }
 
 // normed_ <- norm of rows of x (all, or those of `pick`), as the matrices that take it want it.
+template <typename F>
 void Model::norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
-                      std::initializer_list<const Packed*> takers) {
+                      std::initializer_list<const Packed*> takers, const F& also) {
   bool codes = false, values = false;
   for (const Packed* taker : takers) (quantized(*taker) ? codes : values) = true;
   scratch_.reserve(static_cast<size_t>(threads()) * hidden_stride_);
@@ -63,6 +65,7 @@ void Model::norm_rows(const std::vector<float>& weight, int rows, const int32_t*
     kernels_.rms_norm(x_.data() + (pick == nullptr ? i : pick[i]) * hidden_stride_, weight.data(), spec_.hidden,
                       spec_.norm_eps, to);
     if (codes) quantize_row(normed_, i, to, spec_.hidden);
+    also(i);
   });
 }
 
@@ -129,6 +132,22 @@ void Model::embed() {
   });
 }
 
+// A new key touches a line for every pair or quad of the head, all of them cold when many sequences decode: they come
+// while the projections are computed.
+void Model::fetch_slot(const KvLayer& kv, int row) const {
+  const int position = batch_.positions[row], slot = position % kv.block_size;
+  const int32_t block = batch_.table(sequence_of_[row])[position / kv.block_size];
+  const size_t group = kv.element() * 16;  // keys of one value of the head
+  for (int h = 0; h < kv.kv_heads; ++h) {
+    const size_t first = kv.slots_before(block, h) + slot / 16 * 16;
+    const uint8_t* keys = kv.k + first * kv.width * kv.element();
+    for (size_t at = 0; at < group * kv.width; at += 64) __builtin_prefetch(keys + at, 1, 2);
+    const int together = kv.type == KvType::bf16 ? 2 : 4;
+    const uint8_t* values = kv.v + (kv.slots_before(block, h) + slot / together * together) * kv.padded * kv.element();
+    for (size_t at = 0; at < together * kv.padded * kv.element(); at += 64) __builtin_prefetch(values + at, 1, 2);
+  }
+}
+
 void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row) {
   const int dim = spec_.head_dim, half = dim / 2;
   float* q = qkv_.data() + row * qkv_stride_;
@@ -163,7 +182,10 @@ void Model::qkv(int layer, const Kv& kv) {
   }
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  norm_rows(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
+  const KvLayer memory = kv.layer(layer);
+  norm_rows(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view}, [&](int row) {
+    if (rows <= kFetchedRows) fetch_slot(memory, row);
+  });
   float* q = qkv_.data();
   float* k = q + spec_.heads * spec_.head_dim;
   float* v = k + spec_.kv_heads * spec_.head_dim;
@@ -171,7 +193,6 @@ void Model::qkv(int layer, const Kv& kv) {
                       {&l.k.view, k, qkv_stride_, false},
                       {&l.v.view, v, qkv_stride_, false}};
   linears(jobs, 3, normed_.acts, rows);
-  const KvLayer memory = kv.layer(layer);
   const RopeTable& rope = rope_of(layer);
   each_row(rows, [&](int row, int) { finish_row(l, rope, memory, row); });
 }
@@ -269,7 +290,7 @@ void Model::mlp(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  norm_rows(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
+  norm_rows(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view}, [](int) {});
   scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
   const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 4 : 1, unit_items = ceil_div(units, step);
   pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
@@ -286,7 +307,7 @@ Rows Model::logits() {
   const Guard guard(*this, Op::logits);
   const auto rows = static_cast<int>(batch_.rows.size());
   logits_.reserve(static_cast<size_t>(rows) * spec_.vocab);
-  norm_rows(norm_, rows, batch_.rows.data(), {&head()});
+  norm_rows(norm_, rows, batch_.rows.data(), {&head()}, [](int) {});
   if (rows > 0) {
     const Job job = {&head(), logits_.data(), spec_.vocab, false};
     linears(&job, 1, normed_.acts, rows);

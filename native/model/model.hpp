@@ -157,8 +157,10 @@ class Model {
 
   void shape_input(Input& input, int rows, int cols);
   void quantize_row(const Input& input, int row, const float* values, int cols);
+  template <typename F>
   void norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
-                 std::initializer_list<const Packed*> takers);
+                 std::initializer_list<const Packed*> takers, const F& also);
+  void fetch_slot(const KvLayer& kv, int row) const;
   void linears(const Job* jobs, int count, const Acts& x, int rows);
   template <typename F>
   void each_row(int rows, const F& f);
