@@ -4,6 +4,7 @@ struct Bf16Kv {
   using Type = uint16_t;
   static constexpr int kBlock = kPairQueries;
   static constexpr int kWeightWords = kKeyTile / 2;
+  static constexpr uint16_t kInfinity = 0x7f80, kNan = 0x7fc0;
 
   static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
 
@@ -87,18 +88,24 @@ struct Bf16Kv {
       for (int w = 0; w < WIDTH; ++w) store(sum + i * kv.padded + d + 16 * w, acc[i][w]);
   }
 
+  // A key whose values are infinite or no numbers becomes no number itself, and its values zeros: whoever sees it
+  // gets no number, and rows in the same pass that do not see it never meet 0 x infinity.
   static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
     uint16_t half[kMaxHead];
+    bool finite = true;
     const auto round = [&](const float* x) {
       int d = 0;
       for (; d + 16 <= kv.head_dim; d += 16) store_bf16(half + d, load(x + d));
       for (; d < kv.head_dim; ++d) half[d] = float_to_bf16(x[d]);
     };
+    round(v);  // its neighbour in a pair may be written by another thread: two bytes at a time
+    for (int d = 0; d < kv.head_dim; ++d) finite &= (half[d] & kInfinity) != kInfinity;
+    auto* values = reinterpret_cast<uint16_t*>(kv.v) + (slots + slot / 2 * 2) * kv.padded + slot % 2;
+    for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = finite ? half[d] : 0;
     round(k);
+    if (!finite)
+      for (int d = 0; d < kv.head_dim; ++d) half[d] = kNan;
     auto* keys = reinterpret_cast<uint32_t*>(kv.k) + (slots + slot / 16 * 16) * (kv.width / 2) + slot % 16;
     for (int p = 0; p < kv.width / 2; ++p) __builtin_memcpy(keys + 16 * p, half + 2 * p, 4);
-    round(v);  // its neighbour in a pair may be written by another thread: two bytes at a time
-    auto* values = reinterpret_cast<uint16_t*>(kv.v) + (slots + slot / 2 * 2) * kv.padded + slot % 2;
-    for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = half[d];
   }
 };

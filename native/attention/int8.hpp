@@ -11,6 +11,9 @@ struct Int8Kv {
 
   static size_t query_words(const KvLayer& kv) { return kv.width / 2 + 2; }
 
+  // The code nearest to x; 0 for a NaN, which then is in the scale.
+  static int32_t code_of(float x) { return x == x ? static_cast<int32_t>(__builtin_rintf(x)) : 0; }
+
   // High bytes, low bytes, -128 times the sum of the codes (keys are biased by 128), scale.
   static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
     float most = 0.0f;
@@ -23,7 +26,7 @@ struct Int8Kv {
     auto* low = high + kv.width;
     int32_t sum = 0;
     for (int d = 0; d < kv.width; ++d) {
-      const int32_t code = d < kv.head_dim ? static_cast<int32_t>(__builtin_rintf(q[d] * inverse)) : 0;
+      const int32_t code = d < kv.head_dim ? code_of(q[d] * inverse) : 0;
       low[d] = static_cast<int8_t>(code);
       high[d] = static_cast<int8_t>((code - low[d]) / 256);
       sum += code;
@@ -82,9 +85,9 @@ struct Int8Kv {
       scaled[g] = zero();
       if (16 * g >= high || 16 * (g + 1) <= low) continue;
       scaled[g] = keep_lanes(mul(weights[g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
-      most = vmax(most, scaled[g]);
+      most = vpeak(most, scaled[g]);
     }
-    const float largest = reduce_max(most);
+    const float largest = reduce_peak(most);
     const Vec inverse = set1(largest < 1e-30f ? 0.0f : kWeightMax / largest);
     const float scale = largest / kWeightMax;
     auto* bytes = reinterpret_cast<uint8_t*>(to);
@@ -144,7 +147,7 @@ struct Int8Kv {
       }
       const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
       for (int d = 0; d < kv.head_dim; ++d)
-        codes[d] = static_cast<int8_t>(static_cast<int32_t>(__builtin_rintf(x[d] * inverse)));
+        codes[d] = static_cast<int8_t>(code_of(x[d] * inverse));
       return most < 1e-30f ? 0.0f : most / 127.0f;
     };
     kv.k_scale[slots + slot] = round(k);

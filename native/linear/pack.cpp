@@ -192,7 +192,7 @@ void decode_row(const Packed& w, int row, float* out) {
   const uint8_t* tile = w.data + static_cast<size_t>(row / kTile) * w.tile_bytes;
   const int lane = row % kTile;
   if (w.dense == Dense::f32) {
-    for (int k = 0; k < w.cols; ++k) out[k] = reinterpret_cast<const float*>(tile)[k * kTile + lane];
+    for (int k = 0; k < w.cols; ++k) out[k] = reinterpret_cast<const float*>(tile)[static_cast<size_t>(k) * kTile + lane];
   } else if (w.dense != Dense::none) {
     for (int k = 0; k < w.cols; ++k) {
       const uint16_t value = reinterpret_cast<const uint16_t*>(tile)[static_cast<size_t>(k) * kTile + lane];

@@ -1,4 +1,5 @@
-// Zeroed memory straight from the system: aligned, and with huge pages where it is large.
+// Zeroed memory straight from the system: aligned, and with huge pages where it is large. AddressSanitizer sees no
+// bounds in it by itself: its builds are told them, and have a page more to notice what goes past the end.
 #pragma once
 
 #include <sys/mman.h>
@@ -12,6 +13,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace tenfold {
 
 class Memory {
@@ -19,7 +24,7 @@ class Memory {
   Memory() = default;
   explicit Memory(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* p = mmap(nullptr, bytes + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     mappings_.fetch_add(1, std::memory_order_relaxed);
 #if defined(MADV_HUGEPAGE)
@@ -27,6 +32,7 @@ class Memory {
 #endif
     spread(p, bytes);
     data_ = static_cast<uint8_t*>(p);
+    bound(bytes);
   }
   Memory(Memory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
@@ -36,7 +42,9 @@ class Memory {
     return *this;
   }
   ~Memory() {
-    if (data_ != nullptr) munmap(data_, bytes_);
+    if (data_ == nullptr) return;
+    bound(bytes_ + kGuard);
+    munmap(data_, bytes_ + kGuard);
   }
 
   // Memory mapped from now on is spread over these memory nodes, page by page; none: the system decides.
@@ -49,6 +57,13 @@ class Memory {
   // How often the process has asked the system for memory in this way.
   static int64_t mappings() { return mappings_.load(std::memory_order_relaxed); }
 
+  // What lies beyond the first `bytes` may not be touched.
+  void bound([[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(data_, bytes);
+    __asan_poison_memory_region(data_ + bytes, bytes_ + kGuard - bytes);
+#endif
+  }
   uint8_t* data() const { return data_; }
   size_t size() const { return bytes_; }
   template <typename T>
@@ -71,6 +86,11 @@ class Memory {
 
   inline static std::atomic<int64_t> mappings_{0};
   inline static std::atomic<uint64_t> nodes_{0};
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kGuard = 4096;
+#else
+  static constexpr size_t kGuard = 0;
+#endif
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
 };
@@ -84,6 +104,7 @@ class Array {
       memory_ = Memory();  // give the old back first
       memory_ = Memory(count * sizeof(T) + count * sizeof(T) / 8);
     }
+    memory_.bound(count * sizeof(T));
     return data();
   }
   T* data() const { return memory_.template as<T>(); }

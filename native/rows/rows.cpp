@@ -38,12 +38,12 @@ inline Vec activate(Activation kind, Vec x) {
 
 namespace {
 
-// Symmetric 8 bits per 32: scale = absmax / 127. Up to 16 groups at a time, so that the divisions are done for all at
+// Symmetric 8 bits per 32: scale = absmax / 127, no number where one of them is none. Up to 16 groups at a time, so that the divisions are done for all at
 // once and no group waits for another's reduction. Group i is at from(i) and goes to lane(i) of to(i).
 template <typename From, typename To, typename Lane>
 inline void quantize_groups(int count, From from, To to, Lane lane) {
   alignas(64) float largest[16] = {}, inverses[16], scales[16];
-  for (int i = 0; i < count; ++i) largest[i] = reduce_max(vmax(vabs(load(from(i))), vabs(load(from(i) + 16))));
+  for (int i = 0; i < count; ++i) largest[i] = reduce_peak(vpeak(load(from(i)), load(from(i) + 16)));
   // Below this the inverse overflows; such activations are zero to any sum they enter.
   const Vec most = load(largest), limit = set1(1e-30f), top = set1(127.0f);
   store(scales, select_below(most, limit, zero(), div(most, top)));

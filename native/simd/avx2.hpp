@@ -62,6 +62,13 @@ inline Vec vabs(Vec x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
+// The larger magnitude; a NaN is larger than all.
+inline Vec vpeak(Vec x, Vec y) {
+  x = vabs(x);
+  y = vabs(y);
+  return {_mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x.a), _mm256_castps_si256(y.a))),
+          _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x.b), _mm256_castps_si256(y.b)))};
+}
 inline Vec select_below(Vec x, Vec limit, Vec then, Vec otherwise) {
   return {_mm256_blendv_ps(otherwise.a, then.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
           _mm256_blendv_ps(otherwise.b, then.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
@@ -189,6 +196,13 @@ inline float reduce_max(Vec x) {
   __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
   z = _mm_max_ps(z, _mm_movehl_ps(z, z));
   return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+// Of magnitudes, likewise.
+inline float reduce_peak(Vec x) {
+  const __m256i y = _mm256_max_epi32(_mm256_castps_si256(x.a), _mm256_castps_si256(x.b));
+  __m128i z = _mm_max_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+  z = _mm_max_epi32(z, _mm_shuffle_epi32(z, 0x4e));
+  return __builtin_bit_cast(float, _mm_cvtsi128_si32(_mm_max_epi32(z, _mm_shuffle_epi32(z, 0xb1))));
 }
 
 template <int BITS>

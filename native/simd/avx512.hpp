@@ -38,6 +38,10 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec vabs(Vec a) { return _mm512_abs_ps(a); }
+// The larger magnitude; a NaN is larger than all.
+inline Vec vpeak(Vec a, Vec b) {
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(vabs(a)), _mm512_castps_si512(vabs(b))));
+}
 inline Vec select_below(Vec x, Vec limit, Vec then, Vec otherwise) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), otherwise, then);
 }
@@ -135,6 +139,8 @@ inline float reduce_max(Vec x) {
   z = _mm_max_ps(z, _mm_movehl_ps(z, z));
   return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
 }
+// Of magnitudes, likewise.
+inline float reduce_peak(Vec x) { return __builtin_bit_cast(float, _mm512_reduce_max_epi32(_mm512_castps_si512(x))); }
 
 // The codes of 16 outputs x 32 inputs; q[i] holds inputs 4i … 4i + 3 of each output.
 template <int BITS>

@@ -105,6 +105,14 @@ inline Vec vmin(const Vec& x, const Vec& y) {
 inline Vec vabs(const Vec& x) {
   return each([&](int i) { return __builtin_fabsf(x.v[i]); });
 }
+// The larger magnitude; a NaN is larger than all.
+inline float peak1(float a, float b) {
+  const uint32_t x = float_to_bits(a) & 0x7fffffffu, y = float_to_bits(b) & 0x7fffffffu;
+  return bits_to_float(x > y ? x : y);
+}
+inline Vec vpeak(const Vec& x, const Vec& y) {
+  return each([&](int i) { return peak1(x.v[i], y.v[i]); });
+}
 inline Vec select_below(const Vec& x, const Vec& limit, const Vec& then, const Vec& otherwise) {
   return each([&](int i) { return x.v[i] < limit.v[i] ? then.v[i] : otherwise.v[i]; });
 }
@@ -151,6 +159,8 @@ inline float reduce_add(const Vec& x) {
 inline float reduce_max(const Vec& x) {
   return fold(x, [](float a, float b) { return a > b ? a : b; });
 }
+// Of magnitudes, likewise.
+inline float reduce_peak(const Vec& x) { return fold(x, peak1); }
 
 inline IVec iadd(const IVec& x, const IVec& y) {
   return ieach([&](int i) { return x.v[i] + y.v[i]; });

@@ -6,33 +6,8 @@ from numpy.typing import NDArray
 
 from tenfold import _native
 from tenfold.model.encodings import decode, encoding_named
+from tests.helpers.fuzz import DENSE, QUANTIZED, stored
 from tests.helpers.models import LEVELS
-
-QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-DENSE = ["F32", "F16", "BF16"]
-# float16 fields of each block by byte offset: random bytes there would be infinite or huge.
-HALVES = {
-    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-}  # fmt: skip
-
-
-def stored(kind: str, rows: int, cols: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Random contents of a [rows, cols] matrix of ``kind``; all codes and scales occur."""
-    rng = np.random.default_rng(seed)
-    if kind in DENSE:
-        values = rng.standard_normal((rows, cols)).astype(np.float32)
-        if kind == "F16":
-            return values.astype(np.float16).view(np.uint8)
-        if kind == "BF16":
-            return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
-        return values.view(np.uint8)
-    encoding = encoding_named(kind)
-    blocks = rng.integers(0, 256, (rows, cols // encoding.values, encoding.bytes)).astype(np.uint8)
-    for at in HALVES[kind]:
-        scale = (rng.standard_normal(blocks.shape[:2]) * 0.01).astype(np.float16)
-        blocks[:, :, at : at + 2] = scale[..., None].view(np.uint8)
-    return blocks.reshape(rows, -1)
 
 
 def exact_activations(rows: int, cols: int, seed: int = 1) -> NDArray[np.float32]:

@@ -15,8 +15,8 @@ from tenfold.ops.base import Float32
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.reference import ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
+from tests.helpers.fuzz import stored
 from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
-from tests.ops.test_cpu_linear import stored
 
 SPECS: dict[str, dict[str, Any]] = {
     "llama": {},

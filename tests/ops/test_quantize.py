@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tenfold import _native
 from tenfold.model.encodings import decode
 from tenfold.ops.cpu import available_levels
-from tests.ops.test_cpu_linear import DENSE, QUANTIZED, stored
+from tests.helpers.fuzz import DENSE, QUANTIZED, stored
 
 Float32 = NDArray[np.float32]
 

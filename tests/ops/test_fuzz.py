@@ -1,0 +1,239 @@
+"""Random models and batches: against the reference, against themselves, and with poison in them.
+
+Few examples by default; TENFOLD_FUZZ=50 runs fifty times as many, other ones each time.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tenfold.model.decoder import forward
+from tenfold.model.encodings import make_tensor
+from tenfold.ops.base import Float32
+from tenfold.ops.reference import PagedKv, ReferenceOps
+from tenfold.ops.tensors import Tensor, Weights
+from tests.helpers.fuzz import DENSE, HALVES, Case, Dice, random_case
+from tests.helpers.models import LEVELS, Slice, make_batch
+
+Test = TypeVar("Test", bound=Callable[..., None])
+TIMES = int(os.environ.get("TENFOLD_FUZZ", "1"))
+
+
+def fuzz(count: int) -> Callable[[Test], Test]:
+    """Runs a test over ``count`` seeds: nothing to shrink, so a failure is there at once, with its seed."""
+    chosen = settings(
+        max_examples=count * TIMES,
+        deadline=None,
+        derandomize=TIMES == 1,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    return lambda test: chosen(given(seed=st.integers(0, 2**32 - 1))(test))
+
+
+def to_bf16(x: Float32) -> Float32:
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def to_codes(x: Float32, top: int) -> Float32:
+    """``x`` [..., n] rounded to integers up to ``top`` times a scale for each n."""
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(top)
+    return np.rint(np.divide(x, scale, where=scale > 0, out=np.zeros_like(x))) * scale
+
+
+class RoundingReference(ReferenceOps):
+    """The reference with the roundings that native/README.md names: activations, queries, keys and values."""
+
+    def __init__(self, weights: Weights, kv_type: str) -> None:
+        super().__init__(weights)
+        self.kv_type = kv_type
+
+    def _linear(self, x: Float32, name: str) -> Float32:
+        if self._weights[name].kind not in DENSE:
+            x = to_codes(x.reshape(len(x), x.shape[1] // 32, 32), 127).reshape(x.shape)
+        return super()._linear(x, name)
+
+    def round_query(self, q: Float32) -> Float32:
+        """``q`` with its scale in it, without the scale, as attention takes it: in units of log2 e."""
+        units = np.float32(np.log2(np.e))
+        rounded = to_bf16(q * units) if self.kv_type == "bf16" else to_codes(q * units, 8191)
+        return rounded / (units * np.float32(self.spec.query_scale))
+
+    def round_kv(self, kv: PagedKv, layer: int) -> None:
+        for memory in (kv.k, kv.v):
+            memory[layer] = to_bf16(memory[layer]) if self.kv_type == "bf16" else to_codes(memory[layer], 127)
+
+
+def near(got: Float32, wanted: Float32, tolerance: float) -> None:
+    wanted = wanted.reshape(got.shape)
+    assert np.isfinite(got).all()
+    assert np.abs(got - wanted).max(initial=0.0) <= tolerance * max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
+
+
+@fuzz(40)
+def test_every_op_follows_the_reference(seed: int) -> None:
+    case = random_case(seed)
+    weights = case.weights()
+    ops, oracle = case.ops(weights), RoundingReference(weights, case.kv_type)
+    _, _, blocks = case.layout()
+    kv, kv_oracle = ops.new_kv(blocks, case.block_size), oracle.new_kv(blocks, case.block_size)
+    # Float32 sums in another order; with codes, one that lies on the edge of two may fall to the other side: a step
+    # of 1/127 of a group's peak, in an op or (for the MLP) in two of them one after the other.
+    exact = {weights[name].kind for name in weights.tensors} <= set(DENSE)
+    linear = 1e-4 if exact else 3e-2
+    # Besides, softmax weights have 8 bits (bf16) or 16, and keys and values may lie on the edge of two as well.
+    attention = (6e-3 if case.kv_type == "bf16" else 2e-3) + (0.0 if exact else 3e-2)
+    texts, tables, _ = case.layout()
+    batches = [
+        make_batch([Slice(text[: part.start], 0, table, [])])
+        for part, text, table in zip(case.parts, texts, tables, strict=True)
+        if part.start
+    ]
+    batches.append(
+        make_batch(
+            Slice(text[part.start :], part.start, table, part.rows)
+            for part, text, table in zip(case.parts, texts, tables, strict=True)
+        )
+    )
+    for batch in batches:
+        x = ops.embed(batch)
+        near(x.numpy(), oracle.embed(batch), 1e-6)
+        for layer in range(case.spec.layers):
+            # The reference continues from what the kernels gave, so that errors do not add up.
+            before = x.numpy()
+            q, wanted = ops.qkv(layer, x, batch, kv), oracle.qkv(layer, before, batch, kv_oracle)
+            near(q.numpy(), wanted * np.float32(case.spec.query_scale), linear)
+            oracle.round_kv(kv_oracle, layer)
+            queries = oracle.round_query(q.numpy().reshape(wanted.shape))
+            a = ops.attend(layer, q, batch, kv)
+            near(a.numpy(), oracle.attend(layer, queries, batch, kv_oracle), attention)
+            attended = a.numpy()
+            x = ops.attn_out(layer, a, x)
+            near(x.numpy(), oracle.attn_out(layer, attended, before), linear)
+            before = x.numpy()
+            x = ops.mlp(layer, x)
+            near(x.numpy(), oracle.mlp(layer, before), linear)
+        near(ops.logits(x, batch), oracle.logits(x.numpy(), batch), linear)
+
+
+def same_bits_as(case: Case, level: str, weights: Weights) -> bool:
+    """Whether ``level`` sums as all others do: the tile unit's attention does not."""
+    return not case.ops(weights, level=level).model.attend_arithmetic(case.kv_type).startswith("amx")
+
+
+@fuzz(30)
+def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
+    case, dice = random_case(seed), Dice(seed + 1)
+    weights = case.weights()
+    together = case.run(case.ops(weights))
+    texts = case.layout()[0]
+    at = 0
+    for part, text in zip(case.parts, texts, strict=True):
+        rows = list(part.rows)
+        expected, at = together[at : at + len(rows)], at + len(rows)
+        pick = dice.between(0, len(rows) - 1)
+        end = part.start + rows[pick] + 1
+        cut = dice.between(0, end - 1)
+        ops = case.ops(weights, threads=dice.between(1, 3))
+        size = dice.one_of((16, 32, 48))
+        blocks = range(-(-end // size))
+        kv = ops.new_kv(len(blocks), size)
+        if cut:
+            forward(ops, kv, make_batch([Slice(text[:cut], 0, blocks, [])]))
+        alone = forward(ops, kv, make_batch([Slice(text[cut:end], cut, blocks)]))
+        np.testing.assert_array_equal(alone[0], expected[pick])
+    assert at == len(together)
+
+
+@fuzz(20)
+def test_levels_agree_to_the_bit(seed: int) -> None:
+    case = random_case(seed).within(300)
+    weights = case.weights()
+    runs = [case.run(case.ops(weights, level=level)) for level in LEVELS if same_bits_as(case, level, weights)]
+    for other in runs[1:]:
+        np.testing.assert_array_equal(other, runs[0])
+
+
+POISONS = {"nan": np.nan, "infinite": np.inf, "huge": 3e38, "subnormal": 1e-40}
+HALF_POISONS = POISONS | {"huge": 65504.0, "subnormal": 1e-7}
+
+
+def poisoned(tensor: Tensor, kind: str, row: int) -> Tensor:
+    """``tensor`` with one of ``POISONS`` as the first weight of ``row``, or as the first scale."""
+    if tensor.kind in ("F32", "BF16"):
+        raw = np.array([POISONS[kind]], np.float32).view(np.uint8)[0 if tensor.kind == "F32" else 2 :]
+    else:
+        raw = np.array([HALF_POISONS[kind]], np.float16).view(np.uint8)
+    at = HALVES.get(tensor.kind, (0,))[0]
+    data = tensor.data.copy()
+    data[row, at : at + len(raw)] = raw
+    return make_tensor(tensor.name, tensor.kind, tensor.shape, data)
+
+
+@pytest.mark.parametrize("kind", POISONS)
+@fuzz(10)
+def test_poison_stays_in_its_sequence(kind: str, seed: int) -> None:
+    """A token whose embedding is no number changes nothing before itself and nothing in other sequences."""
+    case, dice = random_case(seed), Dice(seed + 1)
+    case = replace(case, spec=replace(case.spec, vocab=case.spec.vocab + 1, tied_head=False))
+    bad = case.spec.vocab - 1
+    weights = case.weights()
+    weights = Weights(case.spec, dict(weights.tensors) | {"embed": poisoned(weights["embed"], kind, bad)})
+    ops = case.ops(weights)
+    texts, tables, blocks = case.layout()
+    texts = [[min(token, bad - 1) for token in text] for text in texts]
+    victim = dice.between(0, len(texts) - 1)
+    part = case.parts[victim]
+    place = dice.between(0, part.count - 1)
+
+    def run(poison: bool) -> Float32:
+        kv = ops.new_kv(blocks, case.block_size)
+        if poison:  # what a sequence that is gone left in all the blocks
+            stale = [bad] * (blocks * case.block_size)
+            forward(ops, kv, make_batch([Slice(stale, 0, range(blocks), [])]))
+        slices = []
+        for s, (p, text, table) in enumerate(zip(case.parts, texts, tables, strict=True)):
+            now = list(text)
+            if poison and s == victim:
+                now[p.start + place] = bad
+            if p.start:
+                forward(ops, kv, make_batch([Slice(now[: p.start], 0, table, [])]))
+            slices.append(Slice(now[p.start :], p.start, table, range(p.count)))
+        return forward(ops, kv, make_batch(slices)).copy()
+
+    wanted, got = run(False), run(True)
+    first = sum(p.count for p in case.parts[:victim])
+    changed = slice(first + place, first + part.count)
+    np.testing.assert_array_equal(np.delete(got, changed, axis=0), np.delete(wanted, changed, axis=0))
+    if kind in ("nan", "infinite"):
+        assert not np.isfinite(got[first + place]).all()
+
+
+@pytest.mark.parametrize("kind", POISONS)
+@fuzz(8)
+def test_poisoned_weights_show(kind: str, seed: int) -> None:
+    """Logits that are no numbers in the reference are none here: a broken model is not made to look sound."""
+    case, dice = random_case(seed).within(300), Dice(seed + 1)
+    # A softcap turns the infinite into numbers.
+    case = replace(case, spec=replace(case.spec, windows=(0,) * case.spec.layers, logit_softcap=0.0))
+    weights = case.weights()
+    name = dice.one_of([name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2])
+    row = dice.between(0, weights[name].shape[0] - 1)
+    weights = Weights(case.spec, dict(weights.tensors) | {name: poisoned(weights[name], kind, row)})
+    runs = [case.run(case.ops(weights, level=level)) for level in dict.fromkeys((LEVELS[0], case.level))]
+    if kind not in ("nan", "infinite"):
+        return
+    oracle = ReferenceOps(weights)
+    texts, tables, blocks = case.layout()
+    with np.errstate(all="ignore"):
+        wanted = forward(oracle, oracle.new_kv(blocks, case.block_size), make_batch([Slice(texts[0], 0, tables[0])]))[0]
+    for run in runs:
+        assert not np.isfinite(run[len(case.parts[0].rows) - 1][~np.isfinite(wanted)]).any()
