@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.shootout import record
 from benchmarks.shootout.peers import all_peers
 from benchmarks.shootout.peers.base import Model, PeerError
+from benchmarks.shootout.plot import draw
 from benchmarks.shootout.report import markdown
 from benchmarks.shootout.rows import BATCHES, Encode, row_names
 from benchmarks.shootout.runner import Shootout
@@ -77,6 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
 def write(made: record.Run, path: Path) -> None:
     """The table and the plot beside the JSON at ``path``."""
     text = markdown(made, row_names())
+    try:
+        draw(made, row_names(), path.with_suffix(".png"))
+    except ImportError:
+        print("no plot: matplotlib is missing (pip install 'tenfold[plot]'); `render` draws it later", file=sys.stderr)
+    else:
+        text += f"\n![{made.model}]({path.with_suffix('.png').name})\n"
     path.with_suffix(".md").write_text(text)
     print(text)
 

@@ -99,9 +99,7 @@ def _line(run: Run, row: str, metric: str) -> Line | None:
         return None
     more = METRICS[metric]
     systems = dict.fromkeys(system for values in rounds.values() for system in values)
-    spreads = {
-        system: spread(values[system] for values in rounds.values() if system in values) for system in systems
-    }
+    spreads = {system: spread(values[system] for values in rounds.values() if system in values) for system in systems}
     medians = {system: found.median for system, found in spreads.items()}
     whole = [values for values in rounds.values() if len(values) == len(systems)]
     ratios = [ratio for values in whole or [medians] if (ratio := our_ratio(values, more=more)) is not None]
@@ -124,8 +122,8 @@ def _head(run: Run) -> Iterator[str]:
     yield ""
     yield f"{run.date}, commit {run.commit}. {run.machine}. `{run.command}`"
     yield ""
-    yield f"Up to {rounds} rounds; in each, every system ran every row once, in turn. Median (least – greatest) of the rounds;"
-    yield "*ratio*: Tenfold to the best peer of the same round (above 1: Tenfold is better), median (least – greatest)."
+    yield f"Up to {rounds} rounds; in each, every system ran every row once, in turn. Median (least – greatest) of the"
+    yield "rounds; *ratio*: Tenfold to the best peer of the same round (above 1: Tenfold is better), likewise."
     yield ""
 
 
@@ -168,7 +166,7 @@ def _doubts(run: Run) -> Iterator[str]:
         yield ""
         yield (
             f"Other processes took {statistics.median(taken):.0%} of the machine during a measurement (median), more "
-            f"than {DISTURBED:.0%} in {noisy} of {len(taken)}; those are left out where the system has others of the row."
+            f"than {DISTURBED:.0%} in {noisy} of {len(taken)}; left out where the system has others of that row."
         )
 
 
@@ -181,4 +179,3 @@ def _cell(value: Spread | None, *, bold: bool = False) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-

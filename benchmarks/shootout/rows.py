@@ -80,6 +80,7 @@ class Encode:
         self.vocab = self._tokenizer.vocab_size
 
     def __call__(self, text: str) -> list[int]:
+        """The token ids of ``text``."""
         return self._tokenizer.encode(text, add_special=True)
 
 
