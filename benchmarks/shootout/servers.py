@@ -86,15 +86,19 @@ def _post(url: str, body: dict[str, Any]) -> Any:
 
 
 def _memory(leader: int) -> float:
-    """Megabytes of all processes in the group of ``leader``."""
-    kilobytes = 0
+    """Megabytes of the process ``leader`` and all below it."""
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                children.setdefault(int(parent), []).append(int(folder.name))
+    kilobytes, left = 0, [leader]
+    while left:
+        pid = left.pop()
+        left += children.get(pid, ())
         with contextlib.suppress(OSError):
-            if os.getpgid(int(folder.name)) != leader:
-                continue
-            for line in (folder / "smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     kilobytes += int(line.split()[1])
     return kilobytes * 1024 / 1e6
