@@ -54,7 +54,7 @@ def _panel(axes: "Axes", line: Line, systems: Sequence[str], colours: dict[str, 
     medians = [one.median for one in spreads]
     below = [one.median - one.least for one in spreads]
     above = [one.greatest - one.median for one in spreads]
-    places = range(len(here))
+    places = [systems.index(name) for name in here]
     axes.bar(places, medians, color=[colours[name] for name in here], width=0.75)
     axes.errorbar(places, medians, yerr=[below, above], fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
     for place, median in zip(places, medians, strict=True):
@@ -65,6 +65,7 @@ def _panel(axes: "Axes", line: Line, systems: Sequence[str], colours: dict[str, 
     axes.set_title(f"{line.row}{ratio}", fontsize=10, color=_INK)
     axes.set_ylabel(f"{line.metric}\n{better}", fontsize=8, color=_INK)
     axes.set_xticks([])
+    axes.set_xlim(-0.6, len(systems) - 0.4)
     axes.set_ylim(0, 1.18 * max(one.greatest for one in spreads))
     axes.tick_params(labelsize=8, colors=_INK)
     axes.spines[["top", "right"]].set_visible(False)

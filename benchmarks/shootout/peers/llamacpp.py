@@ -54,6 +54,7 @@ class LlamaCpp:
         source = _unpack(home)
         environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         build = str(home / "build")
+        shutil.rmtree(build, ignore_errors=True)  # made for another source folder, maybe
         run_logged(["cmake", "-S", str(source), "-B", build, "-G", "Ninja", *_CMAKE], log, environment)
         run_logged(["ninja", "-C", build, *_TOOLS], log, environment)
 

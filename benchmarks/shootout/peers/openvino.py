@@ -25,7 +25,7 @@ _PACKAGES = (
     "optimum-intel==2.2.0",
     "optimum==2.3.0",
     "nncf==3.4.0",
-    "transformers==5.5.4",
+    "transformers==5.0.0",  # the newest that exports Gemma 3
 )
 _CONVERT = Path(__file__).parent.parent / "workers" / "openvino_convert.py"
 _KV_TOKENS = 65_536

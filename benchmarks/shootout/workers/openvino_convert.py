@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # everything is local: nothing is looked up
@@ -30,3 +31,4 @@ model.generation_config.save_pretrained(target)
 tokenizers = convert_tokenizer(AutoTokenizer.from_pretrained(source), with_detokenizer=True)
 for part, name in zip(tokenizers, ("tokenizer", "detokenizer"), strict=True):
     openvino.save_model(part, f"{target}/openvino_{name}.xml")
+shutil.rmtree(f"{target}/plain")
