@@ -57,9 +57,10 @@ def _panel(axes: "Axes", line: Line, systems: Sequence[str], colours: dict[str, 
     places = [systems.index(name) for name in here]
     axes.bar(places, medians, color=[colours[name] for name in here], width=0.75)
     axes.errorbar(places, medians, yerr=[below, above], fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
-    for place, median in zip(places, medians, strict=True):
-        text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
-        axes.annotate(text, (place, median), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=_INK)
+    for place, one in zip(places, spreads, strict=True):
+        text = f"{one.median:,.0f}" if one.median >= 100 else f"{one.median:.3g}"
+        above_whisker = (place, one.greatest)
+        axes.annotate(text, above_whisker, (0, 4), textcoords="offset points", ha="center", fontsize=8, color=_INK)
     better = "more is better" if METRICS[line.metric] else "less is better"
     ratio = "" if line.ratio is None else f"  ({line.ratio.median:.2f}×)"
     axes.set_title(f"{line.row}{ratio}", fontsize=10, color=_INK)

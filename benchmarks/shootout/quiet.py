@@ -3,40 +3,34 @@
 import os
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _BUSY = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal; guest time is in user already
 
 
-@dataclass(slots=True)
-class Others:
-    """``share`` of the machine's core-seconds that went to processes outside this run, 0 to 1."""
+class Watch:
+    """What others take of the machine from now on. The systems under test are below this process, and must be still
+    there when :meth:`share` is asked, or have been waited for by their parents: the rest counts as others'.
+    """
 
-    share: float = 0.0
+    def __init__(self) -> None:
+        self._busy, self._own, self._began = _busy(), _own(), time.perf_counter()
 
-
-@contextmanager
-def watched() -> Iterator[Others]:
-    """Measure the others' share while the block runs. The systems under test are children of this process."""
-    found = Others()
-    busy, own, began = _busy(), _own(), time.perf_counter()
-    yield found
-    seconds = time.perf_counter() - began
-    foreign = (_busy() - busy) - (_own() - own)
-    found.share = max(0.0, foreign / (seconds * (os.cpu_count() or 1)))
+    def share(self) -> float:
+        """Of the machine's core-seconds so far, the part that went to processes outside this run; 0 to 1."""
+        foreign = (_busy() - self._busy) - (_own() - self._own)
+        seconds = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, foreign / seconds))
 
 
 def wait_quiet(patience: float, *, limit: float = 0.1, window: float = 0.5) -> None:
     """Return once others used less than ``limit`` of the machine for ``window`` seconds, or after ``patience``."""
     end = time.perf_counter() + patience
     while time.perf_counter() < end:
-        with watched() as others:
-            time.sleep(window)
-        if others.share < limit:
+        watch = Watch()
+        time.sleep(window)
+        if watch.share() < limit:
             return
 
 

@@ -4,15 +4,14 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.shootout import golden, traffic
-from benchmarks.shootout.peers.base import Measured, Model, Peer, PeerError, Session, shootout_folder
-from benchmarks.shootout.quiet import wait_quiet, watched
+from benchmarks.shootout.peers.base import Measured, Model, Peer, PeerError, Session
+from benchmarks.shootout.quiet import Watch, wait_quiet
 from benchmarks.shootout.record import Measurement, Run, System
 from benchmarks.shootout.report import DISTURBED
 from benchmarks.shootout.rows import BATCHES, KV_TOKENS, START, TRAFFIC
-from benchmarks.shootout.servers import free_port, running
+from benchmarks.shootout.servers import free_port, running, server_log
 
 FIRST_SEED = 7
 
@@ -112,17 +111,19 @@ class Shootout:
         tries: list[Measurement] = []
         while len(tries) <= self._retries:
             wait_quiet(self._patience)
-            with watched() as others:
-                try:
-                    got = measure()
-                    error = None
-                except PeerError as failure:
-                    got, error = Measured({}, 0, 0), str(failure)
+            watch = Watch()
+            try:
+                got = measure()
+                error = None
+            except PeerError as failure:
+                got, error = Measured({}, 0, 0), str(failure)
+            share = watch.share() if got.others is None else got.others
             figures = error or "  ".join(f"{metric} {value:,.2f}" for metric, value in got.values.items())
-            _say(f"round {number + 1}  {row:<13} {system:<14} {figures}  (others {others.share:.0%})")
-            share, note = others.share, got.note
+            _say(f"round {number + 1}  {row:<13} {system:<14} {figures}  (others {share:.0%})")
             tries.append(
-                Measurement(number, row, system, got.values, got.prompt_tokens, got.output_tokens, share, note, error)
+                Measurement(
+                    number, row, system, got.values, got.prompt_tokens, got.output_tokens, share, got.note, error
+                )
             )
             if error is not None or share <= DISTURBED:
                 break
@@ -133,17 +134,13 @@ class Shootout:
         server = peer.server(self._model, 16, KV_TOKENS, free_port())
         assert server is not None
         with running(server, server_log(peer.name)) as started:
-            return Measured({"first token, s": started.seconds, "memory, MB": started.memory}, 0, 0)
+            values = {"first token, s": started.seconds, "memory, MB": started.memory}
+            return Measured(values, 0, 0, others=started.others)
 
     def _note(self, name: str, **changes: object) -> None:
         systems = self._run.systems
         at = next(index for index, system in enumerate(systems) if system.name == name)
         systems[at] = replace(systems[at], **changes)  # type: ignore[arg-type]
-
-
-def server_log(name: str) -> Path:
-    """Where a peer's server writes."""
-    return shootout_folder() / "logs" / f"{name}-server.log"
 
 
 def _say(line: str) -> None:

@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shootout.peers.base import PeerError, Server
+from benchmarks.shootout.peers.base import PeerError, Server, shootout_folder
+from benchmarks.shootout.quiet import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """Seconds from the start of the process to the first streamed token; ``memory`` in MB right after it.
 
-    Memory is the proportional set size of all its processes: pages that they share count once.
+    Memory is the proportional set size of all its processes: pages that they share count once. ``others`` is the
+    machine's share that other processes took meanwhile.
     """
 
     seconds: float
     memory: float
+    others: float
 
 
 @contextlib.contextmanager
@@ -33,7 +36,7 @@ def running(server: Server, log: Path) -> Iterator[Started]:
     """The server, serving, until the block ends. Raises PeerError where it does not come up."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        began = time.perf_counter()
+        watch, began = Watch(), time.perf_counter()
         process = subprocess.Popen(
             server.argv,
             stdin=subprocess.DEVNULL,
@@ -49,9 +52,15 @@ def running(server: Server, log: Path) -> Iterator[Started]:
             if time.perf_counter() - began > server.patience:
                 raise PeerError(f"the server gave no token within {server.patience:.0f} s; see {log}")
             time.sleep(0.01)
-        yield Started(time.perf_counter() - began, _memory(process.pid))
+        seconds = time.perf_counter() - began
+        yield Started(seconds, _memory(process.pid), watch.share())
     finally:
         _stop(process)
+
+
+def server_log(name: str) -> Path:
+    """Where a peer's server writes."""
+    return shootout_folder() / "logs" / f"{name}-server.log"
 
 
 def free_port() -> int:

@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 
 from benchmarks.shootout.peers.base import Measured, Model, Peer, PeerError, Records, Server
+from benchmarks.shootout.quiet import Watch
 from benchmarks.shootout.rows import Traffic
-from benchmarks.shootout.servers import free_port, running
+from benchmarks.shootout.servers import free_port, running, server_log
 from tenfold.bench.http_target import HttpTarget
 from tenfold.bench.load import Load, Outcome, run_load
 from tenfold.bench.record import Record
@@ -17,8 +18,6 @@ TOKENS_PER_USER = 2048
 
 def measure(peer: Peer, model: Model, row: Traffic, seed: int) -> Measured:
     """Run the row once, on a fresh server. Raises PeerError."""
-    from benchmarks.shootout.runner import server_log
-
     load = Load(row.workload, row.count, row.users, None, seed)
     server = peer.server(model, row.users, row.users * TOKENS_PER_USER, free_port())
     if server is None:
@@ -26,19 +25,24 @@ def measure(peer: Peer, model: Model, row: Traffic, seed: int) -> Measured:
         try:
             requests = row.requests(model.encode, seed)
             session.serve(requests[:2], 2)  # warm
-            outcome = in_process(load, [len(r.ids) for r in requests], session.serve(requests, row.users))
+            watch = Watch()
+            answers = session.serve(requests, row.users)
+            others = watch.share()
         finally:
             session.close()
-        return measured(outcome, note="in process, no HTTP")
+        outcome = in_process(load, [len(r.ids) for r in requests], answers)
+        return measured(outcome, others, note="in process, no HTTP")
     with running(server, server_log(peer.name)):
+        watch = Watch()
         try:
             outcome = asyncio.run(_through_http(server, load))
         except TenfoldError as error:
             raise PeerError(str(error)) from None
-    return measured(outcome)
+        others = watch.share()
+    return measured(outcome, others)
 
 
-def measured(outcome: Outcome, note: str = "") -> Measured:
+def measured(outcome: Outcome, others: float, note: str = "") -> Measured:
     """The row's figures. Raises PeerError where requests failed or answers were short."""
     report: dict[str, Any] = summary(outcome, "")
     every = report["all"]
@@ -52,7 +56,7 @@ def measured(outcome: Outcome, note: str = "") -> Measured:
         "TPOT p50, ms": every["tpot_ms"]["p50"],
     }
     records = outcome.records
-    return Measured(values, sum(r.prompt_tokens for r in records), sum(r.output_tokens for r in records), note)
+    return Measured(values, sum(r.prompt_tokens for r in records), sum(r.output_tokens for r in records), note, others)
 
 
 def in_process(load: Load, prompts: list[int], answers: Records) -> Outcome:

@@ -137,7 +137,7 @@ def test_the_workers_loop_keeps_the_given_number_of_users() -> None:
     assert engine.most == 2
     assert [answer["tokens"] for answer in answers] == [[n] * r["wanted"] for n, r in enumerate(requests)]
     outcome = traffic.in_process(Load("mixed", 4, 2), [1] * 4, answers)
-    measured = traffic.measured(outcome)
+    measured = traffic.measured(outcome, 0.0)
     assert (measured.prompt_tokens, measured.output_tokens) == (4, 8)
     assert measured.values["output tok/s"] > 0
 

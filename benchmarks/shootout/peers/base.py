@@ -37,12 +37,16 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A row's figures by metric (see ``report.METRICS``), and the work behind them, to compare between systems."""
+    """A row's figures by metric (see ``report.METRICS``), and the work behind them, to compare between systems.
+
+    ``others`` is the machine's share that others took, where it had to be looked at before the system ended.
+    """
 
     values: Mapping[str, float]
     prompt_tokens: int
     output_tokens: int
     note: str = ""
+    others: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
