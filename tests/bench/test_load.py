@@ -1,6 +1,7 @@
 """Loads on targets: a scripted one, an engine, a server."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,37 @@ def test_answers_that_are_none(answer: bytes, says: str) -> None:
     record = asyncio.run(run())
     assert record.error is not None
     assert says in record.error
+
+
+def test_a_kept_connection_that_the_server_drops_is_replaced() -> None:
+    answer = b'data: {"choices": [{"index": 0}]}\n\ndata: [DONE]\n\n'
+    ended: list[asyncio.Event] = []
+
+    async def run() -> list[Record]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            end = asyncio.Event()
+            ended.append(end)
+            await reader.readuntil(b"}}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"}}")  # reads one more and closes instead of answering
+            writer.close()
+            await writer.wait_closed()
+            end.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            target = HttpTarget(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            await target.start()
+            records = [await target.ask(WORK) for _ in range(3)]
+            await target.stop()
+            for end in ended:
+                await end.wait()
+        return records
+
+    records = asyncio.run(run())
+    assert [(record.error, record.output_tokens) for record in records] == [(None, 1)] * 3
+    assert len(ended) == 3
 
 
 def test_nobody_there_and_bad_addresses() -> None:

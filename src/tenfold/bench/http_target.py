@@ -48,7 +48,14 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._done: asyncio.Future[None] | None = None
         self._now = 0.0
+        self._asked = 0
+        self._heard = False
         self.closed = False
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the server closed a kept connection instead of answering: it never saw the latest request."""
+        return self.closed and self._asked > 1 and not self._heard
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no asyncio class
@@ -62,6 +69,8 @@ class _Connection(asyncio.Protocol):
         self._refusal: bytearray | None = None
         self._chunks = 0
         self._complete = False
+        self._asked += 1
+        self._heard = False
         self._done = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         await self._done
@@ -74,6 +83,7 @@ class _Connection(asyncio.Protocol):
     # asyncio's callbacks
     def data_received(self, data: bytes) -> None:
         self._now = self._clock.now()
+        self._heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, msgspec.DecodeError) as error:
@@ -179,6 +189,10 @@ class HttpTarget:
             async with asyncio.timeout(self._timeout):
                 connection = await self._take()
                 await connection.ask(self._request(work), record)
+                if connection.dropped:  # as every client does; its time stays in the record
+                    record.error = None
+                    connection = await self._connect()
+                    await connection.ask(self._request(work), record)
         except TimeoutError:
             record.error = f"no end after {self._timeout:g} seconds"
         except OSError as error:
