@@ -38,8 +38,9 @@ inline Vec activate(Activation kind, Vec x) {
 
 namespace {
 
-// Symmetric 8 bits per 32: scale = absmax / 127, no number where one of them is none. Up to 16 groups at a time, so that the divisions are done for all at
-// once and no group waits for another's reduction. Group i is at from(i) and goes to lane(i) of to(i).
+// Symmetric 8 bits per 32: scale = absmax / 127. Up to 16 groups at a time, so that the divisions are done for all at
+// once and no group waits for another's reduction. Group i is at from(i) and goes to lane(i) of to(i). One that holds
+// infinities or NaNs gets zeros and such a scale, so that every sum it enters is a NaN.
 template <typename From, typename To, typename Lane>
 inline void quantize_groups(int count, From from, To to, Lane lane) {
   alignas(64) float largest[16] = {}, inverses[16], scales[16];
@@ -52,7 +53,11 @@ inline void quantize_groups(int count, From from, To to, Lane lane) {
     ActGroup& group = *to(i);
     const int row = lane(i);
     int32_t first, second;
-    store_codes(group.codes[row], load(from(i)), load(from(i) + 16), set1(inverses[i]), first, second);
+    if (largest[i] < __builtin_inff()) [[likely]] {
+      store_codes(group.codes[row], load(from(i)), load(from(i) + 16), set1(inverses[i]), first, second);
+    } else {
+      store_codes(group.codes[row], zero(), zero(), zero(), first, second);
+    }
     ActGroup::Half& half = group.half[row / 8];
     half.scale[row % 8] = scales[i];
     half.sum[row % 8] = scales[i] * static_cast<float>(first + second);

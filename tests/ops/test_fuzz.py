@@ -78,7 +78,7 @@ def near(got: Float32, wanted: Float32, tolerance: float) -> None:
     assert np.abs(got - wanted).max(initial=0.0) <= tolerance * max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
 
 
-@fuzz(40)
+@fuzz(25)
 def test_every_op_follows_the_reference(seed: int) -> None:
     case = random_case(seed)
     weights = case.weights()
@@ -129,7 +129,7 @@ def same_bits_as(case: Case, level: str, weights: Weights) -> bool:
     return not case.ops(weights, level=level).model.attend_arithmetic(case.kv_type).startswith("amx")
 
 
-@fuzz(30)
+@fuzz(20)
 def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
     case, dice = random_case(seed), Dice(seed + 1)
     weights = case.weights()
@@ -153,7 +153,7 @@ def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
     assert at == len(together)
 
 
-@fuzz(20)
+@fuzz(15)
 def test_levels_agree_to_the_bit(seed: int) -> None:
     case = random_case(seed).within(300)
     weights = case.weights()
@@ -179,7 +179,7 @@ def poisoned(tensor: Tensor, kind: str, row: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", POISONS)
-@fuzz(10)
+@fuzz(6)
 def test_poison_stays_in_its_sequence(kind: str, seed: int) -> None:
     """A token whose embedding is no number changes nothing before itself and nothing in other sequences."""
     case, dice = random_case(seed), Dice(seed + 1)
@@ -218,7 +218,7 @@ def test_poison_stays_in_its_sequence(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", POISONS)
-@fuzz(8)
+@fuzz(6)
 def test_poisoned_weights_show(kind: str, seed: int) -> None:
     """Logits that are no numbers in the reference are none here: a broken model is not made to look sound."""
     case, dice = random_case(seed).within(300), Dice(seed + 1)
