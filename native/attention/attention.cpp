@@ -29,6 +29,16 @@ inline void fetch(const void* p, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, 3);
 }
 
+// The largest size of n values; a NaN where there is one.
+inline float peak_of(const float* x, int n) {
+  float most = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    const float size = __builtin_fabsf(x[i]);
+    most = size > most || size != size ? size : most;
+  }
+  return most;
+}
+
 #include "attention/bf16.hpp"
 #include "attention/int8.hpp"
 
@@ -327,8 +337,10 @@ void store_kv(const KvLayer& kv, int32_t block, int slot, const float* k, const 
 
 void attend(const AttendItem& item) {
 #if defined(TENFOLD_TILES)
-  tiles_ready();
-  if (TiledKv::takes(*item.kv)) return Attention<TiledKv>(item).run();
+  if (TiledKv::takes(*item.kv)) {
+    tiles_ready();
+    return Attention<TiledKv>(item).run();
+  }
 #endif
   if (item.kv->type == KvType::bf16) {
     Attention<Blocked<Bf16Kv>>(item).run();

@@ -8,21 +8,23 @@ struct Bf16Kv {
 
   static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
 
-  // `q` times `by`, for pairs().
-  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
-    auto* bytes = reinterpret_cast<uint8_t*>(to);
+  // n values times `by`, to bf16.
+  static void round_to(const float* x, float by, int n, void* to) {
+    auto* bytes = static_cast<uint8_t*>(to);
     int d = 0;
-    for (; d + 16 <= kv.head_dim; d += 16) store_bf16(bytes + 2 * d, mul(load(q + d), set1(by)));
-    for (; d < kv.head_dim; ++d) {
-      const uint16_t rounded = float_to_bf16(q[d] * by);
+    for (; d + 16 <= n; d += 16) store_bf16(bytes + 2 * d, mul(load(x + d), set1(by)));
+    for (; d < n; ++d) {
+      const uint16_t rounded = float_to_bf16(x[d] * by);
       __builtin_memcpy(bytes + 2 * d, &rounded, 2);
     }
   }
 
+  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) { round_to(q, by, kv.head_dim, to); }
+
   // scores[query][16 group + lane] = q . k, over pairs in order.
   template <int QUERIES, int GROUPS>
-  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*, float* scores,
-                    const Type* const* ahead) {
+  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*,
+                          float* scores, const Type* const* ahead) {
     const int pairs = kv.width / 2;
     Vec sum[QUERIES][GROUPS];
 #pragma GCC unroll 8
@@ -53,11 +55,11 @@ struct Bf16Kv {
     for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
   }
 
-  // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. The
-  // other half of a pair at an edge counts as zero, whatever lies there.
+  // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. Weights of
+  // keys that a query does not see are zero, and values finite (memory begins as zeros; see put): such a key adds nothing.
   template <int QUERIES, int WIDTH>
   static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
-                         int high, float* sum, const Type* const* ahead) {
+                          int high, float* sum, const Type* const* ahead) {
     Vec acc[QUERIES][WIDTH];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -70,11 +72,6 @@ struct Bf16Kv {
       Pairs x[WIDTH];
 #pragma GCC unroll 4
       for (int w = 0; w < WIDTH; ++w) x[w] = load_pairs(v + 32 * w);
-      if (2 * p < low || 2 * p + 1 >= high) {
-        const uint32_t keep = 2 * p < low ? 0xffff0000u : 0x0000ffffu;
-#pragma GCC unroll 4
-        for (int w = 0; w < WIDTH; ++w) x[w] = and_pairs(x[w], keep);
-      }
 #pragma GCC unroll 8
       for (int i = 0; i < QUERIES; ++i) {
         const Pairs weight = set_pair(weights[i * kWeightWords + p]);
@@ -93,16 +90,11 @@ struct Bf16Kv {
   static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
     uint16_t half[kMaxHead];
     bool finite = true;
-    const auto round = [&](const float* x) {
-      int d = 0;
-      for (; d + 16 <= kv.head_dim; d += 16) store_bf16(half + d, load(x + d));
-      for (; d < kv.head_dim; ++d) half[d] = float_to_bf16(x[d]);
-    };
-    round(v);  // its neighbour in a pair may be written by another thread: two bytes at a time
+    round_to(v, 1.0f, kv.head_dim, half);  // its neighbour in a pair may be written by another thread: two bytes at a time
     for (int d = 0; d < kv.head_dim; ++d) finite &= (half[d] & kInfinity) != kInfinity;
     auto* values = reinterpret_cast<uint16_t*>(kv.v) + (slots + slot / 2 * 2) * kv.padded + slot % 2;
     for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = finite ? half[d] : 0;
-    round(k);
+    round_to(k, 1.0f, kv.head_dim, half);
     if (!finite)
       for (int d = 0; d < kv.head_dim; ++d) half[d] = kNan;
     auto* keys = reinterpret_cast<uint32_t*>(kv.k) + (slots + slot / 16 * 16) * (kv.width / 2) + slot % 16;

@@ -16,11 +16,7 @@ struct Int8Kv {
 
   // High bytes, low bytes, -128 times the sum of the codes (keys are biased by 128), scale.
   static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
-    float most = 0.0f;
-    for (int d = 0; d < kv.head_dim; ++d) {
-      const float size = __builtin_fabsf(q[d]);
-      most = size > most || size != size ? size : most;
-    }
+    const float most = peak_of(q, kv.head_dim);
     const float inverse = most < 1e-30f ? 0.0f : kQueryMax / most;
     auto* high = reinterpret_cast<int8_t*>(to);
     auto* low = high + kv.width;
@@ -39,7 +35,7 @@ struct Int8Kv {
 
   template <int QUERIES, int GROUPS>
   static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
-                    float* scores, const Type* const* ahead) {
+                          float* scores, const Type* const* ahead) {
     const int quads = kv.width / 4, words = 2 * quads + 2;
     IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
 #pragma GCC unroll 8
@@ -101,7 +97,7 @@ struct Int8Kv {
 
   template <int QUERIES, int WIDTH>
   static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
-                         int high, float* sum, const Type* const* ahead) {
+                          int high, float* sum, const Type* const* ahead) {
     IVec upper[QUERIES][WIDTH], lower[QUERIES][WIDTH];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -140,14 +136,9 @@ struct Int8Kv {
   static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
     int8_t codes[kMaxHead];
     const auto round = [&](const float* x) {
-      float most = 0.0f;
-      for (int d = 0; d < kv.head_dim; ++d) {
-        const float size = __builtin_fabsf(x[d]);
-        most = size > most || size != size ? size : most;
-      }
+      const float most = peak_of(x, kv.head_dim);
       const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
-      for (int d = 0; d < kv.head_dim; ++d)
-        codes[d] = static_cast<int8_t>(code_of(x[d] * inverse));
+      for (int d = 0; d < kv.head_dim; ++d) codes[d] = static_cast<int8_t>(code_of(x[d] * inverse));
       return most < 1e-30f ? 0.0f : most / 127.0f;
     };
     kv.k_scale[slots + slot] = round(k);

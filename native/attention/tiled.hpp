@@ -3,11 +3,8 @@
 // the same. Included inside a level's namespace by attention.cpp.
 struct TiledKv : Bf16Kv {
   static constexpr int kQueries = 16;
-  static constexpr int kMaxWidth = 512;
 
-  static bool takes(const KvLayer& kv) {
-    return kv.type == KvType::bf16 && kv.head_dim % 32 == 0 && kv.head_dim <= kMaxWidth;
-  }
+  static bool takes(const KvLayer& kv) { return kv.type == KvType::bf16 && kv.head_dim % 32 == 0; }
   static int take(int queries) { return queries < kQueries ? queries : kQueries; }
 
   // `q` has room for kQueries queries; what it holds beyond `queries` takes no part.
@@ -35,19 +32,9 @@ struct TiledKv : Bf16Kv {
 
   static void add_values(const KvLayer& kv, int queries, const uint32_t* weights, const Type* const* values, int low,
                          int high, float* sum, const Type* const* ahead) {
-    // Groups of 16 keys that are seen in part are copied with the rest as zeros, whatever lies there.
-    alignas(64) uint16_t edge[2][16 * kMaxWidth];
-    const Type* groups[kGroups] = {};
     const int from = low / 16, to = (high + 15) / 16;
-    int edges = 0;
-    for (int g = from; g < to; ++g) {
-      groups[g] = values[g];
-      if (ahead != nullptr) fetch(ahead[g], static_cast<size_t>(32) * kv.padded);
-      if (16 * g >= low && 16 * g + 16 <= high) continue;
-      groups[g] = edge[edges];
-      copy_seen(values[g], kv.padded, low - 16 * g, high - 16 * g, edge[edges]);
-      edges = 1;
-    }
+    if (ahead != nullptr)
+      for (int g = from; g < to; ++g) fetch(ahead[g], static_cast<size_t>(32) * kv.padded);
     alignas(64) float sums[kQueries][16];
     for (int d = 0; d < kv.padded; d += 16) {
       const bool whole = queries == kQueries;
@@ -58,20 +45,12 @@ struct TiledKv : Bf16Kv {
       tile_load<1>(at, stride);
       for (int g = from; g < to; ++g) {
         tile_load<6>(weights + 8 * g, 4 * kWeightWords);
-        tile_load<7>(groups[g] + 2 * d, static_cast<ptrdiff_t>(4) * kv.padded);
+        tile_load<7>(values[g] + 2 * d, static_cast<ptrdiff_t>(4) * kv.padded);
         tile_dot_bf16<1, 6, 7>();
       }
       tile_store<1>(at, stride);
       if (!whole)
         for (int i = 0; i < queries; ++i) store(sum + i * kv.padded + d, load(sums[i]));
-    }
-  }
-
- private:
-  static void copy_seen(const Type* values, int padded, int low, int high, uint16_t* to) {
-    for (int key = 0; key < 16; ++key) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(key / 2) * 2 * padded + key % 2;
-      for (int d = 0; d < padded; ++d) to[at + 2 * d] = key >= low && key < high ? values[at + 2 * d] : 0;
     }
   }
 };

@@ -135,6 +135,9 @@ void quantized_rows(const Packed& w, const uint8_t* tile, const Acts& x, int row
 template <int BITS, int GROUP, Scales KIND>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
+#if defined(TENFOLD_TILES)
+  if (GROUP == kGroup && rows >= kTiledRows) tiles_ready();
+#endif
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
@@ -234,9 +237,6 @@ void dense(const Packed& w, int tile, int tiles, const Acts& x, int row, int row
 
 void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, bool accumulate) {
-#if defined(TENFOLD_TILES)
-  tiles_ready();
-#endif
   const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
   switch (w.dense) {
     case Dense::f32: return run(dense<float>);

@@ -10,8 +10,8 @@ namespace tenfold {
 namespace {
 
 constexpr int kFetchedRows = 64;  // up to so many rows, where their keys and values will go is fetched ahead
-constexpr int kRowChunk = 64;    // rows whose activations stay in cache while weights pass
-constexpr int kUnit = kGroup;    // columns of the gated activation made, and quantized, together
+constexpr int kRowChunk = 64;     // rows whose activations stay in cache while weights pass
+constexpr int kUnit = kGroup;     // columns of the gated activation made, and quantized, together
 constexpr size_t kItemBytes = 65536;
 
 bool quantized(const Packed& w) { return w.dense == Dense::none; }
@@ -49,8 +49,7 @@ void Model::shape_input(Input& input, int rows, int cols) {
 }
 
 void Model::quantize_row(const Input& input, int row, const float* values, int cols) {
-  kernels_.quantize(values, 0, 1, cols,
-                    input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
+  kernels_.quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
 }
 
 // normed_ <- norm of rows of x (all, or those of `pick`), as the matrices that take it want it.

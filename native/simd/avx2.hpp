@@ -140,10 +140,6 @@ inline Bytes set_quad(uint32_t x) {
 }
 inline Pairs load_pairs(const uint16_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
 inline Pairs set_pair(uint32_t x) { return set_quad(x); }
-inline Pairs and_pairs(Pairs x, uint32_t mask) {
-  const __m256i keep = _mm256_set1_epi32(static_cast<int32_t>(mask));
-  return {_mm256_and_si256(x.a, keep), _mm256_and_si256(x.b, keep)};
-}
 inline __m256 dot_pairs(__m256 sum, __m256i a, __m256i b) {
   const __m256i odd = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
   sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, odd)),

@@ -75,9 +75,6 @@ inline Vec add_exponent(Vec x, Vec shifted) {
 using Pairs = __m512i;
 inline Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
 inline Pairs set_pair(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
-inline Pairs and_pairs(Pairs x, uint32_t mask) {
-  return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int32_t>(mask)));
-}
 #if defined(__AVX512BF16__)
 inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));

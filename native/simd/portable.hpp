@@ -190,11 +190,6 @@ inline Pairs set_pair(uint32_t x) {
   for (int i = 0; i < 16; ++i) r.v[i] = x;
   return r;
 }
-inline Pairs and_pairs(const Pairs& x, uint32_t mask) {
-  Pairs r;
-  for (int i = 0; i < 16; ++i) r.v[i] = x.v[i] & mask;
-  return r;
-}
 inline Vec dot_pairs(const Vec& sum, const Pairs& a, const Pairs& b) {
   return each([&](int i) {
     const float odd = fma1(bits_to_float(a.v[i] & 0xffff0000u), bits_to_float(b.v[i] & 0xffff0000u), sum.v[i]);
