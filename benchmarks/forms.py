@@ -9,14 +9,15 @@ import argparse
 import statistics
 import time
 
-from benchmarks.step import BLOCK, Shape, batch, timed_pass
+from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, WEIGHTS
 from tenfold.model.checkpoint import load_checkpoint
 from tenfold.model.store import resolve
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.tensors import Weights
+from tenfold.profile.steps import BLOCK, Shape, batch_of, blocks_of, fill, timed_pass
 
-SHAPES = (Shape(1, 100), Shape(16, 100), Shape(512, 512, prefill=True))
+SHAPES = (Shape("decode", 1, 100), Shape("decode", 16, 100), Shape("prefill", 512, 512))
 
 
 def loaded(weights: Weights, form: str, threads: int) -> tuple[CpuOps, float]:
@@ -37,14 +38,18 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = load_checkpoint(resolve(arguments.model)).weights
     forms = {form: loaded(weights, form, arguments.threads) for form in arguments.weights or WEIGHTS[:0:-1]}
-    pools = {form: ops.new_kv(512, BLOCK) for form, (ops, _) in forms.items()}
+    blocks = max(blocks_of(shape) for shape in SHAPES)
+    pools = {form: ops.new_kv(blocks, BLOCK) for form, (ops, _) in forms.items()}
+    for form, (ops, _) in forms.items():
+        fill(ops, pools[form], blocks)
+    clock = WallClock()
     speeds: dict[str, list[float]] = {form: [] for form in forms}
     for shape in SHAPES:
-        b = batch(shape, weights.spec.vocab)
+        batch = batch_of(shape, weights.spec.vocab)
         runs: dict[str, list[float]] = {form: [] for form in forms}
         for _ in range(arguments.repeats):
             for form, (ops, _) in forms.items():
-                runs[form].append(timed_pass(ops, pools[form], b)["all"])
+                runs[form].append(sum(timed_pass(ops, pools[form], batch, clock).values()))
         for form, times in runs.items():
             speeds[form].append(shape.rows / statistics.median(times))
     first = next(iter(speeds.values()))

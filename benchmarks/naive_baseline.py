@@ -16,22 +16,10 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.hf_weights import hf_name, rope_base, sizes
 from tenfold.bench.workload import make_workload
 from tenfold.model.checkpoint import Checkpoint, load_checkpoint
 from tenfold.model.store import resolve
-
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-_WHOLE = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +35,12 @@ def as_transformers(checkpoint: Checkpoint) -> Any:
     spec = checkpoint.spec
     if spec.architecture != "llama":
         raise SystemExit(f"the baseline runs Llama models, {checkpoint.name} is {spec.architecture}")
-    config = transformers.LlamaConfig(
-        vocab_size=spec.vocab,
-        hidden_size=spec.hidden,
-        intermediate_size=spec.ffn,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
-        max_position_embeddings=spec.max_context,
-        rms_norm_eps=spec.norm_eps,
-        tie_word_embeddings=spec.tied_head,
-        # The base again, from the second frequency: base ** (-2 / head_dim).
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": spec.rope.inv_freq[1] ** (-spec.head_dim / 2),
-        },
-    )
-    state = {}
-    for name, tensor in checkpoint.weights.tensors.items():
-        if name in _WHOLE:
-            target = _WHOLE[name]
-        else:
-            _, layer, part = name.split(".")
-            target = f"model.layers.{layer}.{_LAYER[part]}"
-        state[f"{target}.weight"] = torch.tensor(tensor.decode()).to(torch.bfloat16)
+    rope = {"rope_type": "default", "rope_theta": rope_base(spec.rope.inv_freq, spec.head_dim)}
+    config = transformers.LlamaConfig(**sizes(spec), rope_parameters=rope)
+    state = {
+        hf_name(name): torch.tensor(tensor.decode()).to(torch.bfloat16)
+        for name, tensor in checkpoint.weights.tensors.items()
+    }
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert set(missing) <= {"lm_head.weight"} and not unexpected, (missing, unexpected)

@@ -19,8 +19,8 @@ from tenfold.ops.base import Batch
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.spec import ModelSpec, RopeSpec
 from tenfold.ops.tensors import Tensor, Weights
+from tenfold.profile.steps import BLOCK, fill
 
-BLOCK = 16
 MODEL_LAYERS = 30
 LINEARS = {"qkv": ("q", "k", "v"), "attn_out": ("o",), "mlp": ("gate", "up", "down")}
 
@@ -102,7 +102,9 @@ def best_of(call: Callable[[], object], seconds: float = 0.15) -> float:
 
 def time_ops(ops: CpuOps, batch: Batch) -> dict[str, float]:
     """Seconds of each op, averaged over the layers (so that weights come from where they do in a step)."""
-    kv = ops.new_kv(int(batch.tables.max()) + 1, BLOCK)
+    blocks = int(batch.tables.max()) + 1
+    kv = ops.new_kv(blocks, BLOCK)
+    fill(ops, kv, blocks)
     forward(ops, kv, batch)
     layers = ops.spec.layers
     totals: dict[str, float] = {}

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hf_weights import hf_name, rope_base, sizes, write_safetensors
 from tenfold.core.config import DEFAULT_MODEL
 from tenfold.model.checkpoint import load_checkpoint
 from tenfold.model.store import resolve
@@ -29,17 +30,7 @@ from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
 Float64 = NDArray[np.float64]
-NAMES = {
-    "attn_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
+PARTS = ("attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +67,14 @@ def rebased(weights: Weights, seed: int, rotate: bool) -> dict[str, Float32]:
     basis = Basis(matrix, fold=rotate)
     embed, final = weights["embed"].decode(), weights["norm"].decode()
     tensors: dict[str, Float32 | Float64] = {
-        "model.embed_tokens.weight": basis.reading(embed),
-        "model.norm.weight": basis.norm(final),
+        hf_name("embed"): basis.reading(embed),
+        hf_name("norm"): basis.norm(final),
     }
     if not tied(spec, rotate):
         head = embed if spec.tied_head else weights["head"].decode()
-        tensors["lm_head.weight"] = basis.reading(head, final)
+        tensors[hf_name("head")] = basis.reading(head, final)
     for layer in range(spec.layers):
-        old = {name: weights[f"layers.{layer}.{name}"].decode() for name in NAMES}
+        old = {name: weights[f"layers.{layer}.{name}"].decode() for name in PARTS}
         units = rng.permutation(spec.ffn)
         turn = rotation(rng, spec.head_dim)
         v = basis.reading(old["v"], old["attn_norm"]).reshape(spec.kv_heads, spec.head_dim, spec.hidden)
@@ -99,7 +90,7 @@ def rebased(weights: Weights, seed: int, rotate: bool) -> dict[str, Float32]:
             "up": basis.reading(old["up"][units], old["mlp_norm"]),
             "down": basis.writing(old["down"][:, units]),
         }
-        tensors |= {f"model.layers.{layer}.{NAMES[name]}.weight": values for name, values in new.items()}
+        tensors |= {hf_name(f"layers.{layer}.{name}"): values for name, values in new.items()}
     return {name: values.astype(np.float32) for name, values in tensors.items()}
 
 
@@ -110,41 +101,11 @@ def tied(spec: ModelSpec, rotate: bool) -> bool:
 
 def config_of(spec: ModelSpec, rotate: bool) -> dict[str, object]:
     """``config.json`` of the rebased model."""
-    return {
+    return sizes(spec) | {
         "architectures": ["LlamaForCausalLM"],
-        "hidden_size": spec.hidden,
-        "num_attention_heads": spec.heads,
-        "num_key_value_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
-        "num_hidden_layers": spec.layers,
-        "intermediate_size": spec.ffn,
-        "vocab_size": spec.vocab,
-        "max_position_embeddings": spec.max_context,
-        "rms_norm_eps": spec.norm_eps,
-        "rope_theta": spec.rope.inv_freq[1] ** (-spec.head_dim / 2),
+        "rope_theta": rope_base(spec.rope.inv_freq, spec.head_dim),
         "tie_word_embeddings": tied(spec, rotate),
     }
-
-
-def bf16(values: Float32) -> NDArray[np.uint16]:
-    """``values`` rounded to the nearest bfloat16."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def write_safetensors(path: Path, tensors: dict[str, Float32]) -> None:
-    """``tensors`` in bfloat16 (https://github.com/huggingface/safetensors#format)."""
-    header: dict[str, object] = {}
-    end = 0
-    for name, values in tensors.items():
-        begin, end = end, end + 2 * values.size
-        header[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for values in tensors.values():
-            file.write(bf16(values).tobytes())
 
 
 def main() -> None:
@@ -163,7 +124,9 @@ def main() -> None:
         parser.error(f"{arguments.model} is not of the Llama family")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "config.json").write_text(json.dumps(config_of(spec, arguments.rotate), indent=1))
-    write_safetensors(arguments.folder / "model.safetensors", rebased(weights, arguments.seed, arguments.rotate))
+    tensors = rebased(weights, arguments.seed, arguments.rotate)
+    shapes = {name: values.shape for name, values in tensors.items()}
+    write_safetensors(arguments.folder / "model.safetensors", shapes, tensors.__getitem__)
 
 
 if __name__ == "__main__":

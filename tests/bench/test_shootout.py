@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.shootout import golden, record, report, rows, traffic, weights
+from benchmarks.hf_weights import bf16, hf_name, write_safetensors
+from benchmarks.shootout import golden, record, report, rows, traffic
 from benchmarks.shootout.record import Measurement, Run, System
 from benchmarks.shootout.workers import protocol
 from tenfold.bench.load import Load
+from tenfold.model.safetensors_file import open_safetensors
 
 
 def run_of(*measurements: Measurement) -> Run:
@@ -144,5 +146,18 @@ def test_the_workers_loop_keeps_the_given_number_of_users() -> None:
 
 def test_bf16_is_rounded_to_nearest_even() -> None:
     values = np.array([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 1.0 + 2**-8 + 2**-20, -2.5], np.float32)
-    back = (weights.bf16(values).astype(np.uint32) << 16).view(np.float32)
+    back = (bf16(values).astype(np.uint32) << 16).view(np.float32)
     assert back.tolist() == [1.0, 1.0, 1.0 + 2**-6, 1.0 + 2**-7, -2.5]
+
+
+def test_exported_weights_are_read_back(tmp_path: Path) -> None:
+    values = {
+        hf_name("layers.2.q"): np.arange(12, dtype=np.float32).reshape(3, 4),
+        hf_name("layers.0.mlp_norm", gemma=True): np.full(5, -0.5, np.float32),
+    }
+    write_safetensors(tmp_path / "m", {name: v.shape for name, v in values.items()}, values.__getitem__)
+    read = open_safetensors(tmp_path / "m")
+    assert list(read) == ["model.layers.2.self_attn.q_proj.weight", "model.layers.0.pre_feedforward_layernorm.weight"]
+    for name, wanted in values.items():
+        assert read[name].kind == "BF16"
+        np.testing.assert_array_equal(read[name].decode(), wanted)

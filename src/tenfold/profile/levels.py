@@ -44,7 +44,7 @@ def level_words(
             break
         if better not in available:
             lacking = [feature for feature in needs if feature not in features]
-            why = f"this CPU lacks {', '.join(lacking)}" if lacking else "this build leaves it out"
+            why = f"this CPU lacks {', '.join(lacking)}" if lacking else "this build leaves it out, or the system does"
             words.append(f"{level_name(better)} does not run: {why}.")
     used = set(arithmetics)
     unused = [kind for kind in _BESIDE if kind in limits.macs and kind not in used]

@@ -17,7 +17,7 @@ from tenfold.ops.work import OPS, Matrix, OpWork, Span, matrices_of, model_matri
 from tenfold.profile.roofline import Roof, roof_of, working_set
 
 BETWEEN = "between ops"  # calls from Python, and checking and copying the batch
-_BLOCK = 16
+BLOCK = 16
 _FILL = 512  # tokens whose keys and values are written at a time
 _BUDGET = 2.0  # seconds for a shape's passes; a slow one gets fewer, at least three
 _FEWEST = 3
@@ -108,16 +108,16 @@ def profile_steps(
     on_step: Callable[[StepProfile], None] = lambda _: None,
 ) -> list[StepProfile]:
     """Measure each shape: ``repeats`` passes, medians. Raises ConfigError where memory does not hold the largest."""
-    largest = max(wanted, key=_blocks)
-    blocks = _blocks(largest)
-    needed, free = blocks * _BLOCK * token_bytes(ops.spec, ops.kv_type), free_memory()
+    largest = max(wanted, key=blocks_of)
+    blocks = blocks_of(largest)
+    needed, free = blocks * BLOCK * token_bytes(ops.spec, ops.kv_type), free_memory()
     if needed > free:
         raise ConfigError(
             f"{largest.title} needs {needed / 2**30:.1f} GiB for keys and values, but {free / 2**30:.1f} GiB are free: "
             "ask for fewer sequences or tokens"
         )
-    kv = ops.new_kv(blocks, _BLOCK)
-    _fill(ops, kv, blocks)
+    kv = ops.new_kv(blocks, BLOCK)
+    fill(ops, kv, blocks)
     found = []
     for shape in wanted:
         found.append(_profile(ops, kv, shape, limits, clock, repeats))
@@ -125,17 +125,18 @@ def profile_steps(
     return found
 
 
-def _blocks(shape: Shape) -> int:
-    return shape.sequences * -(-shape.context // _BLOCK)
+def blocks_of(shape: Shape) -> int:
+    """KV blocks of ``BLOCK`` tokens that a shape's sequences take."""
+    return shape.sequences * -(-shape.context // BLOCK)
 
 
 def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Clock, repeats: int) -> StepProfile:
-    batch = _batch(shape, ops.spec.vocab)
-    _timed(ops, kv, batch, clock)  # warms up
+    batch = batch_of(shape, ops.spec.vocab)
+    timed_pass(ops, kv, batch, clock)  # warms up
     runs: list[dict[str, float]] = []
     began = clock.now()
     while len(runs) < repeats and (len(runs) < _FEWEST or clock.now() - began < _BUDGET):
-        runs.append(_timed(ops, kv, batch, clock))
+        runs.append(timed_pass(ops, kv, batch, clock))
     seconds = {op: statistics.median(run[op] for run in runs) for op in (*OPS, BETWEEN)}
     matrices = model_matrices(ops.model, shape.rows)
     sampled = model_matrices(ops.model, shape.sequences)
@@ -157,7 +158,7 @@ def _linear(op: str, matrices: Iterable[Matrix]) -> str:
     return f"{formats}, {at_once} row{'s' if at_once > 1 else ''}"
 
 
-def _timed(ops: CpuOps, kv: Kv, batch: Batch, clock: Clock) -> dict[str, float]:
+def timed_pass(ops: CpuOps, kv: Kv, batch: Batch, clock: Clock) -> dict[str, float]:
     """Seconds of each op, and of what lies between them, in one pass."""
     ops.model.record(True)
     began = clock.now()
@@ -169,9 +170,9 @@ def _timed(ops: CpuOps, kv: Kv, batch: Batch, clock: Clock) -> dict[str, float]:
     return found | {BETWEEN: max(0.0, total - sum(found.values()))}
 
 
-def _batch(shape: Shape, vocab: int) -> Batch:
+def batch_of(shape: Shape, vocab: int) -> Batch:
     """The shape's batch, every sequence in blocks of its own."""
-    sequences, blocks = shape.sequences, -(-shape.context // _BLOCK)
+    sequences, blocks = shape.sequences, -(-shape.context // BLOCK)
     prefill = shape.phase == "prefill"
     starts = np.array([0, shape.rows]) if prefill else np.arange(shape.rows + 1)
     positions = np.arange(shape.rows) if prefill else np.full(shape.rows, shape.context - 1)
@@ -185,13 +186,13 @@ def _batch(shape: Shape, vocab: int) -> Batch:
     )
 
 
-def _fill(ops: CpuOps, kv: Kv, blocks: int) -> None:
+def fill(ops: CpuOps, kv: Kv, blocks: int) -> None:
     """Write keys and values everywhere: memory never written is not really there, and reading it costs nothing."""
     most = ops.spec.max_context
-    at_once = max(1, min(_FILL, most) // _BLOCK)
+    at_once = max(1, min(_FILL, most) // BLOCK)
     for first in range(0, blocks, at_once):
         table = np.arange(first, min(blocks, first + at_once), dtype=np.int32).reshape(1, -1)
-        count = min(table.size * _BLOCK, most)
+        count = min(table.size * BLOCK, most)
         batch = Batch(
             tokens=(np.arange(count, dtype=np.int32) * 17 + 1000 + first) % ops.spec.vocab,
             positions=np.arange(count, dtype=np.int32),
