@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.rebased import NAMES, config_of, rebased, write_safetensors
+from benchmarks.rebased import PARTS, config_of, rebased, write_safetensors
 from tenfold.core.config import EngineConfig
 from tenfold.core.errors import ConfigError, CorruptModel
 from tenfold.engine.build import make_ops
@@ -145,7 +145,7 @@ def test_another_basis_is_the_same_function(rotate: bool) -> None:
     weights = random_weights(tiny_spec(**SIZES), seed=5)
     spec = dataclasses.replace(weights.spec, tied_head=not rotate)
     names = {"model.embed_tokens": "embed", "model.norm": "norm", "lm_head": "head"}
-    names |= {f"model.layers.{i}.{theirs}": f"layers.{i}.{ours}" for i in range(2) for ours, theirs in NAMES.items()}
+    names |= {f"model.layers.{i}.{theirs}": f"layers.{i}.{ours}" for i in range(2) for ours, theirs in PARTS.items()}
     tensors = {
         names[name.removesuffix(".weight")]: float_tensor(name, values)
         for name, values in rebased(weights, seed=6, rotate=rotate).items()
