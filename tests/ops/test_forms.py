@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.rebased import PARTS, config_of, rebased, write_safetensors
+from benchmarks.hf_weights import hf_name, write_safetensors
+from benchmarks.rebased import PARTS, config_of, rebased
 from tenfold.core.config import EngineConfig
 from tenfold.core.errors import ConfigError, CorruptModel
 from tenfold.engine.build import make_ops
@@ -74,7 +75,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny random Llama in a Hugging Face folder, in bfloat16."""
     folder = tmp_path_factory.mktemp("tiny")
     weights = random_weights(tiny_spec(**SIZES), seed=3)
-    write_safetensors(folder / "model.safetensors", rebased(weights, seed=1, rotate=False))
+    tensors = rebased(weights, seed=1, rotate=False)
+    shapes = {name: values.shape for name, values in tensors.items()}
+    write_safetensors(folder / "model.safetensors", shapes, tensors.__getitem__)
     (folder / "config.json").write_text(json.dumps(config_of(weights.spec, rotate=False)))
     return load_checkpoint(folder)
 
@@ -144,10 +147,9 @@ def test_another_basis_is_the_same_function(rotate: bool) -> None:
     """What benchmarks.rebased writes computes what the original does."""
     weights = random_weights(tiny_spec(**SIZES), seed=5)
     spec = dataclasses.replace(weights.spec, tied_head=not rotate)
-    names = {"model.embed_tokens": "embed", "model.norm": "norm", "lm_head": "head"}
-    names |= {f"model.layers.{i}.{theirs}": f"layers.{i}.{ours}" for i in range(2) for ours, theirs in PARTS.items()}
+    ours = ["embed", "norm", "head", *(f"layers.{i}.{part}" for i in range(2) for part in PARTS)]
+    names = {hf_name(name): name for name in ours}
     tensors = {
-        names[name.removesuffix(".weight")]: float_tensor(name, values)
-        for name, values in rebased(weights, seed=6, rotate=rotate).items()
+        names[name]: float_tensor(name, values) for name, values in rebased(weights, seed=6, rotate=rotate).items()
     }
     assert distance(whole(ReferenceOps(Weights(spec, tensors))), whole(ReferenceOps(weights))) < 1e-5
