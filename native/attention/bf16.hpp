@@ -3,10 +3,10 @@
 struct Bf16Kv {
   using Type = uint16_t;
   static constexpr int kBlock = kPairQueries;
-  static constexpr int kWeightWords = kKeyTile / 2;
+  static constexpr int kWeightWords = kKeyTile / 2 * kPairWords;
   static constexpr uint16_t kInfinity = 0x7f80, kNan = 0x7fc0;
 
-  static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
+  static size_t query_words(const KvLayer& kv) { return static_cast<size_t>(kv.width) / 2 * kPairWords; }
 
   // n values times `by`, to bf16.
   static void round_to(const float* x, float by, int n, void* to) {
@@ -19,7 +19,14 @@ struct Bf16Kv {
     }
   }
 
-  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) { round_to(q, by, kv.head_dim, to); }
+  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
+    int d = 0;
+    for (; d + 16 <= kv.head_dim; d += 16) store_pairs(to + d / 2 * kPairWords, mul(load(q + d), set1(by)));
+    if (d == kv.head_dim) return;
+    uint32_t last[8 * kPairWords];
+    store_pairs(last, mul(load_n(q + d, kv.head_dim - d), set1(by)));
+    __builtin_memcpy(to + d / 2 * kPairWords, last, static_cast<size_t>(kv.width - d) / 2 * kPairWords * sizeof *to);
+  }
 
   // scores[query][16 group + lane] = q . k, over pairs in order.
   template <int QUERIES, int GROUPS>
@@ -34,14 +41,12 @@ struct Bf16Kv {
     for (int p = 0; p < pairs; ++p) {
       if (ahead != nullptr)
         for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 32 * p, 64);
-      Pairs k[GROUPS];
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUPS; ++g) k[g] = load_pairs(keys[g] + 32 * p);
+      for (int g = 0; g < GROUPS; ++g) {
+        const Pairs k = load_pairs(keys[g] + 32 * p);
+        const uint32_t* x = anew(q + p * kPairWords);
 #pragma GCC unroll 8
-      for (int i = 0; i < QUERIES; ++i) {
-        const Pairs x = set_pair(q[i * pairs + p]);
-#pragma GCC unroll 4
-        for (int g = 0; g < GROUPS; ++g) sum[i][g] = dot_pairs(sum[i][g], k[g], x);
+        for (int i = 0; i < QUERIES; ++i) sum[i][g] = dot_pairs(sum[i][g], k, x + i * pairs * kPairWords);
       }
     }
 #pragma GCC unroll 8
@@ -52,7 +57,7 @@ struct Bf16Kv {
 
   // The tile's softmax weights, for value_block().
   static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
-    for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
+    for (int g = 0; g < kGroups; ++g) store_pairs(to + 8 * g * kPairWords, weights[g]);
   }
 
   // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. Weights of
@@ -69,14 +74,12 @@ struct Bf16Kv {
       const ptrdiff_t at = static_cast<ptrdiff_t>(p % 8) * 2 * kv.padded + 2 * d;
       const Type* v = values[p / 8] + at;
       if (ahead != nullptr) fetch(ahead[p / 8] + at, 64 * WIDTH);
-      Pairs x[WIDTH];
 #pragma GCC unroll 4
-      for (int w = 0; w < WIDTH; ++w) x[w] = load_pairs(v + 32 * w);
+      for (int w = 0; w < WIDTH; ++w) {
+        const Pairs x = load_pairs(v + 32 * w);
+        const uint32_t* weight = anew(weights + p * kPairWords);
 #pragma GCC unroll 8
-      for (int i = 0; i < QUERIES; ++i) {
-        const Pairs weight = set_pair(weights[i * kWeightWords + p]);
-#pragma GCC unroll 4
-        for (int w = 0; w < WIDTH; ++w) acc[i][w] = dot_pairs(acc[i][w], x[w], weight);
+        for (int i = 0; i < QUERIES; ++i) acc[i][w] = dot_pairs(acc[i][w], x, weight + i * kWeightWords);
       }
     }
 #pragma GCC unroll 8

@@ -3,9 +3,17 @@
 // the same. Included inside a level's namespace by attention.cpp.
 struct TiledKv : Bf16Kv {
   static constexpr int kQueries = 16;
+  static constexpr int kWeightWords = kKeyTile / 2;
 
   static bool takes(const KvLayer& kv) { return kv.type == KvType::bf16 && kv.head_dim % 32 == 0; }
   static int take(int queries) { return queries < kQueries ? queries : kQueries; }
+
+  // The unit takes pairs packed, also where this level's vectors do not.
+  static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
+  static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) { round_to(q, by, kv.head_dim, to); }
+  static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
+    for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
+  }
 
   // `q` has room for kQueries queries; what it holds beyond `queries` takes no part.
   static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,

@@ -1,10 +1,32 @@
 // Which levels the CPU and the operating system can run.
 #include <algorithm>
+#include <chrono>
 
 #include "dispatch/features.hpp"
 #include "dispatch/level.hpp"
+#include "limits/probes.hpp"
 
 namespace tenfold {
+namespace {
+
+#if defined(TENFOLD_X86_LEVELS)
+// Seconds per multiply-add: the best of some runs of microseconds.
+double seconds_per_mac(const Probe& probe) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1.0;
+  for (int i = 0; i < 16; ++i) {
+    const auto began = Clock::now();
+    const auto macs = static_cast<double>(probe.run(256));
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - began).count() / macs);
+  }
+  return best;
+}
+
+// Intel's cores take pairs of bf16 at half the rate of float32, AMD's at twice. Results are the same bits.
+bool pairs_pay() { return seconds_per_mac(bf16::probe()) < seconds_per_mac(avx512::probes().f32); }
+#endif
+
+}  // namespace
 
 Levels levels() {
   Levels result{};
@@ -21,8 +43,10 @@ Levels levels() {
   static const bool amx = bf16 && has({"amx_tile", "amx_int8", "amx_bf16"}) && enable_amx() && amx::tiles_work();
   if (amx) result.found[result.count++] = &::tenfold::amx::kernels();
 #endif
-  if (bf16) result.found[result.count++] = &avx512bf16::kernels();
+  static const bool pairs = bf16 && pairs_pay();
+  if (pairs) result.found[result.count++] = &avx512bf16::kernels();
   if (avx512) result.found[result.count++] = &avx512::kernels();
+  if (bf16 && !pairs) result.found[result.count++] = &avx512bf16::kernels();
   if (avx2) result.found[result.count++] = &avx2::kernels();
 #endif
   result.found[result.count++] = &portable::kernels();

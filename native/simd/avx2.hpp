@@ -121,7 +121,6 @@ inline __m256 add_exponent(__m256 x, __m256 shifted) {
 }
 inline Vec add_exponent(Vec x, Vec shifted) { return {add_exponent(x.a, shifted.a), add_exponent(x.b, shifted.b)}; }
 
-using Pairs = Bytes;
 inline Bytes load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
@@ -138,26 +137,26 @@ inline Bytes set_quad(uint32_t x) {
   const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x));
   return {all, all};
 }
-inline Pairs load_pairs(const uint16_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
-inline Pairs set_pair(uint32_t x) { return set_quad(x); }
-inline __m256 dot_pairs(__m256 sum, __m256i a, __m256i b) {
-  const __m256i odd = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, odd)),
-                        _mm256_castsi256_ps(_mm256_and_si256(b, odd)), sum);
-  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)),
-                         sum);
+inline void load_pairs(const uint16_t* p, Vec& even, Vec& odd) {
+  const Bytes pairs = load_bytes(reinterpret_cast<const uint8_t*>(p));
+  const __m256i top = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  even = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(pairs.b, 16))};
+  odd = {_mm256_castsi256_ps(_mm256_and_si256(pairs.a, top)), _mm256_castsi256_ps(_mm256_and_si256(pairs.b, top))};
 }
-inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) { return {dot_pairs(sum.a, a.a, b.a), dot_pairs(sum.b, a.b, b.b)}; }
-inline __m256i round_bf16(__m256 x) {
-  const __m256i bits = _mm256_castps_si256(x), top = _mm256_srli_epi32(bits, 16);
-  const __m256i even = _mm256_and_si256(top, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(
-      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), even), 16);
+// The nearest bf16 values, ties to even; a NaN stays one.
+inline __m256 round_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x), top = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), even);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
+  const __m256i number = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
+  return _mm256_castsi256_ps(_mm256_and_si256(number, top));
 }
+inline Vec round_bf16(Vec x) { return {round_bf16(x.a), round_bf16(x.b)}; }
 inline void store_bf16(void* p, Vec x) {
-  const __m256i words = _mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b));
+  const Vec rounded = round_bf16(x);
+  const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(_mm256_castps_si256(rounded.a), 16),
+                                            _mm256_srli_epi32(_mm256_castps_si256(rounded.b), 16));
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
 }
 inline __m256i dot_quads(__m256i sum, __m256i a, __m256i b) {

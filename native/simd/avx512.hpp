@@ -70,34 +70,28 @@ inline Vec add_exponent(Vec x, Vec shifted) {
       _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
 }
 
-// Sixteen pairs of bf16. A sum takes the odd one's product first, each with one rounding (that of the sum:
-// the product is exact), as the instruction does.
-using Pairs = __m512i;
-inline Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
-inline Pairs set_pair(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 #if defined(__AVX512BF16__)
-inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-}
 inline void store_bf16(void* p, Vec x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
 }
 #else
-inline Vec dot_pairs(Vec sum, Pairs a, Pairs b) {
-  const __m512i odd = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a, odd)),
-                        _mm512_castsi512_ps(_mm512_and_si512(b, odd)), sum);
-  return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)),
-                         sum);
+// The nearest bf16 values, ties to even; a NaN stays one.
+inline Vec round_bf16(Vec x) {
+  const __m512i bits = _mm512_castps_si512(x), top = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even);
+  const __m512i number = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), bits,
+                                              _mm512_set1_epi32(0x400000));
+  return _mm512_castsi512_ps(_mm512_and_si512(number, top));
 }
 inline void store_bf16(void* p, Vec x) {
-  const __m512i bits = _mm512_castps_si512(x), top = _mm512_srli_epi32(bits, 16);
-  const __m512i even = _mm512_and_si512(top, _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(
-      _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even), 16);
-  const __m512i result = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top,
-                                              _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
+  const __m512i top = _mm512_srli_epi32(_mm512_castps_si512(round_bf16(x)), 16);
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(top));
+}
+inline void load_pairs(const uint16_t* p, Vec& even, Vec& odd) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
 }
 #endif
 

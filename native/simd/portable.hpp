@@ -177,24 +177,14 @@ inline Vec add_exponent(const Vec& x, const Vec& shifted) {
   return each([&](int i) { return bits_to_float(float_to_bits(x.v[i]) + (float_to_bits(shifted.v[i]) << 23)); });
 }
 
-struct Pairs {
-  uint32_t v[16];
-};
-inline Pairs load_pairs(const uint16_t* p) {
-  Pairs r;
-  __builtin_memcpy(r.v, p, sizeof r.v);
-  return r;
+inline void load_pairs(const uint16_t* p, Vec& even, Vec& odd) {
+  uint32_t pairs[16];
+  __builtin_memcpy(pairs, p, sizeof pairs);
+  even = each([&](int i) { return bits_to_float(pairs[i] << 16); });
+  odd = each([&](int i) { return bits_to_float(pairs[i] & 0xffff0000u); });
 }
-inline Pairs set_pair(uint32_t x) {
-  Pairs r;
-  for (int i = 0; i < 16; ++i) r.v[i] = x;
-  return r;
-}
-inline Vec dot_pairs(const Vec& sum, const Pairs& a, const Pairs& b) {
-  return each([&](int i) {
-    const float odd = fma1(bits_to_float(a.v[i] & 0xffff0000u), bits_to_float(b.v[i] & 0xffff0000u), sum.v[i]);
-    return fma1(bits_to_float(a.v[i] << 16), bits_to_float(b.v[i] << 16), odd);
-  });
+inline Vec round_bf16(const Vec& x) {
+  return each([&](int i) { return bits_to_float(static_cast<uint32_t>(float_to_bf16(x.v[i])) << 16); });
 }
 inline void store_bf16(void* p, const Vec& x) {
   uint16_t rounded[16];

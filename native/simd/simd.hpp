@@ -28,6 +28,49 @@ namespace {
 #include "simd/tiles.hpp"
 #endif
 
+// The same pointer, unknown to the compiler: what is read through it is an operand in memory each time, and takes no
+// register from the sums.
+template <typename T>
+inline const T* anew(const T* p) {
+  __asm__ volatile("" : "+r"(p));
+  return p;
+}
+
+// Sixteen pairs of bf16 times one pair for all of them. A sum takes the odd one's product first, each with one rounding
+// (that of the sum: the product is exact), as the instruction does. The one pair lies packed in a word where there is
+// the instruction; elsewhere as two floats, which float32 multiply-adds take from memory as they are.
+#if defined(__AVX512BF16__)
+constexpr int kPairWords = 1;
+using Pairs = __m512i;
+inline Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+inline Vec dot_pairs(Vec sum, Pairs a, const uint32_t* pair) {
+  const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(*pair));
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(x));
+}
+// Sixteen values, rounded to bf16, as the pairs that dot_pairs() takes.
+inline void store_pairs(uint32_t* p, Vec x) { store_bf16(p, x); }
+#else
+constexpr int kPairWords = 2;
+struct Pairs {
+  Vec even, odd;
+};
+inline Pairs load_pairs(const uint16_t* p) {
+  Pairs pairs;
+  load_pairs(p, pairs.even, pairs.odd);
+  return pairs;
+}
+inline Vec dot_pairs(const Vec& sum, const Pairs& a, const uint32_t* pair) {
+  float x[2];
+  __builtin_memcpy(x, pair, sizeof x);
+  return fma(a.even, set1(x[0]), fma(a.odd, set1(x[1]), sum));
+}
+inline void store_pairs(uint32_t* p, const Vec& x) {
+  float rounded[16];
+  store(rounded, round_bf16(x));
+  __builtin_memcpy(p, rounded, sizeof rounded);
+}
+#endif
+
 // e^x within 2 ulp; 0 below -87.3 (also for -inf), saturated above 88.
 // e^r = 1 + r + r^2 p(r) on |r| <= ln 2 / 2, p a least-squares fit (relative error 1e-8).
 inline Vec vexp(Vec x) {
