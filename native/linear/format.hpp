@@ -42,8 +42,8 @@ constexpr int kPanel = 16;  // rows of activations that lie side by side
 // other eight, so that two threads may fill a panel; a pass of the kernels over a panel is one stream.
 struct alignas(64) ActGroup {
   struct Half {
-    float scale[8], sum[8];               // sum: scale * sum of the codes
-    int32_t minus[8], first_minus[8];     // minus the sum of the codes; of the first 16 of them
+    float scale[8], sum[8];  // sum: scale * sum of the codes
+    float part_sums[2][8];   // the same of the first and of the last 16 codes
   };
   int8_t codes[kPanel][kGroup];
   Half half[kPanel / 8];

@@ -10,45 +10,87 @@ namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
 constexpr size_t kPrefetchAhead = 8192;
+constexpr int kUnpackedRows = 64;  // rows for which a tile is unpacked once,
+constexpr int kUnpackedFrom = 24;  // and from how many on
 
-// The weight scales (and offsets) of one group of 32 inputs, or of its two halves.
-struct GroupScales {
-  Vec s[2], m[2];
+// Sums of products of codes start from these bits and stay below 2^22 in size, so that, read as a float32, one is
+// kShift plus the sum, exactly: no conversion is needed.
+constexpr int32_t kShiftBits = 0x4b400000;
+constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+
+// Of the inputs that share a scale, a part of a group (or all of it): a weight is s * code + m. shift = -kShift * s, which
+// is exact, for s has at most 19 bits.
+struct PartScales {
+  Vec s, shift, m;
 };
 
-// Walks a tile's scales group by group.
-template <int GROUP, Scales KIND>
-struct ScaleReader {
+// A tile's codes and scales, group by group.
+template <int BITS, int GROUP, Scales KIND>
+struct PackedTile {
+  static constexpr int kBits = BITS, kParts = kGroup / GROUP;
   static constexpr bool kAffine = KIND == Scales::affine || KIND == Scales::super_affine;
   static constexpr bool kSuperBlock = KIND == Scales::super || KIND == Scales::super_affine;
-  const uint8_t* p;
-  Vec d, dmin;
+  static constexpr size_t kCodeBytes = 64 * BITS;  // of a group
+  const uint8_t *scales, *codes, *ahead;
+  size_t step;
+  float zero_point;
+  int group = 0;
+  Vec d = zero(), dmin = zero();
 
-  inline void next(int group, GroupScales& out) {
-    if constexpr (!kSuperBlock) {
-      out.s[0] = load_f16(reinterpret_cast<const uint16_t*>(p));
-      p += 32;
-      if constexpr (kAffine) {
-        out.m[0] = load_f16(reinterpret_cast<const uint16_t*>(p));
-        p += 32;
-      }
-    } else {
-      if (group % (kSuper / kGroup) == 0) {
-        d = load_f16(reinterpret_cast<const uint16_t*>(p));
-        p += 32;
+  PackedTile(const Packed& w, const uint8_t* tile)
+      : scales(tile),
+        codes(tile + w.code_offset),
+        ahead(tile + kPrefetchAhead),
+        step(w.tile_bytes / (w.cols / kGroup)),
+        zero_point(kAffine ? 0.0f : -static_cast<float>(1 << w.zero_shift)) {}
+
+  // The tiles that follow, scales and codes alike, arrive at the pace this one is used up.
+  inline void fetch() {
+    for (size_t line = 0; line < kCodeBytes + 64; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+    ahead += step;
+  }
+
+  // Those of the next group.
+  inline void next_scales(PartScales* out) {
+    if constexpr (kSuperBlock)
+      if (group++ % (kSuper / kGroup) == 0) {
+        d = load_f16(reinterpret_cast<const uint16_t*>(scales));
+        scales += 32;
         if constexpr (kAffine) {
-          dmin = sub(zero(), load_f16(reinterpret_cast<const uint16_t*>(p)));
-          p += 32;
+          dmin = sub(zero(), load_f16(reinterpret_cast<const uint16_t*>(scales)));
+          scales += 32;
         }
       }
-      for (int half = 0; half < kGroup / GROUP; ++half) {
-        out.s[half] = mul(d, load_i8(reinterpret_cast<const int8_t*>(p)));
-        p += 16;
-        if constexpr (kAffine) {
-          out.m[half] = mul(dmin, load_i8(reinterpret_cast<const int8_t*>(p)));
-          p += 16;
-        }
-      }
+    for (int part = 0; part < kParts; ++part) {
+      out[part].s = read(d);
+      out[part].shift = mul(out[part].s, set1(-kShift));
+      out[part].m = kAffine ? read(dmin) : mul(out[part].s, set1(zero_point));
+    }
+  }
+
+ private:
+  inline Vec read(Vec unit) {
+    const uint8_t* p = scales;
+    scales += kSuperBlock ? 16 : 32;
+    if constexpr (kSuperBlock) return mul(unit, load_i8(reinterpret_cast<const int8_t*>(p)));
+    return load_f16(reinterpret_cast<const uint16_t*>(p));
+  }
+};
+
+// Groups of a tile that lie unpacked in the first-level cache while many rows pass.
+template <typename Tile>
+struct UnpackedSpan {
+  static constexpr int kMost = 24;  // groups
+  const uint8_t* codes;             // a byte each: 512 bytes per group
+  PartScales scales[kMost * Tile::kParts];
+  alignas(64) uint8_t buffer[Tile::kBits == 4 ? kMost * 512 : 64];
+
+  void take(Tile& tile, int groups) {
+    codes = Tile::kBits == 4 ? buffer : tile.codes;
+    for (int g = 0; g < groups; ++g, tile.codes += Tile::kCodeBytes) {
+      tile.fetch();
+      if constexpr (Tile::kBits == 4) unpack_codes(tile.codes, buffer + 512 * g);
+      tile.next_scales(scales + g * Tile::kParts);
     }
   }
 };
@@ -61,71 +103,123 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
   }
 }
 
-// Rows row … row + ROWS - 1, which lie in one panel (and in one half of it, up to 8).
-template <int BITS, int GROUP, Scales KIND, int ROWS>
-void quantized_rows(const Packed& w, const uint8_t* tile, const Acts& x, int row, float* out,
-                    ptrdiff_t out_stride, int columns, bool accumulate, bool prefetch) {
-  using Reader = ScaleReader<GROUP, KIND>;
-  constexpr size_t code_bytes = 64 * BITS;
-  const int groups = w.cols / kGroup;
-  const ActGroup* group = x.panel(row);
+// sum[r] += rows r of `acts`, which lie in one panel (and in one half of it, up to 8), times GROUPS groups of a tile, whose
+// codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes times codes;
+// then for each part in turn, with activations x = scale * code, in float32:
+//   sum = fma(s * (dot - kShift), scale, sum), the product s * … with one rounding
+//   sum = fma(m, scale * (the sum of the activations' codes), sum)
+template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>
+inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec* sum, const F& scales) {
+  constexpr int kAll = GROUPS * Tile::kParts, kQuads = 8 / Tile::kParts;
+  constexpr int kPartBytes = kQuads * (PACKED && Tile::kBits == 4 ? 32 : 64);
   const ptrdiff_t code_lane = row % kPanel * kGroup, half_lane = row % kPanel / 8, lane = row % 8;
-  Vec sum[ROWS];
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) sum[r] = zero();
-  Reader reader{tile, zero(), zero()};
-  const uint8_t* p = tile + w.code_offset;
-  // The tiles that follow, scales and codes alike, arrive at the pace this one is used up.
-  const uint8_t* ahead = tile + kPrefetchAhead;
-  const size_t step = w.tile_bytes / groups;
-  for (int g = 0; g < groups; ++g, ++group, p += code_bytes, ahead += step) {
-    if (prefetch)
-      for (size_t line = 0; line < code_bytes + 64; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-    Codes<BITS> weights;
-    weights.load(p);
-    GroupScales scales;
-    reader.next(g, scales);
-    const int8_t* a = group->codes[0] + code_lane;
-    const ActGroup::Half* half = group->half + half_lane;
-    constexpr int kTurn = ROWS < kDotRows ? ROWS : kDotRows;
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r += kTurn) {
-      const int8_t* codes = a + r * kGroup;
-      const ActGroup::Half& h = half[r / 8];
-      const ptrdiff_t at = lane + r % 8;
-      IVec dot[kTurn];
-      if constexpr (GROUP == kGroup) {
-        for (int i = 0; i < kTurn; ++i)
-          dot[i] = Reader::kAffine ? iset1(0) : shift_left(iset1(h.minus[at + i]), w.zero_shift);
-        weights.template dot<0, 8, kTurn>(codes, dot);
-        for (int i = 0; i < kTurn; ++i) {
-          sum[r + i] = fma(to_float(dot[i]), mul(scales.s[0], set1(h.scale[at + i])), sum[r + i]);
-          if constexpr (Reader::kAffine) sum[r + i] = fma(scales.m[0], set1(h.sum[at + i]), sum[r + i]);
-        }
-      } else {
-        int32_t minus[2][kTurn];
-        for (int i = 0; i < kTurn; ++i) {
-          minus[0][i] = h.first_minus[at + i];
-          minus[1][i] = h.minus[at + i] - minus[0][i];
-        }
-        const auto part = [&]<int HALF>(std::integral_constant<int, HALF>) {
-          for (int i = 0; i < kTurn; ++i)
-            dot[i] = Reader::kAffine ? iset1(0) : shift_left(iset1(minus[HALF][i]), w.zero_shift);
-          weights.template dot<4 * HALF, 4, kTurn>(codes, dot);
-          for (int i = 0; i < kTurn; ++i) {
-            const Vec scale = set1(h.scale[at + i]);
-            sum[r + i] = fma(to_float(dot[i]), mul(scales.s[HALF], scale), sum[r + i]);
-            if constexpr (Reader::kAffine)
-              sum[r + i] = fma(scales.m[HALF], mul(scale, to_float(iset1(-minus[HALF][i]))), sum[r + i]);
-          }
-        };
-        part(std::integral_constant<int, 0>());
-        part(std::integral_constant<int, 1>());
-      }
+  const int8_t* a[kAll];
+  const uint8_t* c[kAll];
+  IVec dot[kAll][ROWS];
+#pragma GCC unroll 2
+  for (int p = 0; p < kAll; ++p) {
+    a[p] = acts[p / Tile::kParts].codes[0] + code_lane + p % Tile::kParts * 16;
+    c[p] = codes + p * kPartBytes;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) dot[p][r] = iset1(kShiftBits);
+  }
+  dot_codes<Tile::kBits, PACKED, kQuads, ROWS, kAll>(c, a, dot);
+  const PartScales* parts = scales();
+#pragma GCC unroll 2
+  for (int p = 0; p < kAll; ++p) {
+    const ActGroup::Half* half = anew(acts[p / Tile::kParts].half + half_lane);
+    const float* scale = half->scale + lane;
+    const float* code_sum = (Tile::kParts == 1 ? half->sum : half->part_sums[p % Tile::kParts]) + lane;
+    const Vec s = parts[p].s, shift = parts[p].shift, m = parts[p].m;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      sum[r] = fma(fma(s, as_float(dot[p][r]), shift), set1(scale[r]), sum[r]);
+      sum[r] = fma(m, set1(code_sum[r]), sum[r]);
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) put(out + r * out_stride, sum[r], columns, accumulate);
+}
+
+// f(groups, first group), `groups` a constant: as many at a time as give enough chains of dot products to hide their
+// latency.
+template <typename Tile, typename F>
+inline void in_turns(int groups, const F& f) {
+  constexpr int kTurn = kDotParts > Tile::kParts ? kDotParts / Tile::kParts : 1;
+  int g = 0;
+  for (; g + kTurn <= groups; g += kTurn) f(std::integral_constant<int, kTurn>(), g);
+  if constexpr (kTurn > 1)
+    for (; g < groups; ++g) f(std::integral_constant<int, 1>(), g);
+}
+
+// Calls f(number of rows, first) for rows … of passes of at most kRowBlock; the number is a constant.
+template <typename F>
+inline void in_passes(int rows, const F& f) {
+  int r = 0;
+  if constexpr (kRowBlock >= 8)
+    for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>(), r);
+  for (; r + 4 <= rows; r += 4) f(std::integral_constant<int, 4>(), r);
+  if (r + 2 <= rows) {
+    f(std::integral_constant<int, 2>(), r);
+    r += 2;
+  }
+  if (r < rows) f(std::integral_constant<int, 1>(), r);
+}
+
+// A few rows: each pass reads the tile as it is packed.
+template <typename Tile>
+void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
+                 ptrdiff_t out_stride, int columns, bool accumulate) {
+  in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+    Vec sum[ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) sum[i] = zero();
+    Tile tile(w, data);
+    const ActGroup* acts = x.panel(row + r);
+    in_turns<Tile>(w.cols / kGroup, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
+      if (r == 0)
+        for (int i = 0; i < GROUPS; ++i) tile.fetch();
+      PartScales scales[GROUPS * Tile::kParts];
+      add_groups<true, GROUPS, ROWS, Tile>(tile.codes, acts + g, row + r, sum, [&] {
+        for (int i = 0; i < GROUPS; ++i) tile.next_scales(scales + i * Tile::kParts);
+        return scales;
+      });
+      tile.codes += GROUPS * Tile::kCodeBytes;
+    });
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) put(out + (r + i) * out_stride, sum[i], columns, accumulate);
+  });
+}
+
+// Many rows, at most kUnpackedRows: the tile is unpacked once for all.
+template <typename Tile>
+void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
+                   ptrdiff_t out_stride, int columns, bool accumulate) {
+  UnpackedSpan<Tile> span;
+  alignas(64) float sums[kUnpackedRows][kTile];
+  const int groups = w.cols / kGroup;
+  Tile tile(w, data);
+  for (int from = 0, many; from < groups; from += many) {
+    many = groups - from < span.kMost ? groups - from : span.kMost;
+    span.take(tile, many);
+    in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+      const ActGroup* acts = x.panel(row + r) + from;
+      Vec sum[ROWS];
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; ++i) sum[i] = from == 0 ? zero() : load(sums[r + i]);
+      in_turns<Tile>(many, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
+        add_groups<false, GROUPS, ROWS, Tile>(span.codes + 512 * g, acts + g, row + r, sum,
+                                              [&] { return span.scales + g * Tile::kParts; });
+      });
+      const bool last = from + many == groups;
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; ++i) {
+        if (last) {
+          put(out + (r + i) * out_stride, sum[i], columns, accumulate);
+        } else {
+          store(sums[r + i], sum[i]);
+        }
+      }
+    });
+  }
 }
 
 #if defined(TENFOLD_TILES)
@@ -135,30 +229,26 @@ void quantized_rows(const Packed& w, const uint8_t* tile, const Acts& x, int row
 template <int BITS, int GROUP, Scales KIND>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
+  using Tile = PackedTile<BITS, GROUP, KIND>;
 #if defined(TENFOLD_TILES)
   if (GROUP == kGroup && rows >= kTiledRows) tiles_ready();
 #endif
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
-    const auto pass = [&](auto kernel, int r) {
-      kernel(w, data, x, row + r, out + r * out_stride, out_stride, columns, accumulate, r == 0);
-    };
     int r = 0;
 #if defined(TENFOLD_TILES)
     if constexpr (GROUP == kGroup)
       for (; rows - r >= kTiledRows; r += kTiledChunk)
-        TiledColumn<BITS, KIND>(w, data).run(x, row + r, rows - r < kTiledChunk ? rows - r : kTiledChunk,
-                                             out + r * out_stride, out_stride, columns, accumulate);
+        TiledColumn<Tile>(w, data).run(x, row + r, rows - r < kTiledChunk ? rows - r : kTiledChunk,
+                                       out + r * out_stride, out_stride, columns, accumulate);
+#else
+    for (; rows - r >= kUnpackedFrom; r += kUnpackedRows)
+      unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
+                          out + r * out_stride, out_stride, columns, accumulate);
 #endif
-    if constexpr (kRowBlock >= 8)
-      for (; r + 8 <= rows; r += 8) pass(quantized_rows<BITS, GROUP, KIND, 8>, r);
-    for (; r + 4 <= rows; r += 4) pass(quantized_rows<BITS, GROUP, KIND, 4>, r);
-    if (r + 2 <= rows) {
-      pass(quantized_rows<BITS, GROUP, KIND, 2>, r);
-      r += 2;
-    }
-    if (r < rows) pass(quantized_rows<BITS, GROUP, KIND, 1>, r);
+    if (r < rows)
+      packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
   }
 }
 

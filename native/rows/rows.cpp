@@ -61,8 +61,8 @@ inline void quantize_groups(int count, From from, To to, Lane lane) {
     ActGroup::Half& half = group.half[row / 8];
     half.scale[row % 8] = scales[i];
     half.sum[row % 8] = scales[i] * static_cast<float>(first + second);
-    half.minus[row % 8] = -first - second;
-    half.first_minus[row % 8] = -first;
+    half.part_sums[0][row % 8] = scales[i] * static_cast<float>(first);
+    half.part_sums[1][row % 8] = scales[i] * static_cast<float>(second);
   }
 }
 

@@ -1,6 +1,6 @@
 // Sixteen float lanes in two AVX registers. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 4;
-constexpr int kDotRows = 1;
+constexpr int kDotParts = 1;
 constexpr int kDenseTiles = 2;
 constexpr int kPairQueries = 3;
 constexpr int kQuadQueries = 1;
@@ -85,6 +85,7 @@ inline Vec keep_lanes(Vec x, int low, int high, Vec other) {
 }
 inline IVec to_int(Vec x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline Vec to_float(IVec x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline Vec as_float(IVec x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 inline Vec power_of_two(IVec n) {
   const __m256i bias = _mm256_set1_epi32(127);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
@@ -200,55 +201,55 @@ inline float reduce_peak(Vec x) {
   return __builtin_bit_cast(float, _mm_cvtsi128_si32(_mm_max_epi32(z, _mm_shuffle_epi32(z, 0xb1))));
 }
 
-template <int BITS>
-struct Codes {
-  Bytes q[8];
-  inline void load(const uint8_t* p) {
-    const __m256i low = _mm256_set1_epi8(15);
-    for (int i = 0; i < (BITS == 8 ? 8 : 4); ++i) {
-      const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * i));
-      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 64 * i + 32));
-      if constexpr (BITS == 8) {
-        q[i] = {a, b};
-      } else {
-        q[2 * i] = {_mm256_and_si256(a, low), _mm256_and_si256(b, low)};
-        q[2 * i + 1] = {_mm256_and_si256(_mm256_srli_epi16(a, 4), low),
-                        _mm256_and_si256(_mm256_srli_epi16(b, 4), low)};
-      }
-    }
+inline Bytes and_bytes(Bytes x, Bytes y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+inline Bytes high_nibbles(Bytes x) {
+  const __m256i low = _mm256_set1_epi8(15);
+  return and_bytes({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}, {low, low});
+}
+inline void unpack_codes(const uint8_t* from, uint8_t* to) {
+  const Bytes low = {_mm256_set1_epi8(15), _mm256_set1_epi8(15)};
+  for (int i = 0; i < 4; ++i) {
+    const Bytes x = load_bytes(from + 64 * i);
+    store_bytes(to + 128 * i, and_bytes(x, low));
+    store_bytes(to + 128 * i + 64, high_nibbles(x));
   }
-  // maddubs saturates at 16 bits, so codes go through it four bits at a time: |8 x 2 x 15 x 128| < 2^15.
-  template <int FIRST, int COUNT, int ROWS>
-  inline void dot(const int8_t* a, IVec* sum) const {
-    for (int r = 0; r < ROWS; ++r) sum[r] = dot_row<FIRST, COUNT>(a + 32 * r, sum[r]);
-  }
-  template <int FIRST, int COUNT>
-  inline IVec dot_row(const int8_t* a, IVec start) const {
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    __m256i la = _mm256_setzero_si256(), lb = la, ha = la, hb = la;
-    for (int i = FIRST; i < FIRST + COUNT; ++i) {
-      int32_t quad;
-      __builtin_memcpy(&quad, a + 4 * i, 4);
-      const __m256i x = _mm256_set1_epi32(quad);
+}
+// sum + codes below 16 times activations, in 16 bits: of 8 quads, at most 8 x 2 x 15 x 128 < 2^15.
+inline IVec add_nibbles(IVec sum, Bytes codes, const int8_t* quad) {
+  int32_t x;
+  __builtin_memcpy(&x, quad, sizeof x);
+  const __m256i all = _mm256_set1_epi32(x);
+  return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(codes.a, all)),
+          _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(codes.b, all))};
+}
+inline IVec widen_add(IVec sum, IVec words, __m256i by) {
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(words.a, by)),
+          _mm256_add_epi32(sum.b, _mm256_madd_epi16(words.b, by))};
+}
+// As in avx512.hpp. maddubs saturates at 16 bits, so codes go through it four bits at a time.
+template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
+inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
+  const Bytes low = {_mm256_set1_epi8(15), _mm256_set1_epi8(15)};
+  for (int p = 0; p < PARTS; ++p) {
+    IVec first[ROWS], second[ROWS];
+    for (int r = 0; r < ROWS; ++r) first[r] = second[r] = iset1(0);
+    for (int i = 0; i < QUADS; ++i) {
+      Bytes q = load_bytes(codes[p] + 64 * (PACKED && BITS == 4 ? i / 2 : i));
+      const int8_t* x = acts[p] + 4 * i;
+      if constexpr (PACKED && BITS == 4) q = i % 2 == 0 ? and_bytes(q, low) : high_nibbles(q);
       if constexpr (BITS == 4) {
-        la = _mm256_add_epi16(la, _mm256_maddubs_epi16(q[i].a, x));
-        lb = _mm256_add_epi16(lb, _mm256_maddubs_epi16(q[i].b, x));
+        for (int r = 0; r < ROWS; ++r) first[r] = add_nibbles(first[r], q, x + 32 * r);
       } else {
-        la = _mm256_add_epi16(la, _mm256_maddubs_epi16(_mm256_and_si256(q[i].a, low), x));
-        lb = _mm256_add_epi16(lb, _mm256_maddubs_epi16(_mm256_and_si256(q[i].b, low), x));
-        ha = _mm256_add_epi16(
-            ha, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(q[i].a, 4), low), x));
-        hb = _mm256_add_epi16(
-            hb, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(q[i].b, 4), low), x));
+        const Bytes least = and_bytes(q, low), most = high_nibbles(q);
+        for (int r = 0; r < ROWS; ++r) {
+          first[r] = add_nibbles(first[r], least, x + 32 * r);
+          second[r] = add_nibbles(second[r], most, x + 32 * r);
+        }
       }
     }
-    IVec sum = {_mm256_add_epi32(start.a, _mm256_madd_epi16(la, ones)),
-                _mm256_add_epi32(start.b, _mm256_madd_epi16(lb, ones))};
-    if constexpr (BITS == 8) {
-      const __m256i sixteen = _mm256_set1_epi16(16);
-      sum = {_mm256_add_epi32(sum.a, _mm256_madd_epi16(ha, sixteen)),
-             _mm256_add_epi32(sum.b, _mm256_madd_epi16(hb, sixteen))};
+    for (int r = 0; r < ROWS; ++r) {
+      dot[p][r] = widen_add(dot[p][r], first[r], _mm256_set1_epi16(1));
+      if constexpr (BITS == 8) dot[p][r] = widen_add(dot[p][r], second[r], _mm256_set1_epi16(16));
     }
-    return sum;
   }
-};
+}

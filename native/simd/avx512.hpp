@@ -1,6 +1,6 @@
 // Sixteen float lanes in one AVX-512 register. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 8;     // rows of activations per pass of the linear kernels
-constexpr int kDotRows = 8;      // of them, rows whose products take turns
+constexpr int kDotParts = 2;     // parts of their inputs whose products take turns
 constexpr int kDenseTiles = 4;   // column tiles in flight when few rows hide no latency
 constexpr int kPairQueries = 6;  // queries per pass over bf16 keys and values
 constexpr int kQuadQueries = 3;  // the same for 8-bit ones
@@ -53,6 +53,7 @@ inline Vec keep_lanes(Vec x, int low, int high, Vec other) {
 }
 inline IVec to_int(Vec x) { return _mm512_cvtps_epi32(x); }
 inline Vec to_float(IVec x) { return _mm512_cvtepi32_ps(x); }
+inline Vec as_float(IVec x) { return _mm512_castsi512_ps(x); }
 inline Vec power_of_two(IVec n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
 }
@@ -101,6 +102,11 @@ inline IVec iload(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Bytes set_quad(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 // sum + products of four unsigned bytes of a with four signed ones of b, exactly.
 inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// The same with one quad in memory for all lanes, which g++ would load into a register first.
+inline IVec dot_quad(IVec sum, Bytes a, const int8_t* quad) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const char(*)[4]>(quad)));
+  return sum;
+}
 // The codes of 32 values times `by`, and the sums of the first and of the second 16.
 inline void store_codes(int8_t* p, Vec a, Vec b, Vec by, int32_t& first, int32_t& second) {
   const __m128i low = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(a, by)));
@@ -133,33 +139,40 @@ inline float reduce_max(Vec x) {
 // Of magnitudes, likewise.
 inline float reduce_peak(Vec x) { return __builtin_bit_cast(float, _mm512_reduce_max_epi32(_mm512_castps_si512(x))); }
 
-// The codes of 16 outputs x 32 inputs; q[i] holds inputs 4i … 4i + 3 of each output.
-template <int BITS>
-struct Codes {
-  Bytes q[8];
-  inline void load(const uint8_t* p) {
-    if constexpr (BITS == 8) {
-      for (int i = 0; i < 8; ++i) q[i] = _mm512_loadu_si512(p + 64 * i);
-    } else {
-      const __m512i low = _mm512_set1_epi8(15);
-      for (int i = 0; i < 4; ++i) {
-        const __m512i x = _mm512_loadu_si512(p + 64 * i);
-        q[2 * i] = _mm512_and_si512(x, low);
-        q[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
-      }
-    }
+// Four-bit codes of a group, packed, to a byte each.
+inline void unpack_codes(const uint8_t* from, uint8_t* to) {
+  const Bytes low = _mm512_set1_epi8(15);
+  for (int i = 0; i < 4; ++i) {
+    const Bytes x = load_bytes(from + 64 * i);
+    store_bytes(to + 128 * i, _mm512_and_si512(x, low));
+    store_bytes(to + 128 * i + 64, _mm512_and_si512(_mm512_srli_epi16(x, 4), low));
   }
-  // sum[r] += over quads FIRST … FIRST + COUNT - 1 of code * activation, exactly; row r's activations at
-  // a + 32 r. The rows take turns, so that no chain of dependent products fills the scheduler.
-  template <int FIRST, int COUNT, int ROWS>
-  inline void dot(const int8_t* a, IVec* sum) const {
+}
+// dot[part][row] += codes times activations, exactly, over QUADS quads of each part; rows' activations are 32 bytes apart.
+// Codes have BITS bits; where those are 4, they lie packed, or in a byte each.
+template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
+inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
+  if constexpr (PACKED && BITS == 4) {
+    const Bytes low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int i = 0; i < QUADS / 2; ++i)
+#pragma GCC unroll 2
+      for (int p = 0; p < PARTS; ++p) {
+        const Bytes x = load_bytes(codes[p] + 64 * i);
+        const Bytes first = _mm512_and_si512(x, low), second = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
 #pragma GCC unroll 8
-    for (int i = FIRST; i < FIRST + COUNT; ++i)
+        for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], first, acts[p] + 32 * r + 8 * i);
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
-        int32_t quad;
-        __builtin_memcpy(&quad, a + 32 * r + 4 * i, 4);
-        sum[r] = _mm512_dpbusd_epi32(sum[r], q[i], _mm512_set1_epi32(quad));
+        for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], second, acts[p] + 32 * r + 8 * i + 4);
+      }
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < QUADS; ++i)
+#pragma GCC unroll 2
+      for (int p = 0; p < PARTS; ++p) {
+        const Bytes q = load_bytes(codes[p] + 64 * i);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], q, acts[p] + 32 * r + 4 * i);
       }
   }
-};
+}

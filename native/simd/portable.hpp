@@ -1,6 +1,6 @@
 // Sixteen float lanes in plain C++, for any CPU. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 4;
-constexpr int kDotRows = 1;
+constexpr int kDotParts = 1;
 constexpr int kDenseTiles = 1;
 constexpr int kPairQueries = 3;
 constexpr int kQuadQueries = 1;
@@ -122,6 +122,9 @@ inline Vec keep_lanes(const Vec& x, int low, int high, const Vec& other) {
 inline IVec to_int(const Vec& x) {
   return ieach([&](int i) { return round1(x.v[i]); });
 }
+inline Vec as_float(const IVec& x) {
+  return each([&](int i) { return bits_to_float(static_cast<uint32_t>(x.v[i])); });
+}
 inline Vec to_float(const IVec& x) {
   return each([&](int i) { return static_cast<float>(x.v[i]); });
 }
@@ -221,19 +224,26 @@ inline void store_low_bytes(uint8_t* p, const IVec& x) {
 }
 
 
-template <int BITS>
-struct Codes {
-  uint8_t q[8][64];
-  inline void load(const uint8_t* p) {
-    for (int i = 0; i < 8; ++i)
-      for (int j = 0; j < 64; ++j)
-        q[i][j] = BITS == 8 ? p[64 * i + j] : (p[64 * (i / 2) + j] >> (i % 2 * 4)) & 15;
-  }
-  template <int FIRST, int COUNT, int ROWS>
-  inline void dot(const int8_t* a, IVec* sum) const {
-    for (int r = 0; r < ROWS; ++r, a += 32)
-      for (int i = FIRST; i < FIRST + COUNT; ++i)
+inline void unpack_codes(const uint8_t* from, uint8_t* to) {
+  for (int i = 0; i < 4; ++i, from += 64, to += 128)
+    for (int j = 0; j < 64; ++j) {
+      to[j] = from[j] & 15;
+      to[64 + j] = from[j] >> 4;
+    }
+}
+// As in avx512.hpp.
+template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
+inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
+  constexpr bool nibbles = PACKED && BITS == 4;
+  for (int p = 0; p < PARTS; ++p)
+    for (int i = 0; i < QUADS; ++i) {
+      uint8_t q[64];
+      for (int j = 0; j < 64; ++j) {
+        const uint8_t byte = codes[p][64 * (nibbles ? i / 2 : i) + j];
+        q[j] = nibbles ? (byte >> i % 2 * 4) & 15 : byte;
+      }
+      for (int r = 0; r < ROWS; ++r)
         for (int lane = 0; lane < 16; ++lane)
-          for (int k = 0; k < 4; ++k) sum[r].v[lane] += q[i][4 * lane + k] * a[4 * i + k];
-  }
-};
+          for (int k = 0; k < 4; ++k) dot[p][r].v[lane] += q[4 * lane + k] * acts[p][32 * r + 4 * i + k];
+    }
+}
