@@ -24,6 +24,21 @@ struct PartScales {
   Vec s, shift, m;
 };
 
+// Fetches what follows a place in memory, evenly over a number of turns: the system has few buffers for lines on their way,
+// and a burst of prefetches waits for them.
+class Ahead {
+ public:
+  Ahead(const uint8_t* place, size_t bytes, int turns)
+      : at_(place + kPrefetchAhead), lines_(static_cast<int>((bytes / 64 + turns) / turns)) {}
+  inline void fetch() {
+    for (int i = 0; i < lines_; ++i, at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const uint8_t* at_;
+  int lines_;
+};
+
 // A tile's codes and scales, group by group.
 template <int BITS, int GROUP, Scales KIND>
 struct PackedTile {
@@ -31,8 +46,7 @@ struct PackedTile {
   static constexpr bool kAffine = KIND == Scales::affine || KIND == Scales::super_affine;
   static constexpr bool kSuperBlock = KIND == Scales::super || KIND == Scales::super_affine;
   static constexpr size_t kCodeBytes = 64 * BITS;  // of a group
-  const uint8_t *scales, *codes, *ahead;
-  size_t step;
+  const uint8_t *scales, *codes;
   float zero_point;
   int group = 0;
   Vec d = zero(), dmin = zero();
@@ -40,15 +54,7 @@ struct PackedTile {
   PackedTile(const Packed& w, const uint8_t* tile)
       : scales(tile),
         codes(tile + w.code_offset),
-        ahead(tile + kPrefetchAhead),
-        step(w.tile_bytes / (w.cols / kGroup)),
         zero_point(kAffine ? 0.0f : -static_cast<float>(1 << w.zero_shift)) {}
-
-  // The tiles that follow, scales and codes alike, arrive at the pace this one is used up.
-  inline void fetch() {
-    for (size_t line = 0; line < kCodeBytes + 64; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-    ahead += step;
-  }
 
   // Those of the next group.
   inline void next_scales(PartScales* out) {
@@ -88,7 +94,6 @@ struct UnpackedSpan {
   void take(Tile& tile, int groups) {
     codes = Tile::kBits == 4 ? buffer : tile.codes;
     for (int g = 0; g < groups; ++g, tile.codes += Tile::kCodeBytes) {
-      tile.fetch();
       if constexpr (Tile::kBits == 4) unpack_codes(tile.codes, buffer + 512 * g);
       tile.next_scales(scales + g * Tile::kParts);
     }
@@ -139,14 +144,16 @@ inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec*
   }
 }
 
-// f(groups, first group), `groups` a constant: as many at a time as give enough chains of dot products to hide their
-// latency.
+// Groups at a time: as many as give enough chains of dot products to hide their latency.
+template <typename Tile>
+constexpr int kTurn = kDotParts > Tile::kParts ? kDotParts / Tile::kParts : 1;
+
+// f(groups, first group), `groups` a constant.
 template <typename Tile, typename F>
 inline void in_turns(int groups, const F& f) {
-  constexpr int kTurn = kDotParts > Tile::kParts ? kDotParts / Tile::kParts : 1;
   int g = 0;
-  for (; g + kTurn <= groups; g += kTurn) f(std::integral_constant<int, kTurn>(), g);
-  if constexpr (kTurn > 1)
+  for (; g + kTurn<Tile> <= groups; g += kTurn<Tile>) f(std::integral_constant<int, kTurn<Tile>>(), g);
+  if constexpr (kTurn<Tile> > 1)
     for (; g < groups; ++g) f(std::integral_constant<int, 1>(), g);
 }
 
@@ -164,10 +171,19 @@ inline void in_passes(int rows, const F& f) {
   if (r < rows) f(std::integral_constant<int, 1>(), r);
 }
 
+// The turns of all passes.
+template <typename Tile>
+int turns_of(int rows, int groups) {
+  int passes = 0;
+  in_passes(rows, [&](auto, int) { ++passes; });
+  return passes * ((groups + kTurn<Tile> - 1) / kTurn<Tile>);
+}
+
 // A few rows: each pass reads the tile as it is packed.
 template <typename Tile>
 void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, int columns, bool accumulate) {
+  Ahead ahead(data, w.tile_bytes, turns_of<Tile>(rows, w.cols / kGroup));
   in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
     Vec sum[ROWS];
 #pragma GCC unroll 8
@@ -175,8 +191,7 @@ void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, i
     Tile tile(w, data);
     const ActGroup* acts = x.panel(row + r);
     in_turns<Tile>(w.cols / kGroup, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
-      if (r == 0)
-        for (int i = 0; i < GROUPS; ++i) tile.fetch();
+      ahead.fetch();
       PartScales scales[GROUPS * Tile::kParts];
       add_groups<true, GROUPS, ROWS, Tile>(tile.codes, acts + g, row + r, sum, [&] {
         for (int i = 0; i < GROUPS; ++i) tile.next_scales(scales + i * Tile::kParts);
@@ -200,12 +215,14 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
   for (int from = 0, many; from < groups; from += many) {
     many = groups - from < span.kMost ? groups - from : span.kMost;
     span.take(tile, many);
+    Ahead ahead(data + w.tile_bytes / groups * from, w.tile_bytes / groups * many, turns_of<Tile>(rows, many));
     in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
       const ActGroup* acts = x.panel(row + r) + from;
       Vec sum[ROWS];
 #pragma GCC unroll 8
       for (int i = 0; i < ROWS; ++i) sum[i] = from == 0 ? zero() : load(sums[r + i]);
       in_turns<Tile>(many, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
+        ahead.fetch();
         add_groups<false, GROUPS, ROWS, Tile>(span.codes + 512 * g, acts + g, row + r, sum,
                                               [&] { return span.scales + g * Tile::kParts; });
       });

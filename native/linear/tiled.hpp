@@ -9,7 +9,7 @@ constexpr int kTiledChunk = 64;  // rows for which codes are unpacked once
 template <typename Tile>
 class TiledColumn {
  public:
-  TiledColumn(const Packed& w, const uint8_t* tile) : w_(w), tile_(w, tile) {}
+  TiledColumn(const Packed& w, const uint8_t* tile) : w_(w), data_(tile), tile_(w, tile) {}
 
   // Rows row … row + rows - 1, at most kTiledChunk; `row` begins a panel.
   void run(const Acts& x, int row, int rows, float* out, ptrdiff_t out_stride, int columns, bool accumulate) {
@@ -31,8 +31,9 @@ class TiledColumn {
   const uint8_t* unpack(int from, int to) {
     const uint8_t* codes = tile_.codes;
     tile_.codes += (to - from) * Tile::kCodeBytes;
+    Ahead ahead(data_ + w_.tile_bytes / (w_.cols / kGroup) * from, w_.tile_bytes / (w_.cols / kGroup) * (to - from), to - from);
     for (int g = from; g < to; ++g) {
-      tile_.fetch();
+      ahead.fetch();
       if constexpr (Tile::kBits == 4) unpack_codes(codes + (g - from) * Tile::kCodeBytes, unpacked_ + (g - from) * 512);
     }
     return Tile::kBits == 8 ? codes : unpacked_;
@@ -76,6 +77,7 @@ class TiledColumn {
   }
 
   const Packed& w_;
+  const uint8_t* data_;
   Tile tile_;
   alignas(64) float sums_[kTiledChunk / kPanel][kPanel][kTile];
   alignas(64) uint8_t unpacked_[Tile::kBits == 4 ? kSpan * 512 : 64];
