@@ -214,8 +214,9 @@ struct Attention {
     const float *key_scales, *value_scales;
   };
   // Where the 16 keys from position `at` on, and their values, lie.
-  Place locate(int at) const {
-    const size_t slots = kv.slots_before(item.table[at / kv.block_size], item.kv_head) + at % kv.block_size;
+  Place locate(int at) const { return locate(item.table, item.kv_head, at); }
+  Place locate(const int32_t* table, int head, int at) const {
+    const size_t slots = kv.slots_before(table[at / kv.block_size], head) + at % kv.block_size;
     Place place{reinterpret_cast<const Type*>(kv.k) + slots * kv.width,
                 reinterpret_cast<const Type*>(kv.v) + slots * padded, nullptr, nullptr};
     if (kv.k_scale != nullptr) {
@@ -251,6 +252,15 @@ struct Attention {
     KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, fetching ? tile.later : nullptr);
   }
 
+  // What to fetch in place of the next tile's group g: where this item has no such tile, the next item's first.
+  const Type* later(int start, int g, int last_key, const Type* nothing) const {
+    const int next = start + 16 * g + kKeyTile;
+    if (next <= last_key) return locate(next).keys;
+    const int other = item.next_key + 16 * g;
+    const bool ends = start + kKeyTile > last_key && item.next_table != nullptr && other <= item.next_last;
+    return ends ? locate(item.next_table, item.next_kv_head, other).keys : nothing;
+  }
+
   // `last_key`: the last that any row sees.
   void tile(int start, int first_row, int last_row, int last_key) {
     Tile t;
@@ -267,8 +277,7 @@ struct Attention {
       t.values[g] = place.values;
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
-      const int next = start + 16 * g + kKeyTile;
-      t.later[g] = next <= last_key ? locate(next).keys : place.keys;
+      t.later[g] = later(start, g, last_key, place.keys);
     }
     const int begin = first_row * heads, end = last_row * heads;
     for (int i = begin, count; i < end; i += count) {

@@ -48,16 +48,14 @@ struct Int8Kv {
     for (int p = 0; p < quads; ++p) {
       if (ahead != nullptr)
         for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 64 * p, 64);
-      Bytes k[GROUPS];
+      const auto* x = reinterpret_cast<const int8_t*>(q + p);
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUPS; ++g) k[g] = load_bytes(keys[g] + 64 * p);
+      for (int g = 0; g < GROUPS; ++g) {
+        const Bytes k = load_bytes(keys[g] + 64 * p);
 #pragma GCC unroll 8
-      for (int i = 0; i < QUERIES; ++i) {
-        const Bytes h = set_quad(q[i * words + p]), l = set_quad(q[i * words + quads + p]);
-#pragma GCC unroll 4
-        for (int g = 0; g < GROUPS; ++g) {
-          high[i][g] = dot_quads(high[i][g], k[g], h);
-          low[i][g] = dot_quads(low[i][g], k[g], l);
+        for (int i = 0; i < QUERIES; ++i) {
+          high[i][g] = dot_quad(high[i][g], k, x + 4 * i * words);
+          low[i][g] = dot_quad(low[i][g], k, x + 4 * (i * words + quads));
         }
       }
     }
@@ -107,17 +105,14 @@ struct Int8Kv {
       const ptrdiff_t at = static_cast<ptrdiff_t>(p % 4) * 4 * kv.padded + 4 * d;
       const Type* v = values[p / 4] + at;
       if (ahead != nullptr) fetch(ahead[p / 4] + at, 64 * WIDTH);
-      Bytes x[WIDTH];
 #pragma GCC unroll 4
-      for (int w = 0; w < WIDTH; ++w) x[w] = load_bytes(v + 64 * w);
+      for (int w = 0; w < WIDTH; ++w) {
+        const Bytes x = load_bytes(v + 64 * w);
+        const uint32_t* weight = anew(weights + p);
 #pragma GCC unroll 8
-      for (int i = 0; i < QUERIES; ++i) {
-        const Bytes h = set_quad(weights[i * kWeightWords + p]);
-        const Bytes l = set_quad(weights[i * kWeightWords + kWeightQuads + p]);
-#pragma GCC unroll 4
-        for (int w = 0; w < WIDTH; ++w) {
-          upper[i][w] = dot_quads(upper[i][w], h, x[w]);
-          lower[i][w] = dot_quads(lower[i][w], l, x[w]);
+        for (int i = 0; i < QUERIES; ++i) {
+          upper[i][w] = dot_quads(upper[i][w], set_quad(weight[i * kWeightWords]), x);
+          lower[i][w] = dot_quads(lower[i][w], set_quad(weight[i * kWeightWords + kWeightQuads]), x);
         }
       }
     }

@@ -27,6 +27,10 @@ struct AttendItem {
   float* partial;
   ptrdiff_t query_stride, chunk_stride;  // floats from query to query and from chunk to chunk
   float* scratch;                        // attend_scratch() floats
+  // Whose keys the thread will most likely read next, from `next_key` (a multiple of kKeyTile) to next_last: fetched in
+  // time. Null: nobody's.
+  const int32_t* next_table;
+  int next_kv_head, next_key, next_last;
 };
 
 constexpr int kKeyTile = 64;  // keys per online-softmax update

@@ -230,6 +230,13 @@ void Model::attend(int layer, const Kv& kv) {
     work.query_stride = item.query_stride;
     work.chunk_stride = plan.partial_width;
     work.scratch = scratch_.data() + scratch * thread;
+    if (static_cast<size_t>(i) + 1 < plan.items.size()) {
+      const AttendPlan::Item& next = plan.items[i + 1];
+      work.next_table = batch_.table(next.sequence);
+      work.next_kv_head = next.kv_head;
+      work.next_key = next.first_chunk * kChunk;
+      work.next_last = plan.positions[next.row];
+    }
     kernels_.attend(work);
   });
   each_row(static_cast<int>(plan.merges.size()), [&](int i, int) {

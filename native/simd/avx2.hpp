@@ -167,6 +167,11 @@ inline __m256i dot_quads(__m256i sum, __m256i a, __m256i b) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8)));
 }
 inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return {dot_quads(sum.a, a.a, b.a), dot_quads(sum.b, a.b, b.b)}; }
+inline IVec dot_quad(const IVec& sum, const Bytes& a, const int8_t* quad) {
+  uint32_t x;
+  __builtin_memcpy(&x, quad, sizeof x);
+  return dot_quads(sum, a, set_quad(x));
+}
 inline void store_codes(int8_t* p, Vec a, Vec b, Vec by, int32_t& first, int32_t& second) {
   const IVec low = to_int(mul(a, by)), high = to_int(mul(b, by));
   store_i8(p, low);

@@ -101,7 +101,10 @@ inline void store_bytes(uint8_t* p, Bytes x) { _mm512_storeu_si512(p, x); }
 inline IVec iload(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Bytes set_quad(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 // sum + products of four unsigned bytes of a with four signed ones of b, exactly.
-inline IVec dot_quads(IVec sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+inline IVec dot_quads(IVec sum, Bytes a, Bytes b) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));  // g++ copies sums around the intrinsic
+  return sum;
+}
 // The same with one quad in memory for all lanes, which g++ would load into a register first.
 inline IVec dot_quad(IVec sum, Bytes a, const int8_t* quad) {
   __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const char(*)[4]>(quad)));

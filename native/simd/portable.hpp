@@ -212,6 +212,11 @@ inline IVec dot_quads(const IVec& sum, const Bytes& a, const Bytes& b) {
   for (int i = 0; i < 64; ++i) r.v[i / 4] += a.v[i] * static_cast<int8_t>(b.v[i]);
   return r;
 }
+inline IVec dot_quad(const IVec& sum, const Bytes& a, const int8_t* quad) {
+  uint32_t x;
+  __builtin_memcpy(&x, quad, sizeof x);
+  return dot_quads(sum, a, set_quad(x));
+}
 inline void store_codes(int8_t* p, const Vec& a, const Vec& b, const Vec& by, int32_t& first, int32_t& second) {
   const IVec low = to_int(mul(a, by)), high = to_int(mul(b, by));
   store_i8(p, low);
