@@ -141,7 +141,6 @@ void bind_model(nb::module_& m) {
              model.set_vector(layer, name, data.data(), static_cast<int64_t>(data.size()));
            })
       .def("check_complete", &Model::check_complete)
-      .def("join_weights", &Model::join_weights, Released())
       .def("new_kv",
            [](const Model& model, int64_t blocks, int64_t block_size, const std::string& type) {
              const Spec& spec = model.spec();

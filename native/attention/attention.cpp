@@ -31,8 +31,11 @@ inline void fetch(const void* p, size_t bytes) {
 
 // The largest size of n values; a NaN where there is one.
 inline float peak_of(const float* x, int n) {
-  float most = 0.0f;
-  for (int i = 0; i < n; ++i) {
+  Vec lanes = zero();
+  int i = 0;
+  for (; i + 16 <= n; i += 16) lanes = vpeak(lanes, load(x + i));
+  float most = reduce_peak(lanes);
+  for (; i < n; ++i) {
     const float size = __builtin_fabsf(x[i]);
     most = size > most || size != size ? size : most;
   }

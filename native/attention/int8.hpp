@@ -18,16 +18,24 @@ struct Int8Kv {
   static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) {
     const float most = peak_of(q, kv.head_dim);
     const float inverse = most < 1e-30f ? 0.0f : kQueryMax / most;
-    auto* high = reinterpret_cast<int8_t*>(to);
+    auto* high = reinterpret_cast<uint8_t*>(to);
     auto* low = high + kv.width;
-    int32_t sum = 0;
-    for (int d = 0; d < kv.width; ++d) {
-      const int32_t code = d < kv.head_dim ? code_of(q[d] * inverse) : 0;
-      low[d] = static_cast<int8_t>(code);
-      high[d] = static_cast<int8_t>((code - low[d]) / 256);
-      sum += code;
+    IVec sum = iset1(0);
+    int d = 0;
+    for (; d + 16 <= kv.head_dim; d += 16) {  // a NaN's code does not matter: it is in the scale
+      const IVec code = to_int(mul(load(q + d), set1(inverse)));
+      store_low_bytes(low + d, code);
+      store_low_bytes(high + d, shift_right(iadd(code, iset1(128)), 8));
+      sum = iadd(sum, code);
     }
-    const int32_t start = -128 * sum;
+    uint32_t total = static_cast<uint32_t>(reduce_add(sum));
+    for (; d < kv.width; ++d) {
+      const int32_t code = d < kv.head_dim ? code_of(q[d] * inverse) : 0;
+      low[d] = static_cast<uint8_t>(code);
+      high[d] = static_cast<uint8_t>(static_cast<uint32_t>(code + 128) >> 8);
+      total += static_cast<uint32_t>(code);
+    }
+    const uint32_t start = total * static_cast<uint32_t>(-128);
     const float scale = most * by / kQueryMax;
     __builtin_memcpy(to + kv.width / 2, &start, 4);
     __builtin_memcpy(to + kv.width / 2 + 1, &scale, 4);
@@ -129,11 +137,13 @@ struct Int8Kv {
   }
 
   static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
-    int8_t codes[kMaxHead];
+    uint8_t codes[kMaxHead];
     const auto round = [&](const float* x) {
       const float most = peak_of(x, kv.head_dim);
       const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
-      for (int d = 0; d < kv.head_dim; ++d) codes[d] = static_cast<int8_t>(code_of(x[d] * inverse));
+      int d = 0;
+      for (; d + 16 <= kv.head_dim; d += 16) store_low_bytes(codes + d, to_int(mul(load(x + d), set1(inverse))));
+      for (; d < kv.head_dim; ++d) codes[d] = static_cast<uint8_t>(code_of(x[d] * inverse));
       return most < 1e-30f ? 0.0f : most / 127.0f;
     };
     kv.k_scale[slots + slot] = round(k);
@@ -141,6 +151,6 @@ struct Int8Kv {
     for (int d = 0; d < kv.head_dim; ++d) keys[d / 4 * 64 + d % 4] = static_cast<uint8_t>(codes[d] + 128);
     kv.v_scale[slots + slot] = round(v);
     uint8_t* values = kv.v + (slots + slot / 4 * 4) * kv.padded + slot % 4;
-    for (int d = 0; d < kv.head_dim; ++d) values[4 * d] = static_cast<uint8_t>(codes[d]);
+    for (int d = 0; d < kv.head_dim; ++d) values[4 * d] = codes[d];
   }
 };

@@ -77,11 +77,11 @@ Form form_named(const std::string& name) {
 }
 
 Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-              const Kernels& kernels, Pool& pool) {
-  if (form == Form::stored) return pack(kind, data, rows, cols, row_bytes, pool);
+              const Kernels& kernels, Pool& pool, Arena& arena) {
+  if (form == Form::stored) return pack(kind, data, rows, cols, row_bytes, pool, arena);
   const Packed stored = stored_form(kind, rows, cols, row_bytes);
   const Encoding* encoding = find_encoding(kind);
-  Matrix matrix = empty_matrix(target(form, stored));
+  Matrix matrix = empty_matrix(target(form, stored), arena);
   const Packed& w = matrix.view;
   const uint32_t limit = form == Form::bf16 ? kRoundsToInfinite : float_to_bits(kLargestWeight) + 1;
   std::vector<std::vector<float>> buffers(pool.threads(), std::vector<float>(static_cast<size_t>(kTile) * w.cols));
@@ -111,7 +111,7 @@ Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t r
   const bool faint = form != Form::bf16 && peak != 0 && peak < float_to_bits(kSmallestPeak);
   if (peak < limit && !faint) return matrix;
   matrix = Matrix();  // before as much is taken again
-  return pack(kind, data, rows, cols, row_bytes, pool);
+  return pack(kind, data, rows, cols, row_bytes, pool, arena);
 }
 
 }  // namespace tenfold

@@ -25,6 +25,6 @@ constexpr float kSmallestPeak = 0x1p-12f;
 // Throws std::invalid_argument as pack() does, where columns are not whole groups of 32, and for weights that are
 // infinite or no numbers.
 Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-              const Kernels& kernels, Pool& pool);
+              const Kernels& kernels, Pool& pool, Arena& arena);
 
 }  // namespace tenfold

@@ -152,18 +152,19 @@ Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t 
   return w;
 }
 
-Matrix empty_matrix(const Packed& form) {
+Matrix empty_matrix(const Packed& form, Arena& arena) {
   Matrix matrix;
   Packed& w = matrix.view;
   w = form;
   lay_out(w);
-  matrix.memory = Memory(w.tile_bytes * static_cast<size_t>(w.tiles()));
+  matrix.memory = arena.take(w.tile_bytes * static_cast<size_t>(w.tiles()));
   w.data = matrix.memory.data();
   return matrix;
 }
 
-Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool) {
-  Matrix matrix = empty_matrix(stored_form(kind, rows, cols, row_bytes));
+Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool,
+            Arena& arena) {
+  Matrix matrix = empty_matrix(stored_form(kind, rows, cols, row_bytes), arena);
   const Packed& w = matrix.view;
   const Encoding* encoding = find_encoding(kind);
   constexpr int kBatch = 8;

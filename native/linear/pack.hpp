@@ -17,7 +17,8 @@ struct Matrix {
 
 // Packs `rows` rows of `row_bytes` bytes in encoding `kind` (GGUF's name). Every weight keeps its exact value.
 // Throws std::invalid_argument where kind, sizes and bytes do not fit each other.
-Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool);
+Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool,
+            Arena& arena);
 
 // The encodings `pack` takes, by GGUF's names.
 std::vector<std::string> encoding_names();
@@ -26,7 +27,7 @@ std::vector<std::string> encoding_names();
 Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t row_bytes);
 
 // A zeroed matrix of `form`'s sizes and encoding, laid out.
-Matrix empty_matrix(const Packed& form);
+Matrix empty_matrix(const Packed& form, Arena& arena);
 
 // The values of one row, cols floats.
 void decode_row(const Packed& w, int row, float* out);

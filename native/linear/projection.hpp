@@ -15,7 +15,7 @@ class Projection {
              const Kernels& kernels, int threads, Form form = Form::stored)
       : kernels_(kernels),
         pool_(std::clamp(threads, 1, 1024)),
-        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_)) {}
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_, arena_)) {}
 
   int outputs() const { return matrix_.view.rows; }
   int inputs() const { return matrix_.view.cols; }
@@ -49,6 +49,7 @@ class Projection {
  private:
   const Kernels& kernels_;
   Pool pool_;
+  Arena arena_;
   Matrix matrix_;
   Array<ActGroup> panels_;
 };

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -34,15 +35,23 @@ class Memory {
     data_ = static_cast<uint8_t*>(p);
     bound(bytes);
   }
+  // A part of `whole`, which lives as long as any of its parts.
+  Memory(std::shared_ptr<Memory> whole, size_t offset, size_t bytes)
+      : data_(whole->data_ + offset), bytes_(bytes), whole_(std::move(whole)) {
+    allow(data_, bytes);
+  }
   Memory(Memory&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        whole_(std::move(other.whole_)) {}
   Memory& operator=(Memory&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(whole_, other.whole_);
     return *this;
   }
   ~Memory() {
-    if (data_ == nullptr) return;
+    if (data_ == nullptr || whole_ != nullptr) return;
     bound(bytes_ + kGuard);
     munmap(data_, bytes_ + kGuard);
   }
@@ -72,6 +81,11 @@ class Memory {
   }
 
  private:
+  static void allow([[maybe_unused]] uint8_t* p, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(p, bytes);
+#endif
+  }
   // Before anything is written to it: pages are placed when they are first touched. A system that cannot places them
   // as it likes.
   static void spread(void* p, size_t bytes) {
@@ -93,6 +107,29 @@ class Memory {
 #endif
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
+  std::shared_ptr<Memory> whole_;
+};
+
+// Gives memory for many matrices out of a few large mappings, so that small ones too lie on huge pages, from the first
+// write on. What is given back stays taken until the last part of its mapping is.
+class Arena {
+ public:
+  Memory take(size_t bytes) {
+    constexpr size_t kWhole = size_t{32} << 20, kGap = 64;
+    if (bytes > kWhole / 8) return Memory(bytes);
+    if (whole_ == nullptr || at_ + bytes > kWhole) {
+      whole_ = std::make_shared<Memory>(kWhole);
+      whole_->bound(0);
+      at_ = 0;
+    }
+    const size_t from = at_;
+    at_ += (bytes + kGap - 1) / kGap * kGap + kGap;
+    return Memory(whole_, from, bytes);
+  }
+
+ private:
+  std::shared_ptr<Memory> whole_;
+  size_t at_ = 0;
 };
 
 // An array that only grows; growing loses the contents.

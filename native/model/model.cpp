@@ -6,7 +6,6 @@
 #include <stdexcept>
 
 #include "dispatch/level.hpp"
-#include "model/huge_pages.hpp"
 
 namespace tenfold {
 
@@ -126,7 +125,7 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
     throw std::invalid_argument(name + " is [" + std::to_string(rows) + ", " + std::to_string(cols) +
                                 "], the model needs [" + std::to_string(want_rows) + ", " +
                                 std::to_string(want_cols) + "]");
-  *matrix = encode(form, kind, data, rows, cols, row_bytes, kernels_, pool_);
+  *matrix = encode(form, kind, data, rows, cols, row_bytes, kernels_, pool_, arena_);
 }
 
 void Model::set_vector(int layer, const std::string& name, const float* data, int64_t size) {
@@ -156,14 +155,6 @@ void Model::check_complete() const {
     need(!spec_.qk_norm || (!l.q_norm.empty() && !l.k_norm.empty()), "a head norm", i);
     need(!spec_.qkv_bias || (!l.q_bias.empty() && !l.k_bias.empty() && !l.v_bias.empty()), "a bias", i);
   }
-}
-
-void Model::join_weights() {
-  std::vector<std::span<uint8_t>> pieces;
-  for (const Layer& l : layers_)
-    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
-      pieces.emplace_back(m->memory.data(), m->memory.size());
-  join_pages(std::move(pieces));
 }
 
 size_t Model::weight_bytes() const {

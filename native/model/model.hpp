@@ -101,8 +101,6 @@ class Model {
                   int64_t cols, int64_t row_bytes, Form form);
   void set_vector(int layer, const std::string& name, const float* data, int64_t size);
   void check_complete() const;
-  // Once all are there: the small weights share huge pages.
-  void join_weights();
 
   void upload(const BatchView& batch);
   void embed();
@@ -182,6 +180,7 @@ class Model {
   std::atomic<bool> busy_{false};
   Timings timings_;
 
+  Arena arena_;
   Matrix embed_, head_;
   std::vector<float> norm_;
   std::vector<Layer> layers_;

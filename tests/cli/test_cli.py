@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tenfold.cli.app import app
+from tenfold.cli.app import make_app
 from tenfold.cli.guard import guarded
 from tenfold.cli.serve import short_name
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
@@ -28,7 +28,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: str, stdin: str = "") -> Result:
-        return CliRunner().invoke(app, arguments, input=stdin)
+        return CliRunner().invoke(make_app(), arguments, input=stdin)
 
     return run
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from tenfold.cli.app import app
+from tenfold.cli.app import make_app
 
 
 def run(*args: str) -> str:
-    result = CliRunner().invoke(app, ["generate", *args])
+    result = CliRunner().invoke(make_app(), ["generate", *args])
     assert result.exit_code == 0, result.output
     return result.stdout
 

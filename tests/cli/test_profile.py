@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tenfold.cli.app import app
+from tenfold.cli.app import make_app
 from tests.model.tiny import write_byte_level
 
 
@@ -16,7 +16,7 @@ def model(tmp_path: Path) -> str:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ("profile", *arguments))
+    return CliRunner().invoke(make_app(), ("profile", *arguments))
 
 
 def test_steps_as_json(model: str) -> None:

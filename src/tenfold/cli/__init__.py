@@ -1,14 +1,23 @@
-"""The command line: ``tenfold serve | chat | generate | pull | models | bench``."""
+"""The command line: ``tenfold serve | chat | generate | pull | models | bench | profile``."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Entry of the ``tenfold`` command."""
     try:
-        from tenfold.cli.app import app
+        child = None
+        if sys.argv[1:2] == ["serve"] and not {"-h", "--help"} & set(sys.argv):
+            from tenfold.engine.hatch import Child
 
-        code = app()
+            if "reference" not in sys.argv:  # nothing else multiplies with BLAS, whose idle threads spin at first
+                os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            child = Child()  # it imports what it needs while we do, and leaves if we have no use for it
+        from tenfold.cli.app import COMMANDS, make_app
+
+        named = sys.argv[1:2]
+        code = make_app(named if named and named[0] in COMMANDS else COMMANDS)(obj=child)
     except KeyboardInterrupt:  # while the program was still being imported
         code = 130
     sys.exit(code)

@@ -1,28 +1,33 @@
 """The command line's entry: the commands, and what is common to them."""
 
+from collections.abc import Collection
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from tenfold.cli import bench, chat, generate, models, profile, pull, serve
 from tenfold.cli.guard import guarded
 
-app = typer.Typer(
-    name="tenfold",
-    help="Serve, run and measure language models on this machine. Start with `tenfold serve` or `tenfold chat`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command(help=serve.HELP)(guarded(serve.serve))
-app.command(help=chat.HELP)(guarded(chat.chat))
-app.command(help=generate.HELP)(guarded(generate.generate))
-app.command(help=pull.HELP)(guarded(pull.pull))
-app.command(help=models.HELP)(guarded(models.models))
-app.command(help=bench.HELP)(guarded(bench.bench))
-app.command(help=profile.HELP)(guarded(profile.profile))
+# Each is a module of this package, with a function of its name and a HELP.
+COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile")
+
+
+def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:
+    """The program with these commands; only their modules are imported."""
+    app = typer.Typer(
+        name="tenfold",
+        help="Serve, run and measure language models on this machine. Start with `tenfold serve` or `tenfold chat`.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in commands:
+        module = import_module(f"tenfold.cli.{name}")
+        app.command(name, help=module.HELP)(guarded(getattr(module, name)))
+    app.callback()(_root)
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -33,7 +38,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")

@@ -30,6 +30,7 @@ Ctrl-C stops: answers under way are finished first, for at most --grace seconds.
 
 
 def serve(
+    context: typer.Context,
     model: options.ModelArgument = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
@@ -81,7 +82,7 @@ def serve(
             prefix_sharing=not no_prefix_sharing,
             scheduler=scheduler,
         )
-        run(server, engine, sock, lambda ready: _announce(ready, server))
+        run(server, engine, sock, lambda ready: _announce(ready, server), child=context.obj)
     typer.echo("stopped", err=True)
 
 

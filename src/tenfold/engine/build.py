@@ -45,7 +45,7 @@ def build_engine(config: EngineConfig) -> Engine:
         scheduler=Scheduler(config.scheduler, cache),
         cache=cache,
         executor=ModelRunner(ops, blocks, config.block_size, laps),
-        vocabulary=checkpoint.tokenizer(),
+        vocabulary=checkpoint.vocabulary(),
         clock=clock,
         max_context=max_context,
         vocab_size=spec.vocab,

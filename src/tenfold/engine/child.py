@@ -19,6 +19,7 @@ import msgspec
 from tenfold.core.clock import WallClock
 from tenfold.core.config import EngineConfig
 from tenfold.core.errors import TenfoldError
+from tenfold.engine.build import build_engine
 from tenfold.engine.loop import run_loop
 from tenfold.engine.wire import Command, Ready, Report, Stop, Unframer, failure, frame
 
@@ -41,8 +42,6 @@ def main(fd: int) -> int:
     config = msgspec.msgpack.decode(first, type=EngineConfig)
     threading.Thread(target=_read, args=(payloads, inbox), daemon=True).start()
     try:
-        from tenfold.engine.build import build_engine
-
         engine = build_engine(config)
     except TenfoldError as error:
         report(failure(error))

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import socket
-import sys
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -14,6 +12,7 @@ from tenfold.core.config import EngineConfig
 from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import Health, State
+from tenfold.engine.hatch import Child
 from tenfold.engine.streams import Streams
 from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Stop, Unframer, frame, to_error
 
@@ -32,13 +31,21 @@ class EngineProcess:
     While there is no child, requests fail at once with EngineUnavailable; so do those in flight when it dies.
     """
 
-    def __init__(self, config: EngineConfig, *, stuck_after: float = STUCK_AFTER, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        first: Child | None = None,
+        stuck_after: float = STUCK_AFTER,
+        clock: Clock | None = None,
+    ) -> None:
         self._config = config
+        self._next = first  # a child that was started ahead
         self._stuck_after = stuck_after
         self._clock = clock or WallClock()
         self._encoder = msgspec.msgpack.Encoder()
         self._streams = Streams(self._send)
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._state: State = "starting"
@@ -69,11 +76,7 @@ class EngineProcess:
                 child.kill()  # still loading: it listens to nobody yet, and has nothing to finish
             else:
                 self._send(Stop())
-            try:
-                await asyncio.wait_for(child.wait(), STOP_GRACE)
-            except TimeoutError:
-                child.kill()
-                await child.wait()
+            await _end(child, STOP_GRACE)
         if self._supervisor is not None:
             await self._supervisor
 
@@ -137,16 +140,8 @@ class EngineProcess:
         """One child's life, from start to exit; raises what it failed with, if it said."""
         if self._stopping.is_set():
             return
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tenfold.engine.child", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # a terminal's Ctrl-C is for us alone; the child ends when its socket does
-            )
-        if self._stopping.is_set():  # stop() came while there was no child to end
-            self._child.kill()
-        reader, writer = await asyncio.open_connection(sock=ours)
+        self._child, self._next = self._next or Child(), None
+        reader, writer = await asyncio.open_connection(sock=self._child.connection)
         writer.write(frame(self._encoder.encode(self._config)))
         decoder = msgspec.msgpack.Decoder(Report)
         unframer = Unframer()
@@ -160,12 +155,7 @@ class EngineProcess:
             watchdog.cancel()
             self._writer = None
             writer.close()
-            if self._child.returncode is None and self._state != "failed":
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._child.wait(), 1.0)
-            if self._child.returncode is None:
-                self._child.kill()
-                await self._child.wait()
+            await _end(self._child, 0.0 if self._state == "failed" else 1.0)
             if self._state != "failed":
                 self._state = "restarting"
                 self._reason = f"the engine process ended with code {self._child.returncode}"
@@ -173,7 +163,7 @@ class EngineProcess:
         if not ready.done() and self._state != "failed":
             raise EngineUnavailable(f"{self._reason} before the model was loaded; see its log above")
 
-    async def _end_when_stuck(self, child: asyncio.subprocess.Process) -> None:
+    async def _end_when_stuck(self, child: Child) -> None:
         """Kill a child that has been stuck for long: what waits for it gets an answer, and another takes its place."""
         patience = END_STUCK * self._stuck_after
         while (left := patience - self._age()) > 0 or self._state != "ready":  # noqa: ASYNC110 (nothing signals this)
@@ -193,3 +183,12 @@ class EngineProcess:
             raise to_error(report)
         elif isinstance(report, Outputs | Failure):
             self._streams.dispatch(report)
+
+
+async def _end(child: Child, grace: float) -> None:
+    """Wait for the child to end by itself, for ``grace`` seconds; then end it."""
+    ended = asyncio.create_task(asyncio.to_thread(child.wait))
+    await asyncio.wait((ended,), timeout=grace)
+    if not ended.done():
+        child.kill()
+    await ended

@@ -12,7 +12,7 @@ from tenfold.model.gguf_spec import model_spec, model_weights
 from tenfold.model.gguf_tokenizer import special_text, tokenizer_plan
 from tenfold.model.hf_dir import HfDirectory, hf_spec, hf_weights, open_hf_directory
 from tenfold.model.hf_tokenizer import hf_chat_template, hf_tokenizer_plan
-from tenfold.model.tokenizer import Tokenizer
+from tenfold.model.tokenizer import Tokenizer, TokenizerPlan, Vocabulary, vocabulary
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
@@ -21,14 +21,14 @@ class _LazyTokenizer:
     """Builds the tokenizer when first asked; safe for several threads."""
 
     def __init__(self, source: GgufFile | HfDirectory) -> None:
-        self._source = source
+        self.source = source
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
 
     def get(self) -> Tokenizer:
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = _tokenizer(self._source)
+                self._tokenizer = _tokenizer(self.source)
             return self._tokenizer
 
 
@@ -59,6 +59,10 @@ class Checkpoint:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, built at the first call. Raises ModelError where it cannot be."""
         return self._lazy.get()
+
+    def vocabulary(self) -> Vocabulary:
+        """What decodes the model's tokens; costs less than :meth:`tokenizer`. Raises ModelError where it cannot be."""
+        return vocabulary(_tokenizer_plan(self._lazy.source))
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -126,7 +130,11 @@ def _open_directory(path: Path) -> GgufFile | HfDirectory:
 
 
 def _tokenizer(source: GgufFile | HfDirectory) -> Tokenizer:
-    return Tokenizer(tokenizer_plan(source) if isinstance(source, GgufFile) else hf_tokenizer_plan(source))
+    return Tokenizer(_tokenizer_plan(source))
+
+
+def _tokenizer_plan(source: GgufFile | HfDirectory) -> TokenizerPlan:
+    return tokenizer_plan(source) if isinstance(source, GgufFile) else hf_tokenizer_plan(source)
 
 
 def _chat_template(source: GgufFile | HfDirectory) -> ChatTemplate | None:

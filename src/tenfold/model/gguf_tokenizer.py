@@ -11,7 +11,7 @@ from tenfold.core.errors import CorruptModel
 from tenfold.model.fields import Fields
 from tenfold.model.gguf_file import GgufFile, StringArray
 from tenfold.model.spm_merges import derive_merges
-from tenfold.model.tokenizer import TokenizerPlan
+from tenfold.model.tokenizer import Pieces, TokenizerPlan
 
 if TYPE_CHECKING:
     import tokenizers
@@ -57,10 +57,12 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
     """
     fields = Fields(str(file.path), file.metadata)
     kind = fields.text("tokenizer.ggml.model")
-    tokens = _strings(fields, "tokenizer.ggml.tokens")
+    tokens = _string_array(fields, "tokenizer.ggml.tokens").to_list()
     types = _types(fields, len(tokens))
     end_ids = _end_ids(fields, tokens, types)
     bos_id = _token_id(fields, "bos", len(tokens))
+    marks = {i: kind != _USER for i, kind in enumerate(types) if kind in (_UNKNOWN, _CONTROL, _USER) and tokens[i]}
+    pieces = Pieces(tokens, marks)
     if kind == "gpt2":
         return TokenizerPlan(
             build=_byte_level_builder(fields, tokens, types),
@@ -70,6 +72,7 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
             eos_ids=end_ids,
             add_bos=fields.flag("tokenizer.ggml.add_bos_token", _bos_by_default(fields)),
             add_eos=fields.flag("tokenizer.ggml.add_eos_token", False),
+            pieces=pieces,
         )
     if kind == "llama":
         prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
@@ -82,6 +85,7 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
             add_bos=fields.flag("tokenizer.ggml.add_bos_token", True),
             add_eos=fields.flag("tokenizer.ggml.add_eos_token", False),
             strips_prefix=prefix,
+            pieces=pieces,
         )
     raise fields.unsupported(f"tokenizer kind {kind!r}", "supported: gpt2 (byte-level BPE), llama (SentencePiece BPE)")
 
@@ -100,11 +104,11 @@ def _bos_by_default(fields: Fields) -> bool:
     return fields.text("tokenizer.ggml.pre", "default") in ("llama-bpe", "llama3", "llama-v3", "tekken")
 
 
-def _strings(fields: Fields, key: str) -> list[str]:
+def _string_array(fields: Fields, key: str) -> StringArray:
     value = fields.values.get(key)
     if not isinstance(value, StringArray):
         raise fields.wrong(key, value, "an array of strings is needed")
-    return value.to_list()
+    return value
 
 
 def _types(fields: Fields, count: int) -> list[int]:
@@ -152,16 +156,15 @@ def _byte_level_builder(fields: Fields, tokens: list[str], types: list[int]) -> 
     if kind not in (*_GPT2_KINDS, *_DIGIT_KINDS, *_PATTERNS):
         supported = ", ".join((*_GPT2_KINDS, *_DIGIT_KINDS, *_PATTERNS))
         raise fields.unsupported(f"pre-tokenizer {kind!r}", f"supported: {supported}")
-    merges = _strings(fields, "tokenizer.ggml.merges")
-    return partial(_build_byte_level, fields.where, kind, tokens, types, merges)
+    return partial(_build_byte_level, fields.where, kind, tokens, types, _string_array(fields, "tokenizer.ggml.merges"))
 
 
 def _build_byte_level(
-    where: str, kind: str, tokens: list[str], types: list[int], merges: list[str]
+    where: str, kind: str, tokens: list[str], types: list[int], merges: StringArray
 ) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models
 
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges.to_list())]
     try:
         model = models.BPE(_vocabulary(tokens), pairs, ignore_merges=kind in _WHOLE_WORD_KINDS)
     except Exception as error:

@@ -5,7 +5,7 @@ the last byte whatever a model emits.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,12 +19,23 @@ TokenForm = Literal["byte-level", "spaces"]
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """A vocabulary's entries as stored: ``texts`` by id, and the ids of the ``marks`` that stand for themselves.
+
+    A mark is special (begin, end, role…) or, if its value is False, text that is found as it stands.
+    """
+
+    texts: Sequence[str]
+    marks: Mapping[int, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizerPlan:
     """How to make a :class:`Tokenizer`: ``build`` makes the library's object, afresh on every call.
 
     ``form`` tells how a vocabulary entry spells its bytes: GPT-2's byte-level alphabet, or SentencePiece's
     "▁" for a space with <0xNN> for single bytes. ``add_bos`` None leaves special tokens to the library's own
-    post-processor.
+    post-processor. ``pieces`` are there where they are known without the library.
     """
 
     build: Callable[[], "tokenizers.Tokenizer"]
@@ -35,29 +46,68 @@ class TokenizerPlan:
     add_bos: bool | None
     add_eos: bool | None = None
     strips_prefix: bool = False
+    pieces: Pieces | None = None
 
 
-class Tokenizer:
-    """A model's tokenizer. All methods may be called from several threads at once.
+class Vocabulary:
+    """What a model's token ids stand for. All methods may be called from several threads at once.
 
-    ``bos_id`` is None where the model has none; ``eos_ids`` end a text; ``vocab_size`` counts the ids from 0
-    to the largest.
+    ``eos_ids`` end a text; ``vocab_size`` counts the ids from 0 to the largest. ``piece`` gives the entry of an id, or
+    None.
     """
 
-    def __init__(self, plan: TokenizerPlan) -> None:
-        self.bos_id = plan.bos_id
+    def __init__(self, plan: TokenizerPlan, piece: Callable[[int], str | None], marks: Mapping[int, bool]) -> None:
         self.eos_ids = plan.eos_ids
         self.vocab_size = plan.vocab_size
         self.strips_prefix = plan.strips_prefix
-        self._plan = plan
-        self._library = plan.build()
-        added = self._library.get_added_tokens_decoder()
-        self._added = {token: entry.content.encode() for token, entry in added.items()}
-        self._special = frozenset(token for token, entry in added.items() if entry.special)
+        self._piece = piece
+        self._marks = marks
         self._bytes: list[bytes | None] = [None] * plan.vocab_size
         self._bytes_of = _byte_level() if plan.form == "byte-level" else _spaces
+
+    def detokenizer(self, prompt_ids: Sequence[int], *, skip_special: bool = True) -> IncrementalDetokenizer:
+        """Incremental decoding of an output that follows ``prompt_ids``."""
+        return IncrementalDetokenizer(self, prompt_ids, skip_special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """A token's own bytes, maybe a part of a character; empty for an id that stands for nothing."""
+        if not 0 <= token < self.vocab_size:
+            return b""
+        known = self._bytes[token]
+        if known is None:
+            piece = self._piece(token)
+            known = b"" if piece is None else piece.encode() if token in self._marks else self._bytes_of(piece)
+            self._bytes[token] = known  # every thread would write the same
+        return known
+
+    def token_text(self, token: int) -> str:
+        """A token's own text, U+FFFD for bytes that are no whole character."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is a mark (begin, end, role…) rather than text."""
+        return self._marks.get(token, False)
+
+
+def vocabulary(plan: TokenizerPlan) -> Vocabulary:
+    """The vocabulary alone, where possible without building a tokenizer: an engine only ever decodes."""
+    if plan.pieces is None:
+        return Tokenizer(plan)
+    texts = plan.pieces.texts
+    return Vocabulary(plan, lambda token: texts[token] if token < len(texts) else None, plan.pieces.marks)
+
+
+class Tokenizer(Vocabulary):
+    """A model's tokenizer; ``bos_id`` is None where the model has none."""
+
+    def __init__(self, plan: TokenizerPlan) -> None:
+        self.bos_id = plan.bos_id
+        self._plan = plan
+        self._library = plan.build()
         self._plain_lock = threading.Lock()
         self._plain: tokenizers.Tokenizer | None = None
+        added = self._library.get_added_tokens_decoder()
+        super().__init__(plan, self._library.id_to_token, {token: entry.special for token, entry in added.items()})
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The ids of ``text``; ``add_special`` adds the marks a text begins (and ends) with, if the model has any.
@@ -88,31 +138,6 @@ class Tokenizer:
                 raise InvalidRequest(f"token id {token} is outside the vocabulary (0 to {self.vocab_size - 1})")
         detokenizer = self.detokenizer((), skip_special=skip_special)
         return detokenizer.push(ids) + detokenizer.flush()
-
-    def detokenizer(self, prompt_ids: Sequence[int], *, skip_special: bool = True) -> IncrementalDetokenizer:
-        """Incremental decoding of an output that follows ``prompt_ids``."""
-        return IncrementalDetokenizer(self, prompt_ids, skip_special)
-
-    def token_bytes(self, token: int) -> bytes:
-        """A token's own bytes, maybe a part of a character; empty for an id that stands for nothing."""
-        if not 0 <= token < self.vocab_size:
-            return b""
-        known = self._bytes[token]
-        if known is None:
-            known = self._added.get(token)
-            if known is None:
-                piece = self._library.id_to_token(token)
-                known = b"" if piece is None else self._bytes_of(piece)
-            self._bytes[token] = known  # every thread would write the same
-        return known
-
-    def token_text(self, token: int) -> str:
-        """A token's own text, U+FFFD for bytes that are no whole character."""
-        return self.token_bytes(token).decode("utf-8", "replace")
-
-    def is_special(self, token: int) -> bool:
-        """Whether the token is a mark (begin, end, role…) rather than text."""
-        return token in self._special
 
     def _without_special(self) -> "tokenizers.Tokenizer":
         # The library keeps this switch on the object, so a second object is what threads can share.

@@ -231,7 +231,6 @@ def load(model: _native.Model, weights: Weights, form: str) -> None:
                 set_vector(model, layer, name, weights[prefix + name])
     try:
         model.check_complete()
-        model.join_weights()
     except ValueError as error:
         raise CorruptModel(f"{spec.name}: {error}") from error
 

@@ -17,6 +17,7 @@ from tenfold.core.config import EngineConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
+from tenfold.engine.hatch import Child
 from tenfold.server.config import ServerConfig
 
 BACKLOG = 2048
@@ -59,9 +60,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(
-    config: ServerConfig, engine_config: EngineConfig, sock: socket.socket, on_ready: Callable[[Ready], None]
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    sock: socket.socket,
+    on_ready: Callable[[Ready], None],
+    child: Child | None = None,
 ) -> None:
-    """Serve a bound socket until SIGINT or SIGTERM.
+    """Serve a bound socket until SIGINT or SIGTERM, with the engine in ``child`` where one was started already.
 
     Raises ConfigError or ModelError where the server cannot start. The model must be on this machine: fetching it
     here would be done twice, by the engine's process and by this one.
@@ -70,7 +75,7 @@ def run(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config, engine_config, sock, on_ready))
+        runner.run(_run(config, engine_config, sock, on_ready, child))
 
 
 class _Signals:
@@ -94,12 +99,16 @@ class _Signals:
 
 
 async def _run(
-    config: ServerConfig, engine_config: EngineConfig, sock: socket.socket, on_ready: Callable[[Ready], None]
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    sock: socket.socket,
+    on_ready: Callable[[Ready], None],
+    child: Child | None,
 ) -> None:
     from tenfold.engine.process import EngineProcess
 
     with _Signals() as signals:
-        engine = EngineProcess(engine_config)
+        engine = EngineProcess(engine_config, first=child)
         starting = asyncio.ensure_future(engine.start())
         while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
             await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
