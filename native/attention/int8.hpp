@@ -82,17 +82,21 @@ struct Int8Kv {
   // The tile's softmax weights times the values' scales, as 16-bit codes.
   static void pack_weights(const Vec* weights, const float* const* scales, int low, int high, uint32_t* to) {
     Vec scaled[kGroups];
-    Vec most = zero();
-    for (int g = 0; g < kGroups; ++g) {
-      scaled[g] = zero();
-      if (16 * g >= high || 16 * (g + 1) <= low) continue;
-      scaled[g] = keep_lanes(mul(weights[g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
-      most = vpeak(most, scaled[g]);
+    if (low <= 0 && high >= kKeyTile) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) scaled[g] = mul(weights[g], load(scales[g]));
+    } else {
+      for (int g = 0; g < kGroups; ++g) {
+        scaled[g] = zero();
+        if (16 * g >= high || 16 * (g + 1) <= low) continue;
+        scaled[g] = keep_lanes(mul(weights[g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
+      }
     }
-    const float largest = reduce_peak(most);
+    const float largest = reduce_peak(vpeak(vpeak(scaled[0], scaled[1]), vpeak(scaled[2], scaled[3])));
     const Vec inverse = set1(largest < 1e-30f ? 0.0f : kWeightMax / largest);
     const float scale = largest / kWeightMax;
     auto* bytes = reinterpret_cast<uint8_t*>(to);
+#pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
       const IVec code = to_int(mul(scaled[g], inverse));
       store_low_bytes(bytes + 16 * g, shift_right(code, 8));
