@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     gguf = resolve(arguments.model)
     golden = GOLDEN / f"{arguments.model}.json"
     model = Model(arguments.model, gguf, Encode(arguments.model), golden if golden.is_file() else None)
-    peers = [peer for name, peer in all_peers().items() if name in arguments.peers]
+    peers = [peer for name, peer in all_peers(arguments.kv).items() if name in arguments.peers]
     made = record.new_run(arguments.model, shlex.join(["python", "-m", "benchmarks.shootout", *sys.argv[1:]]))
     path = arguments.out / f"{arguments.name or f'{datetime.date.today()}-{arguments.model}'}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", nargs="+", choices=row_names(), default=row_names(), metavar="ROW", help="; ".join(row_names())
     )
     one.add_argument("--offline", dest="rows", action="store_const", const=tuple(row.name for row in BATCHES))
+    one.add_argument("--kv", choices=("bf16", "int8"), default="bf16", help="how Tenfold stores keys and values")
     one.add_argument("--rounds", type=int, default=5, help="of the offline rows")
     one.add_argument("--serving-rounds", type=int, default=3, help="of the rows through HTTP")
     one.add_argument("--quiet-wait", type=float, default=20, help="seconds to wait for others to leave the machine")

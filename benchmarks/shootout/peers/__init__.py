@@ -7,7 +7,7 @@ from benchmarks.shootout.peers.tenfold import Tenfold
 from benchmarks.shootout.peers.vllm import Vllm
 
 
-def all_peers() -> dict[str, Peer]:
-    """By name, in the order of the table."""
-    peers: list[Peer] = [Tenfold(), LlamaCpp(), OpenVino("bf16"), OpenVino("f32"), Vllm()]
+def all_peers(kv: str = "bf16") -> dict[str, Peer]:
+    """By name, in the order of the table; ``kv`` is how Tenfold stores keys and values."""
+    peers: list[Peer] = [Tenfold(kv), LlamaCpp(), OpenVino("bf16"), OpenVino("f32"), Vllm()]
     return {peer.name: peer for peer in peers}

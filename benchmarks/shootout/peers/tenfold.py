@@ -18,7 +18,10 @@ class Tenfold:
 
     name = "tenfold"
     label = "Tenfold"
-    flags = "defaults, the GGUF as it is; offline rows step the engine in process, scheduler included"
+
+    def __init__(self, kv: str) -> None:
+        self._kv = kv
+        self.flags = f"--kv {kv}, the GGUF as it is; offline rows step the engine in process, scheduler included"
 
     def missing(self) -> str | None:
         """Never: the shootout runs in its environment."""
@@ -32,13 +35,14 @@ class Tenfold:
 
     def open(self, model: Model) -> WorkerSession:
         """See :class:`Peer`."""
-        settings = {"model": str(model.gguf), "kv_tokens": KV_TOKENS}
+        settings = {"model": str(model.gguf), "kv_tokens": KV_TOKENS, "kv_type": self._kv}
         log = shootout_folder() / "logs" / "tenfold.log"
         return WorkerSession(sys.executable, "tenfold_worker.py", settings, model.encode.vocab, log, _environment())
 
     def server(self, model: Model, users: int, kv_tokens: int, port: int) -> Server:
         """See :class:`Peer`."""
-        options = ("--port", str(port), "--kv-tokens", str(kv_tokens), "--served-model-name", "default")
+        kv = ("--kv", self._kv, "--kv-tokens", str(kv_tokens))
+        options = ("--port", str(port), *kv, "--served-model-name", "default")
         return Server([sys.executable, "-c", _SERVE, "serve", str(model.gguf), *options], port, _environment())
 
 

@@ -16,7 +16,7 @@ class Tenfold:
     """See :class:`protocol.Engine`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        engine = build_engine(EngineConfig(model=settings["model"], kv_tokens=settings["kv_tokens"]))
+        engine = build_engine(EngineConfig(**settings))
         self._core = engine.core
         self._about = engine.info.backend
         self._clock = WallClock()
