@@ -219,12 +219,14 @@ struct Attention {
   // Where the 16 keys from position `at` on, and their values, lie.
   Place locate(int at) const { return locate(item.table, item.kv_head, at); }
   Place locate(const int32_t* table, int head, int at) const {
-    const size_t slots = kv.slots_before(table[at / kv.block_size], head) + at % kv.block_size;
-    Place place{reinterpret_cast<const Type*>(kv.k) + slots * kv.width,
-                reinterpret_cast<const Type*>(kv.v) + slots * padded, nullptr, nullptr};
-    if (kv.k_scale != nullptr) {
-      place.key_scales = kv.k_scale + slots;
-      place.value_scales = kv.v_scale + slots;
+    const int32_t block = table[at / kv.block_size];
+    const int slot = at % kv.block_size;
+    Place place{reinterpret_cast<const Type*>(kv.keys(block, head)) + static_cast<size_t>(slot) * kv.width,
+                reinterpret_cast<const Type*>(kv.values(block, head)) + static_cast<size_t>(slot) * padded, nullptr,
+                nullptr};
+    if (kv.type == KvType::int8) {
+      place.key_scales = kv.key_scales(block, head) + slot;
+      place.value_scales = kv.value_scales(block, head) + slot;
     }
     return place;
   }
@@ -338,11 +340,10 @@ struct Attention {
 
 void store_kv(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v) {
   for (int h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
-    const size_t slots = kv.slots_before(block, h);
     if (kv.type == KvType::bf16) {
-      Bf16Kv::put(kv, slots, slot, k, v);
+      Bf16Kv::put(kv, block, h, slot, k, v);
     } else {
-      Int8Kv::put(kv, slots, slot, k, v);
+      Int8Kv::put(kv, block, h, slot, k, v);
     }
   }
 }

@@ -90,17 +90,17 @@ struct Bf16Kv {
 
   // A key whose values are infinite or no numbers becomes no number itself, and its values zeros: whoever sees it
   // gets no number, and rows in the same pass that do not see it never meet 0 x infinity.
-  static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
+  static void put(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
     uint16_t half[kMaxHead];
     bool finite = true;
     round_to(v, 1.0f, kv.head_dim, half);  // its neighbour in a pair may be written by another thread: two bytes at a time
     for (int d = 0; d < kv.head_dim; ++d) finite &= (half[d] & kInfinity) != kInfinity;
-    auto* values = reinterpret_cast<uint16_t*>(kv.v) + (slots + slot / 2 * 2) * kv.padded + slot % 2;
+    auto* values = reinterpret_cast<uint16_t*>(kv.values(block, head)) + slot / 2 * 2 * kv.padded + slot % 2;
     for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = finite ? half[d] : 0;
     round_to(k, 1.0f, kv.head_dim, half);
     if (!finite)
       for (int d = 0; d < kv.head_dim; ++d) half[d] = kNan;
-    auto* keys = reinterpret_cast<uint32_t*>(kv.k) + (slots + slot / 16 * 16) * (kv.width / 2) + slot % 16;
+    auto* keys = reinterpret_cast<uint32_t*>(kv.keys(block, head)) + slot / 16 * 16 * (kv.width / 2) + slot % 16;
     for (int p = 0; p < kv.width / 2; ++p) __builtin_memcpy(keys + 16 * p, half + 2 * p, 4);
   }
 };

@@ -140,7 +140,7 @@ struct Int8Kv {
     }
   }
 
-  static void put(const KvLayer& kv, size_t slots, int slot, const float* k, const float* v) {
+  static void put(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
     uint8_t codes[kMaxHead];
     const auto round = [&](const float* x) {
       const float most = peak_of(x, kv.head_dim);
@@ -150,11 +150,11 @@ struct Int8Kv {
       for (; d < kv.head_dim; ++d) codes[d] = static_cast<uint8_t>(code_of(x[d] * inverse));
       return most < 1e-30f ? 0.0f : most / 127.0f;
     };
-    kv.k_scale[slots + slot] = round(k);
-    uint8_t* keys = kv.k + (slots + slot / 16 * 16) * kv.width + slot % 16 * 4;
+    kv.key_scales(block, head)[slot] = round(k);
+    uint8_t* keys = kv.keys(block, head) + slot / 16 * 16 * kv.width + slot % 16 * 4;
     for (int d = 0; d < kv.head_dim; ++d) keys[d / 4 * 64 + d % 4] = static_cast<uint8_t>(codes[d] + 128);
-    kv.v_scale[slots + slot] = round(v);
-    uint8_t* values = kv.v + (slots + slot / 4 * 4) * kv.padded + slot % 4;
+    kv.value_scales(block, head)[slot] = round(v);
+    uint8_t* values = kv.values(block, head) + slot / 4 * 4 * kv.padded + slot % 4;
     for (int d = 0; d < kv.head_dim; ++d) values[4 * d] = codes[d];
   }
 };

@@ -138,11 +138,11 @@ void Model::fetch_slot(const KvLayer& kv, int row) const {
   const int32_t block = batch_.table(sequence_of_[row])[position / kv.block_size];
   const size_t group = kv.element() * 16;  // keys of one value of the head
   for (int h = 0; h < kv.kv_heads; ++h) {
-    const size_t first = kv.slots_before(block, h) + slot / 16 * 16;
-    const uint8_t* keys = kv.k + first * kv.width * kv.element();
+    const uint8_t* keys = kv.keys(block, h) + static_cast<size_t>(slot / 16 * 16) * kv.width * kv.element();
     for (size_t at = 0; at < group * kv.width; at += 64) __builtin_prefetch(keys + at, 1, 2);
     const int together = kv.type == KvType::bf16 ? 2 : 4;
-    const uint8_t* values = kv.v + (kv.slots_before(block, h) + slot / together * together) * kv.padded * kv.element();
+    const uint8_t* values =
+        kv.values(block, h) + static_cast<size_t>(slot / together * together) * kv.padded * kv.element();
     for (size_t at = 0; at < together * kv.padded * kv.element(); at += 64) __builtin_prefetch(values + at, 1, 2);
   }
 }

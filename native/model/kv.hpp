@@ -18,25 +18,17 @@ class Kv {
       throw std::invalid_argument("KV memory needs at least one block, of a multiple of 16 tokens");
     const auto up = [](int n, int to) { return (n + to - 1) / to * to; };
     const int width = up(head_dim, type == KvType::bf16 ? 2 : 4), padded = up(head_dim, 16);
-    layer_ = {nullptr, nullptr, nullptr, nullptr, type, static_cast<int>(block_size), kv_heads, head_dim, width, padded};
+    layer_ = {nullptr, 0, type, static_cast<int>(block_size), kv_heads, head_dim, width, padded};
     const double total = static_cast<double>(blocks) * static_cast<double>(block_size) * kv_heads;
     if (total * 2 * (padded * layer_.element() + sizeof(float)) * layers > 1e18) throw std::bad_alloc();
-    const size_t slots = static_cast<size_t>(blocks) * static_cast<size_t>(block_size) * kv_heads;
-    k_bytes_ = slots * width * layer_.element();
-    v_bytes_ = slots * padded * layer_.element();
-    scale_bytes_ = type == KvType::int8 ? slots * sizeof(float) : 0;
-    layer_bytes_ = k_bytes_ + v_bytes_ + 2 * scale_bytes_;
-    memory_ = Memory(layer_bytes_ * layers);
+    layer_.stride = layer_.layer_bytes() * layers;
+    memory_ = Memory(layer_.stride * ((static_cast<size_t>(blocks) + kNeighbours - 1) / kNeighbours));
+    layer_.data = memory_.data();
   }
 
   KvLayer layer(int i) const {
     KvLayer result = layer_;
-    result.k = memory_.data() + layer_bytes_ * i;
-    result.v = result.k + k_bytes_;
-    if (scale_bytes_ > 0) {
-      result.k_scale = reinterpret_cast<float*>(result.v + v_bytes_);
-      result.v_scale = reinterpret_cast<float*>(result.v + v_bytes_ + scale_bytes_);
-    }
+    result.data += layer_.layer_bytes() * i;
     return result;
   }
   int64_t blocks() const { return blocks_; }
@@ -58,7 +50,6 @@ class Kv {
   int layers_;
   int64_t blocks_;
   KvLayer layer_;
-  size_t k_bytes_, v_bytes_, scale_bytes_, layer_bytes_;
   Memory memory_;
 };
 
