@@ -1,6 +1,8 @@
 """The command line: exit codes, one line per error, JSON, help."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
         return CliRunner().invoke(make_app(), arguments, input=stdin)
 
     return run
+
+
+def test_a_command_imports_no_other() -> None:
+    names = "import sys; from tenfold.cli.app import make_app; make_app(('models',)); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", names], capture_output=True, text=True, check=True).stdout.split()
+    assert "tenfold.cli.models" in found and "tenfold.cli.bench" not in found
 
 
 def refused(result: Result, says: str, code: int = 2) -> None:

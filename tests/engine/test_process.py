@@ -13,6 +13,7 @@ from tenfold.core.errors import ConfigError, ContextOverflow, EngineUnavailable,
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.client import EngineClient
+from tenfold.engine.hatch import Child
 from tenfold.engine.local import LocalEngine
 from tenfold.engine.process import EngineProcess
 
@@ -36,6 +37,26 @@ async def settled(engine: EngineClient) -> None:
     """Wait until the loop reports that nothing runs."""
     while (await engine.stats()).running or (await engine.stats()).blocks_held:
         await asyncio.sleep(0.01)
+
+
+def test_a_child_that_was_started_ahead_is_used(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        ahead = Child()
+        engine = EngineProcess(config(smollm2_path), first=ahead)
+        await engine.start()
+        assert engine.pid == ahead.pid
+        outputs = await collect(engine.submit(request("r")))
+        assert outputs[-1].finish == "length"
+        await engine.stop()
+        assert ahead.returncode == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_child_nobody_uses_leaves() -> None:
+    child = Child()
+    child.connection.close()
+    assert child.wait() == 0
 
 
 @pytest.mark.parametrize("kind", [EngineProcess, LocalEngine])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenfold.core.config import KV_TYPES
 from tenfold.model.decoder import forward
 from tenfold.ops.base import Float32
-from tenfold.ops.cpu import CpuOps, available_levels, emulated_levels
+from tenfold.ops.cpu import CpuOps, available_levels, cpu_features, emulated_levels
 from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
 
 SPEC: dict[str, Any] = {
@@ -99,6 +99,13 @@ def test_decoding_one_by_one_equals_the_prompt_at_once(expected: list[Float32]) 
     for position in range(500, LONG):
         logits = forward(ops, kv, make_batch([Slice(TEXTS[0][position : position + 1], position, range(38))]))
         np.testing.assert_array_equal(logits[0], expected[0][position])
+
+
+def test_no_level_that_the_cpu_runs_is_left_out() -> None:
+    found, features = available_levels(), set(cpu_features())
+    vectors = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"} <= features
+    assert ("avx512" in found) == vectors and ("avx512bf16" in found) == (vectors and "avx512_bf16" in features)
+    assert found[-1] == "portable" and found == available_levels()
 
 
 def test_the_emulated_tile_unit_is_among_the_tested_levels() -> None:

@@ -37,6 +37,20 @@ def test_quantized_product_is_exact_on_exact_activations(kind: str, level: str) 
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("kind", "code"), [("Q8_0", 0x7F), ("Q8_0", 0x80), ("Q4_0", 0xFF), ("Q4_0", 0x00)])
+def test_the_largest_sums_of_codes_are_exact(kind: str, code: int, level: str) -> None:
+    """All codes at one end, and all activations: sums come as near as can be to what the kernels hold."""
+    cols = 96
+    data = stored(kind, 16, cols)
+    blocks = data.reshape(16, 3, -1)
+    blocks[:, :, 2:] = code
+    weights = decode(kind, data, (16, cols))
+    x = np.full((26, cols), 127, np.float32)  # enough rows for tiles that are unpacked
+    x[1::2] = -127
+    close(_native.Projection(kind, data, cols, level).apply(x), weights, x)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", DENSE)
 @pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 130, 33), (3, 64, 7), (13, 17, 50)])
 def test_dense_product_is_float32(kind: str, level: str, rows: int, outputs: int, cols: int) -> None:

@@ -1,6 +1,8 @@
 """The C++ ops against the reference, op by op and as whole models, at every level this CPU has."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,3 +253,19 @@ def test_small_matrices_share_their_pages() -> None:
     ops = CpuOps(weights, threads=2)
     assert _native.mappings() - before < spec.layers  # of 7 matrices each
     assert ops.model.weight_bytes > 0
+
+
+def test_first_tokens_touch_little_of_the_kv_memory() -> None:
+    """Not a page for every layer, for keys and for values: a system that clears 2 MB at a time would take long."""
+    spec = tiny_spec(layers=24)
+    ops = CpuOps(random_weights(spec), threads=2)
+    kv = ops.new_kv(200_000, 16)
+    batch = make_batch([Slice(list(range(20)), 0, range(2))])
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    ops.forward(batch, ops.new_kv(8, 16))  # takes what memory the model itself needs
+    before = resident()
+    ops.forward(batch, kv)
+    assert resident() - before < 12 << 20

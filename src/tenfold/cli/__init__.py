@@ -6,12 +6,14 @@ import sys
 
 def main() -> None:
     """Entry of the ``tenfold`` command."""
+    child = None
     try:
-        child = None
         if sys.argv[1:2] == ["serve"] and not {"-h", "--help"} & set(sys.argv):
             from tenfold.engine.hatch import Child
 
-            if "reference" not in sys.argv:  # nothing else multiplies with BLAS, whose idle threads spin at first
+            if not any(
+                "reference" in argument for argument in sys.argv
+            ):  # nothing else multiplies with BLAS, whose idle threads spin at first
                 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             child = Child()  # it imports what it needs while we do, and leaves if we have no use for it
         from tenfold.cli.app import COMMANDS, make_app
@@ -20,4 +22,7 @@ def main() -> None:
         code = make_app(named if named and named[0] in COMMANDS else COMMANDS)(obj=child)
     except KeyboardInterrupt:  # while the program was still being imported
         code = 130
+    finally:
+        if child is not None:
+            child.kill()  # nothing where it has ended, as it has after serving
     sys.exit(code)

@@ -141,13 +141,14 @@ class EngineProcess:
         if self._stopping.is_set():
             return
         self._child, self._next = self._next or Child(), None
+        with contextlib.suppress(OSError):  # a dead child shows when we read
+            self._child.connection.sendall(frame(self._encoder.encode(self._config)))
         reader, writer = await asyncio.open_connection(sock=self._child.connection)
-        writer.write(frame(self._encoder.encode(self._config)))
         decoder = msgspec.msgpack.Decoder(Report)
         unframer = Unframer()
         watchdog = asyncio.create_task(self._end_when_stuck(self._child))
         try:
-            with contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(ConnectionError):  # also where we wrote to a child that was dead already
                 while data := await reader.read(1 << 16):
                     for payload in unframer.feed(data):
                         self._handle(decoder.decode(payload), writer, ready)
@@ -155,7 +156,7 @@ class EngineProcess:
             watchdog.cancel()
             self._writer = None
             writer.close()
-            await _end(self._child, 0.0 if self._state == "failed" else 1.0)
+            await _end(self._child, 1.0)
             if self._state != "failed":
                 self._state = "restarting"
                 self._reason = f"the engine process ended with code {self._child.returncode}"
@@ -188,7 +189,9 @@ class EngineProcess:
 async def _end(child: Child, grace: float) -> None:
     """Wait for the child to end by itself, for ``grace`` seconds; then end it."""
     ended = asyncio.create_task(asyncio.to_thread(child.wait))
-    await asyncio.wait((ended,), timeout=grace)
-    if not ended.done():
-        child.kill()
+    try:
+        await asyncio.wait((ended,), timeout=grace)
+    finally:
+        if not ended.done():
+            child.kill()
     await ended
