@@ -243,6 +243,15 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
 #include "linear/tiled.hpp"
 #endif
 
+// Whether tiles of the matrix unit take the rows that they can.
+#if defined(TENFOLD_TILES)
+template <int GROUP>
+constexpr bool kTiled = GROUP == kGroup;
+#else
+template <int GROUP>
+constexpr bool kTiled = false;
+#endif
+
 template <int BITS, int GROUP, Scales KIND>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
@@ -259,11 +268,11 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       for (; rows - r >= kTiledRows; r += kTiledChunk)
         TiledColumn<Tile>(w, data).run(x, row + r, rows - r < kTiledChunk ? rows - r : kTiledChunk,
                                        out + r * out_stride, out_stride, columns, accumulate);
-#else
-    for (; rows - r >= kUnpackedFrom; r += kUnpackedRows)
-      unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
-                          out + r * out_stride, out_stride, columns, accumulate);
 #endif
+    if constexpr (!kTiled<GROUP>)
+      for (; rows - r >= kUnpackedFrom; r += kUnpackedRows)
+        unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
+                            out + r * out_stride, out_stride, columns, accumulate);
     if (r < rows)
       packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
   }
@@ -378,6 +387,7 @@ int linear_rows(const Packed& w, int rows) {
 #if defined(TENFOLD_TILES)
   if (w.dense == Dense::none && w.group == kGroup && rows >= kTiledRows) return rows < kTiledChunk ? rows : kTiledChunk;
 #endif
+  if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
   const bool more_tiles = w.dense != Dense::none && rows < kRowBlock;  // see dense()
   const int most = !more_tiles ? kRowBlock : (kDenseTiles > 1 ? 2 : 1);
   for (int block = most; block > 1; block /= 2)

@@ -143,9 +143,9 @@ inline void store_i8(int8_t* p, const IVec& x) {
   }
 }
 inline int32_t reduce_add(const IVec& x) {
-  int32_t sum = 0;
-  for (int i = 0; i < 16; ++i) sum += x.v[i];
-  return sum;
+  uint32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += static_cast<uint32_t>(x.v[i]);
+  return static_cast<int32_t>(sum);
 }
 inline IVec shift_left(const IVec& x, int n) {
   return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) << n); });
@@ -166,7 +166,7 @@ inline float reduce_max(const Vec& x) {
 inline float reduce_peak(const Vec& x) { return fold(x, peak1); }
 
 inline IVec iadd(const IVec& x, const IVec& y) {
-  return ieach([&](int i) { return x.v[i] + y.v[i]; });
+  return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) + static_cast<uint32_t>(y.v[i])); });
 }
 inline IVec shift_right(const IVec& x, int n) {
   return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) >> n); });

@@ -11,9 +11,8 @@ def main() -> None:
         if sys.argv[1:2] == ["serve"] and not {"-h", "--help"} & set(sys.argv):
             from tenfold.engine.hatch import Child
 
-            if not any(
-                "reference" in argument for argument in sys.argv
-            ):  # nothing else multiplies with BLAS, whose idle threads spin at first
+            # Only the reference backend multiplies with BLAS, whose idle threads spin at first.
+            if not any("reference" in argument for argument in sys.argv):
                 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             child = Child()  # it imports what it needs while we do, and leaves if we have no use for it
         from tenfold.cli.app import COMMANDS, make_app
