@@ -34,7 +34,7 @@ LevelProbes probes_of(const std::string& level) {
     const std::string name = found.found[i]->name;
     if (name != level) continue;
 #if defined(TENFOLD_X86_LEVELS)
-    if (name == "avx512bf16") return avx512bf16::probes();
+    if (name == "amx" || name == "avx512bf16") return avx512bf16::probes();
     if (name == "avx512") return avx512::probes();
     if (name == "avx2") return avx2::probes();
 #endif

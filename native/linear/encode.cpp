@@ -110,7 +110,7 @@ Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t r
   if (peak >= kInfinite) throw std::invalid_argument("holds weights that are infinite or no numbers");
   const bool faint = form != Form::bf16 && peak != 0 && peak < float_to_bits(kSmallestPeak);
   if (peak < limit && !faint) return matrix;
-  matrix = Matrix();  // before as much is taken again
+  matrix = Matrix();  // a large one is given back before as much is taken again
   return pack(kind, data, rows, cols, row_bytes, pool, arena);
 }
 

@@ -18,18 +18,18 @@ constexpr int kUnpackedFrom = 24;  // and from how many on
 constexpr int32_t kShiftBits = 0x4b400000;
 constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
 
-// Of the inputs that share a scale, a part of a group (or all of it): a weight is s * code + m. shift = -kShift * s, which
-// is exact, for s has at most 19 bits.
+// Of the inputs that share a scale, a part of a group (or all of it): a weight is s * code + m. shift = -kShift * s,
+// which is exact, for s has at most 19 bits.
 struct PartScales {
   Vec s, shift, m;
 };
 
-// Fetches what follows a place in memory, evenly over a number of turns: the system has few buffers for lines on their way,
-// and a burst of prefetches waits for them.
+// Fetches what follows a place in memory, evenly over a number of turns: a core has few buffers for lines on their
+// way, and a burst of prefetches waits for them.
 class Ahead {
  public:
   Ahead(const uint8_t* place, size_t bytes, int turns)
-      : at_(place + kPrefetchAhead), lines_(static_cast<int>((bytes / 64 + turns) / turns)) {}
+      : at_(place + kPrefetchAhead), lines_(static_cast<int>((bytes / 64 + turns - 1) / turns)) {}
   inline void fetch() {
     for (int i = 0; i < lines_; ++i, at_ += 64) __builtin_prefetch(at_, 0, 2);
   }
@@ -108,9 +108,9 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
   }
 }
 
-// sum[r] += rows r of `acts`, which lie in one panel (and in one half of it, up to 8), times GROUPS groups of a tile, whose
-// codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes times codes;
-// then for each part in turn, with activations x = scale * code, in float32:
+// sum[r] += rows r of `acts`, which lie in one panel (and in one half of it, up to 8), times GROUPS groups of a tile,
+// whose codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes
+// times codes; then for each part in turn, with activations x = scale * code, in float32:
 //   sum = fma(s * (dot - kShift), scale, sum), the product s * … with one rounding
 //   sum = fma(m, scale * (the sum of the activations' codes), sum)
 template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>

@@ -31,7 +31,8 @@ class TiledColumn {
   const uint8_t* unpack(int from, int to) {
     const uint8_t* codes = tile_.codes;
     tile_.codes += (to - from) * Tile::kCodeBytes;
-    Ahead ahead(data_ + w_.tile_bytes / (w_.cols / kGroup) * from, w_.tile_bytes / (w_.cols / kGroup) * (to - from), to - from);
+    const size_t step = w_.tile_bytes / (w_.cols / kGroup);
+    Ahead ahead(data_ + step * from, step * (to - from), to - from);
     for (int g = from; g < to; ++g) {
       ahead.fetch();
       if constexpr (Tile::kBits == 4) unpack_codes(codes + (g - from) * Tile::kCodeBytes, unpacked_ + (g - from) * 512);

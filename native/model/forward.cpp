@@ -234,8 +234,9 @@ void Model::attend(int layer, const Kv& kv) {
       const AttendPlan::Item& next = plan.items[i + 1];
       work.next_table = batch_.table(next.sequence);
       work.next_kv_head = next.kv_head;
-      work.next_key = next.first_chunk * kChunk;
       work.next_last = plan.positions[next.row];
+      const int seen = plan.window > 0 ? std::max(0, work.next_last - plan.window + 1) : 0;
+      work.next_key = std::max(next.first_chunk * kChunk, seen / kKeyTile * kKeyTile);
     }
     kernels_.attend(work);
   });

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -66,8 +67,9 @@ class Memory {
   // How often the process has asked the system for memory in this way.
   static int64_t mappings() { return mappings_.load(std::memory_order_relaxed); }
 
-  // What lies beyond the first `bytes` may not be touched.
+  // What lies beyond the first `bytes` may not be touched. Not for parts: others follow them.
   void bound([[maybe_unused]] size_t bytes) {
+    assert(whole_ == nullptr);
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(data_, bytes);
     __asan_poison_memory_region(data_ + bytes, bytes_ + kGuard - bytes);

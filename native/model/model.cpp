@@ -117,6 +117,7 @@ void Model::check_layer(int layer) const {
 
 void Model::set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data,
                        int64_t rows, int64_t cols, int64_t row_bytes, Form form) {
+  const Hold hold(busy_);  // the arena is for one thread
   if (layer != -1) check_layer(layer);
   int64_t want_rows, want_cols;
   Matrix* matrix = find_matrix(layer, name, want_rows, want_cols);

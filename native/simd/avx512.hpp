@@ -57,9 +57,6 @@ inline Vec as_float(IVec x) { return _mm512_castsi512_ps(x); }
 inline Vec power_of_two(IVec n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
 }
-inline void store_i8(int8_t* p, IVec x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x));
-}
 inline int32_t reduce_add(IVec x) { return _mm512_reduce_add_epi32(x); }
 inline IVec shift_left(IVec x, int n) { return _mm512_sll_epi32(x, _mm_cvtsi32_si128(n)); }
 
@@ -151,8 +148,8 @@ inline void unpack_codes(const uint8_t* from, uint8_t* to) {
     store_bytes(to + 128 * i + 64, _mm512_and_si512(_mm512_srli_epi16(x, 4), low));
   }
 }
-// dot[part][row] += codes times activations, exactly, over QUADS quads of each part; rows' activations are 32 bytes apart.
-// Codes have BITS bits; where those are 4, they lie packed, or in a byte each.
+// dot[part][row] += codes times activations, exactly, over QUADS quads of each part; rows' activations are 32 bytes
+// apart. Codes have BITS bits; where those are 4, they lie packed, or in a byte each.
 template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
 inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
   if constexpr (PACKED && BITS == 4) {

@@ -166,7 +166,9 @@ inline float reduce_max(const Vec& x) {
 inline float reduce_peak(const Vec& x) { return fold(x, peak1); }
 
 inline IVec iadd(const IVec& x, const IVec& y) {
-  return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) + static_cast<uint32_t>(y.v[i])); });
+  return ieach([&](int i) {
+    return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) + static_cast<uint32_t>(y.v[i]));  // wraps
+  });
 }
 inline IVec shift_right(const IVec& x, int n) {
   return ieach([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) >> n); });

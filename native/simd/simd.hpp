@@ -1,4 +1,4 @@
-// The vector type of the level being compiled. TENFOLD_LEVEL (avx512, avx2 or portable) names both the
+// The vector type of the level being compiled. TENFOLD_LEVEL (avx512bf16, avx2, portable …) names both the
 // namespace and the flags of the build; every function lives in an anonymous namespace of its translation
 // unit, so that the linker can never merge code of two instruction sets. All levels have 16 lanes and do the
 // same float operations in the same order: they give the same bits.

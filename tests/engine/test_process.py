@@ -53,6 +53,19 @@ def test_a_child_that_was_started_ahead_is_used(smollm2_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_child_that_died_before_it_was_needed_is_an_error(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        ahead = Child()
+        ahead.kill()
+        ahead.wait()
+        engine = EngineProcess(config(smollm2_path), first=ahead)
+        with pytest.raises(EngineUnavailable, match="-9 before the model was loaded"):
+            await asyncio.wait_for(engine.start(), 20)
+        await engine.stop()
+
+    asyncio.run(scenario())
+
+
 def test_a_child_nobody_uses_leaves() -> None:
     child = Child()
     child.connection.close()

@@ -52,6 +52,7 @@ class LLM:
         engine = build_engine(replace(EngineConfig(), model=model, **options))
         self._core = engine.core
         self._checkpoint = engine.checkpoint
+        self._checkpoint.tokenizer()  # one that cannot be built is told now, not by the first prompt
         self._requests = 0
         self.info = engine.info
 

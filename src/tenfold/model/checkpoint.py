@@ -12,23 +12,31 @@ from tenfold.model.gguf_spec import model_spec, model_weights
 from tenfold.model.gguf_tokenizer import special_text, tokenizer_plan
 from tenfold.model.hf_dir import HfDirectory, hf_spec, hf_weights, open_hf_directory
 from tenfold.model.hf_tokenizer import hf_chat_template, hf_tokenizer_plan
-from tenfold.model.tokenizer import Tokenizer, TokenizerPlan, Vocabulary, vocabulary
+from tenfold.model.tokenizer import Tokenizer, TokenizerPlan, Vocabulary
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
 
 class _LazyTokenizer:
-    """Builds the tokenizer when first asked; safe for several threads."""
+    """Plans and builds the tokenizer when first asked; safe for several threads."""
 
     def __init__(self, source: GgufFile | HfDirectory) -> None:
-        self.source = source
+        self._source = source
         self._lock = threading.Lock()
+        self._plan: TokenizerPlan | None = None
         self._tokenizer: Tokenizer | None = None
 
+    def plan(self) -> TokenizerPlan:
+        with self._lock:
+            if self._plan is None:
+                self._plan = _tokenizer_plan(self._source)
+            return self._plan
+
     def get(self) -> Tokenizer:
+        plan = self.plan()
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = _tokenizer(self.source)
+                self._tokenizer = Tokenizer(plan)
             return self._tokenizer
 
 
@@ -61,8 +69,13 @@ class Checkpoint:
         return self._lazy.get()
 
     def vocabulary(self) -> Vocabulary:
-        """What decodes the model's tokens; costs less than :meth:`tokenizer`. Raises ModelError where it cannot be."""
-        return vocabulary(_tokenizer_plan(self._lazy.source))
+        """What decodes the model's tokens. Where the file tells without building a tokenizer, none is built: that its
+        merges fit is then known only once :meth:`tokenizer` is. Raises ModelError where it cannot be.
+        """
+        plan = self._lazy.plan()
+        if plan.pieces is None:
+            return self.tokenizer()
+        return Vocabulary(plan, plan.pieces.texts.__getitem__, plan.pieces.marks)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -61,7 +61,8 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
     types = _types(fields, len(tokens))
     end_ids = _end_ids(fields, tokens, types)
     bos_id = _token_id(fields, "bos", len(tokens))
-    marks = {i: kind != _USER for i, kind in enumerate(types) if kind in (_UNKNOWN, _CONTROL, _USER) and tokens[i]}
+    marked = (_UNKNOWN, _CONTROL, _USER)
+    marks = {token: type_ != _USER for token, type_ in enumerate(types) if type_ in marked and tokens[token]}
     pieces = Pieces(tokens, marks)
     if kind == "gpt2":
         return TokenizerPlan(

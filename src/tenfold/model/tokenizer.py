@@ -89,14 +89,6 @@ class Vocabulary:
         return self._marks.get(token, False)
 
 
-def vocabulary(plan: TokenizerPlan) -> Vocabulary:
-    """The vocabulary alone, where possible without building a tokenizer: an engine only ever decodes."""
-    if plan.pieces is None:
-        return Tokenizer(plan)
-    texts = plan.pieces.texts
-    return Vocabulary(plan, lambda token: texts[token] if token < len(texts) else None, plan.pieces.marks)
-
-
 class Tokenizer(Vocabulary):
     """A model's tokenizer; ``bos_id`` is None where the model has none."""
 
@@ -106,8 +98,11 @@ class Tokenizer(Vocabulary):
         self._library = plan.build()
         self._plain_lock = threading.Lock()
         self._plain: tokenizers.Tokenizer | None = None
-        added = self._library.get_added_tokens_decoder()
-        super().__init__(plan, self._library.id_to_token, {token: entry.special for token, entry in added.items()})
+        if plan.pieces is not None:  # the very entries that an engine decodes with
+            super().__init__(plan, plan.pieces.texts.__getitem__, plan.pieces.marks)
+        else:
+            added = self._library.get_added_tokens_decoder()
+            super().__init__(plan, self._library.id_to_token, {token: entry.special for token, entry in added.items()})
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The ids of ``text``; ``add_special`` adds the marks a text begins (and ends) with, if the model has any.
