@@ -29,6 +29,7 @@ using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::devic
 using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using SpacedRows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // each row by itself contiguous
 using Doubles = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatView = nb::ndarray<nb::numpy, float>;
 
@@ -82,7 +83,7 @@ FloatView logits(nb::handle self) {
   }
   static float none = 0.0f;
   float* data = rows.rows > 0 ? const_cast<float*>(rows.data) : &none;
-  return FloatView(data, {static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, self);
+  return FloatView(data, {static_cast<size_t>(rows.rows), static_cast<size_t>(rows.width)}, self, {rows.stride, 1});
 }
 
 // By op: calls and nanoseconds.
@@ -168,8 +169,10 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("weight_kinds", &Model::weight_kinds);
 }
 
-Logits rows_of(const FloatRows& logits) {
-  return {logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1))};
+Logits rows_of(const SpacedRows& logits) {
+  if (logits.shape(1) > 1 && logits.stride(1) != 1)
+    throw std::invalid_argument("logits: the values of a row must lie side by side");
+  return {logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(logits.shape(1)), logits.stride(0)};
 }
 
 // `size` values of T that `fill` writes without the GIL, as a flat array.
@@ -190,12 +193,12 @@ void bind_sampling(nb::module_& m) {
   nb::class_<Sampling>(m, "Sampling")
       .def(nb::init<Model&>(), nb::keep_alive<1, 2>())
       .def("largest",
-           [](Sampling& self, const FloatRows& logits) {
+           [](Sampling& self, const SpacedRows& logits) {
              return filled<int32_t>(logits.shape(0), [&](int32_t* out) { self.largest(rows_of(logits), out); });
            },
            nb::arg("logits").noconvert())
       .def("draw",
-           [](Sampling& self, const FloatRows& logits, const IntArray& rows, const Doubles& filters) {
+           [](Sampling& self, const SpacedRows& logits, const IntArray& rows, const Doubles& filters) {
              if (filters.shape(1) != 5) throw std::invalid_argument("filters: five columns are needed");
              const std::span<const Filters> records{reinterpret_cast<const Filters*>(filters.data()),
                                                     filters.shape(0)};
@@ -205,7 +208,7 @@ void bind_sampling(nb::module_& m) {
            },
            nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("filters").noconvert())
       .def("summarize",
-           [](Sampling& self, const FloatRows& logits, const IntArray& rows, int count) {
+           [](Sampling& self, const SpacedRows& logits, const IntArray& rows, int count) {
              if (count < 0) throw std::invalid_argument("count must not be negative");
              auto indices = std::make_unique<int32_t[]>(rows.size() * static_cast<size_t>(count));
              auto sums = filled<double>(2 * rows.size(), [&](double* out) {

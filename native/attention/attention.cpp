@@ -15,19 +15,45 @@ namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
 constexpr int kGroups = kKeyTile / 16;
+constexpr int kTogether = 3;  // queries whose softmax takes turns
 constexpr int kMaxHead = 4096;
 constexpr float kSlack = 8.0f;
 constexpr float kLog2e = 1.44269504f;
 
+// Keys low … high - 1 of a tile: those that a query sees.
+struct Span {
+  int low, high;
+};
+
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int max_of(int a, int b) { return a > b ? a : b; }
 
-// Blocks are small and lie anywhere, so no hardware prefetcher follows: while keys are read the tile's values
-// are fetched, and while values are read the next tile's keys. `ahead` holds a place for each group of 16
-// that is as large as the one being read, or null.
-inline void fetch(const void* p, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, 3);
-}
+// Blocks are small and lie anywhere, so no hardware prefetcher follows: while one tile is worked on the next one's keys
+// and values are fetched, a few lines at a time, for a core has few buffers for lines on their way.
+class Ahead {
+ public:
+  void add(const void* place, size_t bytes) {
+    const char* at = static_cast<const char*>(place);
+    parts_[count_++] = {at, at + bytes};
+  }
+  inline void fetch(int lines) {
+    for (; lines > 0 && part_ < count_; --lines) {
+      Part& part = parts_[part_];
+      __builtin_prefetch(part.at, 0, 2);
+      part.at += 64;
+      if (part.at >= part.end) ++part_;
+    }
+  }
+
+ private:
+  struct Part {
+    const char *at, *end;
+  };
+  Part parts_[4 * kGroups];
+  int count_ = 0, part_ = 0;
+};
+constexpr int kStepLines = 3;      // of a tile's lines, fetched per step of its products,
+constexpr int kSoftmaxLines = 12;  // and per query's softmax
 
 // The largest size of n values; a NaN where there is one.
 inline float peak_of(const float* x, int n) {
@@ -64,12 +90,11 @@ struct Blocked : KV {
 
   // scores[query][key] for groups from … to - 1 of the tile; queries is one of take()'s results.
   static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
-                    const float* const* scales, float* scores, const Type* const* ahead) {
+                    const float* const* scales, float* scores, Ahead& ahead) {
     with(queries, [&]<int QUERIES>(std::integral_constant<int, QUERIES>) {
       int g = from;
       const auto pass = [&]<int GROUPS>(std::integral_constant<int, GROUPS>) {
-        KV::template score_block<QUERIES, GROUPS>(kv, q, keys + g, scales + g, scores + 16 * g,
-                                                  ahead != nullptr ? ahead + g : nullptr);
+        KV::template score_block<QUERIES, GROUPS>(kv, q, keys + g, scales + g, scores + 16 * g, ahead);
         g += GROUPS;
       };
       while (g + kKeyGroups <= to) pass(std::integral_constant<int, kKeyGroups>());
@@ -81,7 +106,7 @@ struct Blocked : KV {
 
   // sum[query] += weights . values, for keys low … high - 1.
   static void add_values(const KvLayer& kv, int queries, const uint32_t* weights, const Type* const* values, int low,
-                         int high, float* sum, const Type* const* ahead) {
+                         int high, float* sum, Ahead& ahead) {
     with(queries, [&]<int QUERIES>(std::integral_constant<int, QUERIES>) {
       int d = 0;
       const auto pass = [&]<int WIDTH>(std::integral_constant<int, WIDTH>) {
@@ -124,8 +149,9 @@ struct State {
   float sums[16];
 };
 
-// One query's update for the scores of a tile, of which it sees keys low … high - 1; gives their weights.
-inline void softmax_update(const float* scores, int low, int high, int padded, State& state, float* sum, Vec* weights) {
+// One query's update for the scores of a tile; gives the weights of its keys.
+inline void softmax_update(const float* scores, Span seen, int padded, State& state, float* sum, Vec* weights) {
+  const int low = seen.low, high = seen.high;
   const bool edge = low > 0 || high < kKeyTile;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
@@ -232,38 +258,56 @@ struct Attention {
   }
 
   struct Tile {
-    const Type *keys[kGroups], *values[kGroups], *later[kGroups];  // later: the next tile's keys
+    const Type *keys[kGroups], *values[kGroups];
     const float *key_scales[kGroups], *value_scales[kGroups];
     int start, from, to;  // first key; groups that any row sees
   };
 
   // Queries first … first + count - 1, which may belong to several rows.
-  void block(const Tile& tile, int first, int count, bool fetching) {
+  void block(const Tile& tile, int first, int count, Ahead& ahead) {
     const int first_row = first / heads, last_row = (first + count - 1) / heads;
     int low = kKeyTile, high = 0;
     for (int row = first_row; row <= last_row; ++row) {
       low = min_of(low, max_of(low_of(row) - tile.start, 0));
       high = max_of(high, min_of(position(row) + 1 - tile.start, kKeyTile));
     }
-    KV::score(kv, count, q + first * words, tile.from, (high + 15) / 16, tile.keys, tile.key_scales, scores,
-              fetching ? tile.values : nullptr);
-    for (int i = 0; i < count; ++i) {
-      const int row = (first + i) / heads;
-      const int from = max_of(low_of(row) - tile.start, 0), to = min_of(position(row) + 1 - tile.start, kKeyTile);
-      Vec w[kGroups];
-      softmax_update(scores + i * kKeyTile, from, to, padded, state[first + i], sum + (first + i) * padded, w);
-      KV::pack_weights(w, tile.value_scales, from, to, weights + i * KV::kWeightWords);
+    KV::score(kv, count, q + first * words, tile.from, (high + 15) / 16, tile.keys, tile.key_scales, scores, ahead);
+    int row = first_row, left = (first_row + 1) * heads - first;  // of the row's queries
+    for (int from = 0, many; from < count; from += many) {
+      many = min_of(count - from, kTogether);
+      Span seen[kTogether];
+      Vec w[kTogether][kGroups];
+      for (int i = 0; i < many; ++i, --left) {
+        if (left == 0) {
+          ++row;
+          left = heads;
+        }
+        seen[i] = {max_of(low_of(row) - tile.start, 0), min_of(position(row) + 1 - tile.start, kKeyTile)};
+        ahead.fetch(kSoftmaxLines);
+        const int query = first + from + i;
+        softmax_update(scores + (from + i) * kKeyTile, seen[i], padded, state[query], sum + query * padded, w[i]);
+      }
+      KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
     }
-    KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, fetching ? tile.later : nullptr);
+    KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, ahead);
   }
 
-  // What to fetch in place of the next tile's group g: where this item has no such tile, the next item's first.
-  const Type* later(int start, int g, int last_key, const Type* nothing) const {
-    const int next = start + 16 * g + kKeyTile;
-    if (next <= last_key) return locate(next).keys;
-    const int other = item.next_key + 16 * g;
-    const bool ends = start + kKeyTile > last_key && item.next_table != nullptr && other <= item.next_last;
-    return ends ? locate(item.next_table, item.next_kv_head, other).keys : nothing;
+  // What the next tile reads, of this item or of the next.
+  void fetch_next(int start, int last_key, Ahead& ahead) const {
+    Place places[kGroups];
+    int count = 0;
+    const bool ends = start + kKeyTile > last_key;
+    if (ends && item.next_table == nullptr) return;
+    const int from = ends ? item.next_key : start + kKeyTile, to = ends ? item.next_last : last_key;
+    for (int at = from; at <= to && count < kGroups; at += 16)
+      places[count++] = ends ? locate(item.next_table, item.next_kv_head, at) : locate(at);
+    const size_t key_bytes = 16 * kv.width * sizeof(Type), value_bytes = 16 * padded * sizeof(Type);
+    for (int i = 0; i < count; ++i)
+      if (places[i].key_scales != nullptr) ahead.add(places[i].key_scales, 16 * sizeof(float));
+    for (int i = 0; i < count; ++i) ahead.add(places[i].keys, key_bytes);
+    for (int i = 0; i < count; ++i)
+      if (places[i].value_scales != nullptr) ahead.add(places[i].value_scales, 16 * sizeof(float));
+    for (int i = 0; i < count; ++i) ahead.add(places[i].values, value_bytes);
   }
 
   // `last_key`: the last that any row sees.
@@ -282,12 +326,13 @@ struct Attention {
       t.values[g] = place.values;
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
-      t.later[g] = later(start, g, last_key, place.keys);
     }
+    Ahead ahead, none;
+    fetch_next(start, last_key, ahead);
     const int begin = first_row * heads, end = last_row * heads;
     for (int i = begin, count; i < end; i += count) {
       count = KV::take(end - i);
-      block(t, i, count, i == begin);
+      block(t, i, count, i == begin ? ahead : none);
     }
   }
 

@@ -31,7 +31,7 @@ struct Bf16Kv {
   // scores[query][16 group + lane] = q . k, over pairs in order.
   template <int QUERIES, int GROUPS>
   static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*,
-                          float* scores, const Type* const* ahead) {
+                          float* scores, Ahead& ahead) {
     const int pairs = kv.width / 2;
     Vec sum[QUERIES][GROUPS];
 #pragma GCC unroll 8
@@ -39,8 +39,7 @@ struct Bf16Kv {
 #pragma GCC unroll 4
       for (int g = 0; g < GROUPS; ++g) sum[i][g] = zero();
     for (int p = 0; p < pairs; ++p) {
-      if (ahead != nullptr)
-        for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 32 * p, 64);
+      ahead.fetch(kStepLines);
 #pragma GCC unroll 4
       for (int g = 0; g < GROUPS; ++g) {
         const Pairs k = load_pairs(keys[g] + 32 * p);
@@ -55,16 +54,17 @@ struct Bf16Kv {
       for (int g = 0; g < GROUPS; ++g) store(scores + i * kKeyTile + 16 * g, sum[i][g]);
   }
 
-  // The tile's softmax weights, for value_block().
-  static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
-    for (int g = 0; g < kGroups; ++g) store_pairs(to + 8 * g * kPairWords, weights[g]);
+  // The queries' softmax weights, for value_block().
+  static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const*, const Span*, uint32_t* to) {
+    for (int i = 0; i < queries; ++i, to += kWeightWords)
+      for (int g = 0; g < kGroups; ++g) store_pairs(to + 8 * g * kPairWords, weights[i][g]);
   }
 
   // sum[query][d …] += weight[query][key] * v[key] for keys low … high - 1 of the tile, over pairs in order. Weights of
   // keys that a query does not see are zero, and values finite (memory begins as zeros; see put): such a key adds nothing.
   template <int QUERIES, int WIDTH>
   static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
-                          int high, float* sum, const Type* const* ahead) {
+                          int high, float* sum, Ahead& ahead) {
     Vec acc[QUERIES][WIDTH];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -73,7 +73,7 @@ struct Bf16Kv {
     for (int p = low / 2; 2 * p < high; ++p) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(p % 8) * 2 * kv.padded + 2 * d;
       const Type* v = values[p / 8] + at;
-      if (ahead != nullptr) fetch(ahead[p / 8] + at, 64 * WIDTH);
+      ahead.fetch(kStepLines);
 #pragma GCC unroll 4
       for (int w = 0; w < WIDTH; ++w) {
         const Pairs x = load_pairs(v + 32 * w);
@@ -92,15 +92,16 @@ struct Bf16Kv {
   // gets no number, and rows in the same pass that do not see it never meet 0 x infinity.
   static void put(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
     uint16_t half[kMaxHead];
+    const int dim = kv.head_dim, pairs = kv.width / 2;
     bool finite = true;
-    round_to(v, 1.0f, kv.head_dim, half);  // its neighbour in a pair may be written by another thread: two bytes at a time
-    for (int d = 0; d < kv.head_dim; ++d) finite &= (half[d] & kInfinity) != kInfinity;
+    round_to(v, 1.0f, dim, half);  // its neighbour in a pair may be written by another thread: two bytes at a time
+    for (int d = 0; d < dim; ++d) finite &= (half[d] & kInfinity) != kInfinity;
     auto* values = reinterpret_cast<uint16_t*>(kv.values(block, head)) + slot / 2 * 2 * kv.padded + slot % 2;
-    for (int d = 0; d < kv.head_dim; ++d) values[2 * d] = finite ? half[d] : 0;
-    round_to(k, 1.0f, kv.head_dim, half);
+    for (int d = 0; d < dim; ++d) values[2 * d] = finite ? half[d] : 0;
+    round_to(k, 1.0f, dim, half);
     if (!finite)
-      for (int d = 0; d < kv.head_dim; ++d) half[d] = kNan;
-    auto* keys = reinterpret_cast<uint32_t*>(kv.keys(block, head)) + slot / 16 * 16 * (kv.width / 2) + slot % 16;
-    for (int p = 0; p < kv.width / 2; ++p) __builtin_memcpy(keys + 16 * p, half + 2 * p, 4);
+      for (int d = 0; d < dim; ++d) half[d] = kNan;
+    auto* keys = reinterpret_cast<uint32_t*>(kv.keys(block, head)) + slot / 16 * 16 * pairs + slot % 16;
+    for (int p = 0; p < pairs; ++p) __builtin_memcpy(keys + 16 * p, half + 2 * p, 4);
   }
 };

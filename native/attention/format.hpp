@@ -4,7 +4,7 @@
 //         and a float32 scale per key (and head) for each of K and V
 // Which of a pair or quad a value is follows from its absolute position. What all layers keep of kNeighbours blocks lies
 // together: memory is touched for the first time as blocks are, not in every layer's own region at once, and within a
-// layer neighbouring blocks are one stream.
+// layer a head's neighbouring blocks are one stream.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ constexpr uint32_t kNeighbours = 8;
 enum class KvType : uint8_t { bf16, int8 };
 
 struct KvLayer {
-  uint8_t* data;  // the layer's part of blocks 0 …: K of each, V of each, then, for int8, the scales of K and of V
+  uint8_t* data;  // the layer's part of blocks 0 …: K by head and block, V likewise, then, for int8, the scales of K and of V
   size_t stride;  // bytes from kNeighbours blocks to the next
   KvType type;
   int block_size, kv_heads, head_dim;
@@ -44,7 +44,7 @@ struct KvLayer {
   uint8_t* part(size_t before, size_t bytes, int32_t block, int head) const {
     const auto number = static_cast<uint32_t>(block);
     return data + number / kNeighbours * stride + before * (kNeighbours * kv_heads) +
-           (number % kNeighbours * kv_heads + head) * bytes;
+           (head * kNeighbours + number % kNeighbours) * bytes;
   }
 };
 

@@ -43,7 +43,7 @@ struct Int8Kv {
 
   template <int QUERIES, int GROUPS>
   static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
-                          float* scores, const Type* const* ahead) {
+                          float* scores, Ahead& ahead) {
     const int quads = kv.width / 4, words = 2 * quads + 2;
     IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
 #pragma GCC unroll 8
@@ -54,16 +54,20 @@ struct Int8Kv {
         low[i][g] = iset1(static_cast<int32_t>(q[i * words + 2 * quads]));
       }
     for (int p = 0; p < quads; ++p) {
-      if (ahead != nullptr)
-        for (int g = 0; g < GROUPS; ++g) fetch(ahead[g] + 64 * p, 64);
-      const auto* x = reinterpret_cast<const int8_t*>(q + p);
+      ahead.fetch(kStepLines);
+      Bytes x[QUERIES][2];
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        x[i][0] = set_quad(q[i * words + p]);
+        x[i][1] = set_quad(q[i * words + quads + p]);
+      }
 #pragma GCC unroll 4
       for (int g = 0; g < GROUPS; ++g) {
         const Bytes k = load_bytes(keys[g] + 64 * p);
 #pragma GCC unroll 8
         for (int i = 0; i < QUERIES; ++i) {
-          high[i][g] = dot_quad(high[i][g], k, x + 4 * i * words);
-          low[i][g] = dot_quad(low[i][g], k, x + 4 * (i * words + quads));
+          high[i][g] = dot_quads(high[i][g], k, x[i][0]);
+          low[i][g] = dot_quads(low[i][g], k, x[i][1]);
         }
       }
     }
@@ -79,35 +83,42 @@ struct Int8Kv {
     }
   }
 
-  // The tile's softmax weights times the values' scales, as 16-bit codes.
-  static void pack_weights(const Vec* weights, const float* const* scales, int low, int high, uint32_t* to) {
-    Vec scaled[kGroups];
-    if (low <= 0 && high >= kKeyTile) {
+  // Softmax weights of `queries` queries (at most kTogether) times the values' scales, as 16-bit codes. Each step is done
+  // for all queries before the next, for each waits for the one before.
+  static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const* scales, const Span* seen,
+                           uint32_t* to) {
+    Vec scaled[kTogether][kGroups];
+    float largest[kTogether], inverse[kTogether];
+    for (int i = 0; i < queries; ++i) {
+      const int low = seen[i].low, high = seen[i].high;
+      if (low <= 0 && high >= kKeyTile) {
 #pragma GCC unroll 4
-      for (int g = 0; g < kGroups; ++g) scaled[g] = mul(weights[g], load(scales[g]));
-    } else {
-      for (int g = 0; g < kGroups; ++g) {
-        scaled[g] = zero();
-        if (16 * g >= high || 16 * (g + 1) <= low) continue;
-        scaled[g] = keep_lanes(mul(weights[g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
+        for (int g = 0; g < kGroups; ++g) scaled[i][g] = mul(weights[i][g], load(scales[g]));
+      } else {
+        for (int g = 0; g < kGroups; ++g) {
+          scaled[i][g] = zero();
+          if (16 * g >= high || 16 * (g + 1) <= low) continue;
+          scaled[i][g] = keep_lanes(mul(weights[i][g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
+        }
       }
+      const Vec* s = scaled[i];
+      largest[i] = reduce_peak(vpeak(vpeak(s[0], s[1]), vpeak(s[2], s[3])));
     }
-    const float largest = reduce_peak(vpeak(vpeak(scaled[0], scaled[1]), vpeak(scaled[2], scaled[3])));
-    const Vec inverse = set1(largest < 1e-30f ? 0.0f : kWeightMax / largest);
-    const float scale = largest / kWeightMax;
-    auto* bytes = reinterpret_cast<uint8_t*>(to);
+    for (int i = 0; i < queries; ++i) inverse[i] = largest[i] < 1e-30f ? 0.0f : kWeightMax / largest[i];
+    for (int i = 0; i < queries; ++i, to += kWeightWords) {
+      IVec codes[kGroups];
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) {
-      const IVec code = to_int(mul(scaled[g], inverse));
-      store_low_bytes(bytes + 16 * g, shift_right(code, 8));
-      store_low_bytes(bytes + kKeyTile + 16 * g, code);
+      for (int g = 0; g < kGroups; ++g) codes[g] = to_int(mul(scaled[i][g], set1(inverse[i])));
+      auto* bytes = reinterpret_cast<uint8_t*>(to);
+      split_codes(codes, bytes, bytes + kKeyTile);
+      const float scale = largest[i] / kWeightMax;
+      __builtin_memcpy(to + 2 * kWeightQuads, &scale, 4);
     }
-    __builtin_memcpy(to + 2 * kWeightQuads, &scale, 4);
   }
 
   template <int QUERIES, int WIDTH>
   static void value_block(const KvLayer& kv, const uint32_t* weights, const Type* const* values, int d, int low,
-                          int high, float* sum, const Type* const* ahead) {
+                          int high, float* sum, Ahead& ahead) {
     IVec upper[QUERIES][WIDTH], lower[QUERIES][WIDTH];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -116,15 +127,20 @@ struct Int8Kv {
     for (int p = low / 4; 4 * p < high; ++p) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(p % 4) * 4 * kv.padded + 4 * d;
       const Type* v = values[p / 4] + at;
-      if (ahead != nullptr) fetch(ahead[p / 4] + at, 64 * WIDTH);
+      ahead.fetch(kStepLines);
+      Bytes weight[QUERIES][2];
+#pragma GCC unroll 8
+      for (int i = 0; i < QUERIES; ++i) {
+        weight[i][0] = set_quad(weights[i * kWeightWords + p]);
+        weight[i][1] = set_quad(weights[i * kWeightWords + kWeightQuads + p]);
+      }
 #pragma GCC unroll 4
       for (int w = 0; w < WIDTH; ++w) {
         const Bytes x = load_bytes(v + 64 * w);
-        const uint32_t* weight = anew(weights + p);
 #pragma GCC unroll 8
         for (int i = 0; i < QUERIES; ++i) {
-          upper[i][w] = dot_quads(upper[i][w], set_quad(weight[i * kWeightWords]), x);
-          lower[i][w] = dot_quads(lower[i][w], set_quad(weight[i * kWeightWords + kWeightQuads]), x);
+          upper[i][w] = dot_quads(upper[i][w], weight[i][0], x);
+          lower[i][w] = dot_quads(lower[i][w], weight[i][1], x);
         }
       }
     }
@@ -141,20 +157,23 @@ struct Int8Kv {
   }
 
   static void put(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
-    uint8_t codes[kMaxHead];
-    const auto round = [&](const float* x) {
-      const float most = peak_of(x, kv.head_dim);
+    alignas(64) uint8_t codes[kMaxHead];
+    const int dim = kv.head_dim, width = kv.width;
+    const auto round = [&](const float* x, int32_t bias) {
+      const float most = peak_of(x, dim);
       const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
       int d = 0;
-      for (; d + 16 <= kv.head_dim; d += 16) store_low_bytes(codes + d, to_int(mul(load(x + d), set1(inverse))));
-      for (; d < kv.head_dim; ++d) codes[d] = static_cast<uint8_t>(code_of(x[d] * inverse));
+      for (; d + 16 <= dim; d += 16)
+        store_low_bytes(codes + d, iadd(to_int(mul(load(x + d), set1(inverse))), iset1(bias)));
+      for (; d < dim; ++d) codes[d] = static_cast<uint8_t>(code_of(x[d] * inverse) + bias);
       return most < 1e-30f ? 0.0f : most / 127.0f;
     };
-    kv.key_scales(block, head)[slot] = round(k);
-    uint8_t* keys = kv.keys(block, head) + slot / 16 * 16 * kv.width + slot % 16 * 4;
-    for (int d = 0; d < kv.head_dim; ++d) keys[d / 4 * 64 + d % 4] = static_cast<uint8_t>(codes[d] + 128);
-    kv.value_scales(block, head)[slot] = round(v);
+    kv.key_scales(block, head)[slot] = round(k, 128);
+    for (int d = dim; d < width; ++d) codes[d] = 0;  // the query's codes are zero there
+    uint8_t* keys = kv.keys(block, head) + slot / 16 * 16 * width + slot % 16 * 4;
+    for (int d = 0; d < width; d += 4) __builtin_memcpy(keys + d * 16, codes + d, 4);
+    kv.value_scales(block, head)[slot] = round(v, 0);
     uint8_t* values = kv.values(block, head) + slot / 4 * 4 * kv.padded + slot % 4;
-    for (int d = 0; d < kv.head_dim; ++d) values[4 * d] = codes[d];
+    for (int d = 0; d < dim; ++d) values[4 * d] = codes[d];  // its neighbours may be another thread's
   }
 };

@@ -11,19 +11,20 @@ struct TiledKv : Bf16Kv {
   // The unit takes pairs packed, also where this level's vectors do not.
   static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
   static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) { round_to(q, by, kv.head_dim, to); }
-  static void pack_weights(const Vec* weights, const float* const*, int, int, uint32_t* to) {
-    for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[g]);
+  static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const*, const Span*, uint32_t* to) {
+    for (int i = 0; i < queries; ++i, to += kWeightWords)
+      for (int g = 0; g < kGroups; ++g) store_bf16(to + 8 * g, weights[i][g]);
   }
 
   // `q` has room for kQueries queries; what it holds beyond `queries` takes no part.
   static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
-                    const float* const*, float* scores, const Type* const* ahead) {
+                    const float* const*, float* scores, Ahead& ahead) {
     const int pairs = kv.width / 2;
     alignas(64) float sums[kQueries][16];
     const auto group = [&](int g) {
       tile_zero<0>();
       for (int p = 0; p < pairs; p += 16) {
-        if (ahead != nullptr) fetch(ahead[g] + 32 * p, 16 * 64);
+        ahead.fetch(4 * kStepLines);
         tile_load<4>(q + p, 4 * pairs);
         tile_load<5>(keys[g] + 32 * p, 64);
         tile_dot_bf16<0, 4, 5>();
@@ -39,10 +40,8 @@ struct TiledKv : Bf16Kv {
   }
 
   static void add_values(const KvLayer& kv, int queries, const uint32_t* weights, const Type* const* values, int low,
-                         int high, float* sum, const Type* const* ahead) {
+                         int high, float* sum, Ahead& ahead) {
     const int from = low / 16, to = (high + 15) / 16;
-    if (ahead != nullptr)
-      for (int g = from; g < to; ++g) fetch(ahead[g], static_cast<size_t>(32) * kv.padded);
     alignas(64) float sums[kQueries][16];
     for (int d = 0; d < kv.padded; d += 16) {
       const bool whole = queries == kQueries;
@@ -52,6 +51,7 @@ struct TiledKv : Bf16Kv {
         for (int i = 0; i < queries; ++i) store(sums[i], load(sum + i * kv.padded + d));
       tile_load<1>(at, stride);
       for (int g = from; g < to; ++g) {
+        ahead.fetch(kStepLines);
         tile_load<6>(weights + 8 * g, 4 * kWeightWords);
         tile_load<7>(values[g] + 2 * d, static_cast<ptrdiff_t>(4) * kv.padded);
         tile_dot_bf16<1, 6, 7>();

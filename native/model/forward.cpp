@@ -68,7 +68,8 @@ void Model::norm_rows(const std::vector<float>& weight, int rows, const int32_t*
   });
 }
 
-void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
+template <typename F>
+void Model::linears(const Job* jobs, int count, const Acts& x, int rows, int unit, const F& also) {
   int tiles = 0;
   size_t bytes = 0;
   for (int j = 0; j < count; ++j) {
@@ -81,6 +82,7 @@ void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
   int step = std::max(1, static_cast<int>(wanted * tiles / bytes));
   step = std::max(1, std::min(step, tiles / threads()));
   if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
+  step = ceil_div(step, unit) * unit;
   const int column_items = ceil_div(tiles, step);
   pool_.run(column_items * row_items, [&](int item, int) {
     const int row = item / column_items * kRowChunk, many = std::min(kRowChunk, rows - row);
@@ -94,7 +96,12 @@ void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
                              job.stride, job.accumulate);
       base += job.w->tiles();
     }
+    also(from, to, row, many);
   });
+}
+
+void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
+  linears(jobs, count, x, rows, 1, [](int, int, int, int) {});
 }
 
 const RopeTable& Model::rope_of(int layer) const {
@@ -313,18 +320,27 @@ void Model::mlp(int layer) {
 Rows Model::logits() {
   const Guard guard(*this, Op::logits);
   const auto rows = static_cast<int>(batch_.rows.size());
-  logits_.reserve(static_cast<size_t>(rows) * spec_.vocab);
+  const int vocab = spec_.vocab, blocks = ceil_div(vocab, kScanBlock);
+  logits_.reserve(static_cast<size_t>(rows) * logit_stride_);
+  maxima_.reserve(static_cast<size_t>(rows) * blocks);
   norm_rows(norm_, rows, batch_.rows.data(), {&head()}, [](int) {});
   if (rows > 0) {
-    const Job job = {&head(), logits_.data(), spec_.vocab, false};
-    linears(&job, 1, normed_.acts, rows);
-    if (spec_.logit_softcap > 0.0f)
-      each_row(rows, [&](int i, int) {
-        kernels_.softcap(logits_.data() + static_cast<size_t>(i) * spec_.vocab, spec_.logit_softcap, spec_.vocab);
-      });
+    const Job job = {&head(), logits_.data(), logit_stride_, false};
+    linears(&job, 1, normed_.acts, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
+      const int first = from * kTile, count = std::min(to * kTile, vocab) - first;
+      for (int r = row; r < row + many; ++r) {
+        float* x = logits_.data() + r * logit_stride_ + first;
+        if (spec_.logit_softcap > 0.0f) kernels_.softcap(x, spec_.logit_softcap, count);
+        kernels_.block_maxima(x, count, maxima_.data() + static_cast<size_t>(r) * blocks + first / kScanBlock);
+      }
+    });
   }
   logit_rows_ = rows;
-  return {logits_.data(), rows, spec_.vocab, spec_.vocab};
+  return {logits_.data(), rows, vocab, logit_stride_};
+}
+
+const int32_t* Model::maxima_of(const float* logits, int rows, int width) const {
+  return logits == logits_.data() && rows == logit_rows_ && width == spec_.vocab ? maxima_.data() : nullptr;
 }
 
 void Model::forward(const Kv& kv) {

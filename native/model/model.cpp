@@ -50,6 +50,11 @@ Spec checked(Spec spec) {
 
 ptrdiff_t padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
 
+// From row to row of at least n floats, where one part of all rows is written and read at a time: five cache lines more
+// than whole pages, or the rows' lines would share a few sets of the caches (vocabularies are multiples of large powers
+// of two).
+ptrdiff_t spread(ptrdiff_t n) { return (padded(n) + 1023) / 1024 * 1024 + 5 * 16; }
+
 }  // namespace
 
 Model::Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus)
@@ -58,7 +63,8 @@ Model::Model(Spec spec, const std::string& level, int threads, const std::vector
       pool_(std::clamp(threads, 1, 1024), cpus),
       layers_(spec_.layers),
       hidden_stride_(padded(spec_.hidden)),
-      qkv_stride_(padded(static_cast<ptrdiff_t>(spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim)) {
+      qkv_stride_(padded(static_cast<ptrdiff_t>(spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim)),
+      logit_stride_(spread(spec_.vocab)) {
   ropes_[0].inv_freq = spec_.inv_freq;
   ropes_[1].inv_freq = spec_.inv_freq_local;
 }

@@ -108,8 +108,11 @@ class Model {
   void attend(int layer, const Kv& kv);
   void attn_out(int layer);
   void mlp(int layer);
+  // Of the batch's `rows`; the largest of each kScanBlock of them are found on the way.
   Rows logits();
   void forward(const Kv& kv);
+  // [rows][blocks]: order_key of each block's largest, where these are the logits of the last pass; else null.
+  const int32_t* maxima_of(const float* logits, int rows, int width) const;
 
   // While on, the wall time of each op adds up; turning it on begins at zero.
   void record(bool on);
@@ -159,6 +162,9 @@ class Model {
   void norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
                  std::initializer_list<const Packed*> takers, const F& also);
   void fetch_slot(const KvLayer& kv, int row) const;
+  // Items begin at whole `unit`s of tiles; also(first tile, last + 1, row, rows) follows each.
+  template <typename F>
+  void linears(const Job* jobs, int count, const Acts& x, int rows, int unit, const F& also);
   void linears(const Job* jobs, int count, const Acts& x, int rows);
   template <typename F>
   void each_row(int rows, const F& f);
@@ -191,8 +197,9 @@ class Model {
   uint64_t checked_kv_ = 0;  // id of the KV memory the batch's tables were checked against
   std::vector<AttendPlan> plans_;
   Array<float> x_, y_, qkv_, logits_, partials_, scratch_;
+  Array<int32_t> maxima_;  // of logits_
   Input normed_, attended_, gated_;
-  ptrdiff_t hidden_stride_, qkv_stride_;
+  ptrdiff_t hidden_stride_, qkv_stride_, logit_stride_;
   int logit_rows_ = 0;
 };
 

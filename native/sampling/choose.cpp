@@ -78,19 +78,23 @@ void Chooser::reserve(int n) {
 
 // Fills maxima_ and top_; whether the largest value is finite.
 bool Chooser::scan(const Kernels& kernels, const float* row, int n) {
-  int32_t* maxima = maxima_.data();
-  kernels.block_maxima(row, n, maxima);
-  const int32_t key = *std::max_element(maxima, maxima + blocks(n));
+  kernels.block_maxima(row, n, maxima_.data());
+  const int32_t key = greatest(maxima_.data(), n);
   top_ = key_value(key);
   return key > -kInfinity && key < kInfinity;
 }
 
+int Chooser::largest(const int32_t* maxima, const float* row, int n) {
+  const int32_t key = greatest(maxima, n);
+  if (key <= -kInfinity || key >= kInfinity) return -1;
+  int i = static_cast<int>(std::find(maxima, maxima + blocks(n), key) - maxima) * kScanBlock;
+  while (i < n && order_key(row[i]) != key) ++i;
+  return i < n ? i : -1;
+}
+
 int Chooser::largest(const Kernels& kernels, const float* row, int n) {
-  if (!scan(kernels, row, n)) return -1;
-  const int32_t key = order_key(top_);
-  int i = static_cast<int>(std::find(maxima_.data(), maxima_.data() + blocks(n), key) - maxima_.data()) * kScanBlock;
-  while (order_key(row[i]) != key) ++i;
-  return i;
+  kernels.block_maxima(row, n, maxima_.data());
+  return largest(maxima_.data(), row, n);
 }
 
 int Chooser::draw(const Kernels& kernels, const float* row, int n, const Filters& filters) {

@@ -2,6 +2,8 @@
 // their sums double.
 #pragma once
 
+#include <algorithm>
+
 #include "dispatch/kernels.hpp"
 #include "model/memory.hpp"
 
@@ -19,11 +21,14 @@ struct Filters {
 // A thread's memory between rows.
 class Chooser {
  public:
+  static int blocks(int n) { return (n + kScanBlock - 1) / kScanBlock; }
   // Makes room for rows of up to `n` values; nothing below allocates. Throws std::bad_alloc.
   void reserve(int n);
   // The index of the row's largest value, the first among equals (subnormals equal 0); -1 where that is not
   // finite or NaN.
   int largest(const Kernels& kernels, const float* row, int n);
+  // The same, given each block's largest.
+  static int largest(const int32_t* maxima, const float* row, int n);
   // The token of `filters`; -1 as above. Candidates are ranked by logit, then by lower index.
   int draw(const Kernels& kernels, const float* row, int n, const Filters& filters);
   // The row's largest value, the log of the sum of e^(x - that), and the indices of the `count` <= n largest, in order;
@@ -36,6 +41,7 @@ class Chooser {
     float weight;
   };
 
+  static int32_t greatest(const int32_t* maxima, int n) { return *std::max_element(maxima, maxima + blocks(n)); }
   bool scan(const Kernels& kernels, const float* row, int n);
   int draw_any(const Kernels& kernels, const float* row, int n, const Filters& filters);
   int draw_top(const Kernels& kernels, const float* row, int n, const Filters& filters);
@@ -45,8 +51,6 @@ class Chooser {
   int gather(const float* row, int n, int count);
   int gather_depth(const Kernels& kernels, const float* row, int n, const Weighing& how, double mass);
   double weigh(const Kernels& kernels, int size, const Weighing& how);
-  static int blocks(int n) { return (n + kScanBlock - 1) / kScanBlock; }
-
   float top_ = 0.0f;                 // of the row scanned last
   Array<int32_t> maxima_, ordered_;  // per block
   Array<double> masses_;             // per block

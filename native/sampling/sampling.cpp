@@ -23,6 +23,12 @@ void Sampling::largest(const Logits& logits, int32_t* out) {
   check(logits, {});
   reserve(logits.width);
   model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    if (const int32_t* maxima = model_.maxima_of(logits.data, logits.rows, logits.width)) {
+      const int blocks = Chooser::blocks(logits.width);
+      for (int i = 0; i < logits.rows; ++i)
+        out[i] = Chooser::largest(maxima + static_cast<size_t>(i) * blocks, logits.row(i), logits.width);
+      return;
+    }
     pool.run(logits.rows, [&](int i, int thread) {
       out[i] = choosers_[thread].largest(kernels, logits.row(i), logits.width);
     });

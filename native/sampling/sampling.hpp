@@ -9,11 +9,12 @@
 
 namespace tenfold {
 
-// Rows of `width` logits each, one after the other.
+// Rows of `width` logits each, `stride` floats apart.
 struct Logits {
   const float* data;
   int rows, width;
-  const float* row(int i) const { return data + static_cast<size_t>(i) * width; }
+  ptrdiff_t stride;
+  const float* row(int i) const { return data + i * stride; }
 };
 
 // What it gives for a row depends on that row alone. Throws std::invalid_argument where a row is not there.
@@ -24,6 +25,7 @@ class Sampling {
   Sampling& operator=(const Sampling&) = delete;
 
   // See Chooser; `out` has an entry per row of the logits, or per entry of `rows`.
+  // Takes what the model found on the way where these are its own logits, which then must not have been changed.
   void largest(const Logits& logits, int32_t* out);
   void draw(const Logits& logits, Ints rows, std::span<const Filters> filters, int32_t* out);
   void summarize(const Logits& logits, Ints rows, int count, double* top_and_log_sum, int32_t* indices);

@@ -186,6 +186,13 @@ inline void store_low_bytes(uint8_t* p, IVec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
+// As in avx512.hpp.
+inline void split_codes(const IVec* codes, uint8_t* high, uint8_t* low) {
+  for (int g = 0; g < 4; ++g) {
+    store_low_bytes(high + 16 * g, shift_right(codes[g], 8));
+    store_low_bytes(low + 16 * g, codes[g]);
+  }
+}
 inline float reduce_add(Vec x) {
   const __m256 y = _mm256_add_ps(x.a, x.b);
   __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));

@@ -123,6 +123,18 @@ inline void store_low_bytes(uint8_t* p, IVec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
 }
 
+// 64 codes below 2^16 as their high and their low bytes.
+inline void split_codes(const IVec* codes, uint8_t* high, uint8_t* low) {
+  // Packing takes turns between four parts of each register; this puts them in order.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_set1_epi16(255);
+  const __m512i a = _mm512_packus_epi32(codes[0], codes[1]), b = _mm512_packus_epi32(codes[2], codes[3]);
+  const __m512i top = _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
+  const __m512i bottom = _mm512_packus_epi16(_mm512_and_si512(a, bytes), _mm512_and_si512(b, bytes));
+  _mm512_storeu_si512(high, _mm512_permutexvar_epi32(order, top));
+  _mm512_storeu_si512(low, _mm512_permutexvar_epi32(order, bottom));
+}
+
 // All levels add (and compare) lanes i and i + 8, then + 4, + 2, + 1.
 inline float reduce_add(Vec x) {
   const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

@@ -229,6 +229,13 @@ inline void store_codes(int8_t* p, const Vec& a, const Vec& b, const Vec& by, in
 inline void store_low_bytes(uint8_t* p, const IVec& x) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
 }
+// As in avx512.hpp.
+inline void split_codes(const IVec* codes, uint8_t* high, uint8_t* low) {
+  for (int g = 0; g < 4; ++g) {
+    store_low_bytes(high + 16 * g, shift_right(codes[g], 8));
+    store_low_bytes(low + 16 * g, codes[g]);
+  }
+}
 
 
 inline void unpack_codes(const uint8_t* from, uint8_t* to) {

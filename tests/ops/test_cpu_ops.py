@@ -13,12 +13,13 @@ from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
 from tenfold.model.decoder import forward
 from tenfold.model.layout import shapes
+from tenfold.ops import reference_sampling
 from tenfold.ops.base import Float32
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.reference import ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
 from tests.helpers.fuzz import stored
-from tests.helpers.models import LEVELS, Slice, make_batch, random_weights, rope, tiny_spec
+from tests.helpers.models import LEVELS, Slice, make_batch, make_tensor, random_weights, rope, tiny_spec
 
 SPECS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -224,6 +225,27 @@ def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
     for batch in steps(ops.spec.vocab):
         expected = forward(ops, many, batch).copy()
         np.testing.assert_array_equal(ops.forward(batch, one), expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("vocab", [1, 63, 130, 1500])
+@pytest.mark.parametrize("sizes", [{}, {"logit_softcap": 0.01}, {"tied_head": False}])
+def test_a_pass_knows_its_largest_logits(level: str, vocab: int, sizes: dict[str, Any]) -> None:
+    weights = random_weights(tiny_spec(vocab=vocab, **sizes))
+    damaged = np.random.default_rng(3).standard_normal((vocab, weights.spec.hidden), np.float32)
+    damaged[-1] = np.inf  # the last logit becomes an infinity or no number
+    rows = [Slice([0] * n, 0, [n % 16], range(n)) for n in (3, 1, 70)]
+    for rows_of_step in (rows, rows[1:2]):
+        ops = CpuOps(weights, threads=2, level=level)
+        logits = ops.forward(make_batch(rows_of_step), ops.new_kv(80, 16 * 5))
+        np.testing.assert_array_equal(ops.largest(logits), reference_sampling.largest(logits))
+        assert (ops.largest(logits) == ops.largest(logits.copy())).all()
+    if not weights.spec.tied_head:
+        broken = Weights(weights.spec, {**weights.tensors, "head": make_tensor("head", damaged, "F32")})
+        ops = CpuOps(broken, threads=2, level=level)
+        logits = ops.forward(make_batch(rows), ops.new_kv(80, 16 * 5))
+        np.testing.assert_array_equal(ops.largest(logits), reference_sampling.largest(logits))
+        assert (ops.largest(logits) < 0).any()
 
 
 def test_a_steady_step_maps_no_memory() -> None:

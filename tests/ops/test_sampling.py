@@ -133,5 +133,8 @@ def test_bad_arguments_are_refused(backends: Backends) -> None:
         ops.draw(logits, rows_ - 1, np.zeros((1, 4)))
     with pytest.raises(ValueError, match="9 of 8"):
         ops.summarize(logits, rows_ - 1, 9)
+    with pytest.raises(ValueError, match="side by side"):
+        ops.largest(logits[:, ::2])
+    assert ops.largest(np.eye(4, dtype=np.float32)[::2]).tolist() == [0, 2]
     assert ops.largest(logits[:0]).tolist() == []
     assert ops.draw(logits, rows_[:0], filters[:0]).tolist() == []

@@ -42,7 +42,10 @@ class SamplingOps(Protocol):
     """Choosing tokens from rows of logits [R, vocab]. What a row gives depends on that row alone."""
 
     def largest(self, logits: Float32) -> Int32:
-        """[R]: the index of each row's largest logit, the lowest among equals; -1 where that is not finite or NaN."""
+        """[R]: the index of each row's largest logit, the lowest among equals; -1 where that is not finite or NaN.
+
+        Logits that these ops have just given must not have been changed meanwhile: the ops may know their largest.
+        """
         ...
 
     def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32:
