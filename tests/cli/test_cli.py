@@ -108,6 +108,7 @@ def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
         (("bench", "--url", "http://127.0.0.1:1", "--rate", "0"), "--rate"),
         (("serve", "--max-running", "8", "--max-step-tokens", "4"), "max_step_tokens"),
         (("serve", "--host", "192.0.2.1"), "--host"),
+        (("serve", "--slo", "tpot=3"), "--slo"),
     ],
 )
 def test_user_errors_are_one_line(cli: Cli, arguments: tuple[str, ...], says: str) -> None:

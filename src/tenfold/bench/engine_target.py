@@ -8,7 +8,7 @@ from tenfold.bench.record import Record
 from tenfold.bench.workload import Work
 from tenfold.core.clock import Clock, WallClock
 from tenfold.core.errors import TenfoldError
-from tenfold.core.request import EngineInfo, EngineRequest
+from tenfold.core.request import EngineInfo, EngineRequest, EngineStats
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.client import EngineClient
 
@@ -64,6 +64,10 @@ class EngineTarget:
         except TenfoldError as error:
             record.error = f"{error.status} {error}"
         return record.end(self._clock)
+
+    async def stats(self) -> EngineStats:
+        """The engine's own counters."""
+        return await self._engine.stats()
 
     async def stop(self) -> None:
         """Unload the model."""

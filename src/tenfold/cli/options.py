@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tenfold.core.config import EngineConfig, SchedulerConfig
+from tenfold.core.slo import NO_SLO, parse_slo
 
 ENGINE_PANEL = "Engine"
 
@@ -96,6 +97,16 @@ MaxStepTokens = Annotated[
 MaxWaiting = Annotated[
     int, typer.Option(min=1, help="Queue length; requests beyond it get a 429.", rich_help_panel=ENGINE_PANEL)
 ]
+SloOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slo",
+        metavar="BOUNDS",
+        show_default=False,
+        help="What running requests are promised, as tpot=30ms: prompts are computed in chunks small enough for it.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 NoPrefixSharing = Annotated[
     bool,
     typer.Option(
@@ -131,10 +142,13 @@ def engine_config(
     )
 
 
-def scheduler_config(max_step_tokens: int | None, max_running: int, max_waiting: int) -> SchedulerConfig:
+def scheduler_config(
+    max_step_tokens: int | None, max_running: int, max_waiting: int, slo: str | None = None
+) -> SchedulerConfig:
     """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token."""
     return SchedulerConfig(
         max_step_tokens=max_step_tokens or max(LIMITS.max_step_tokens, max_running),
         max_running=max_running,
         max_waiting=max_waiting,
+        slo=parse_slo(slo) if slo is not None else NO_SLO,
     )

@@ -55,6 +55,7 @@ def serve(
     max_running: options.MaxRunning = options.LIMITS.max_running,
     max_step_tokens: options.MaxStepTokens = None,
     max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
+    slo: options.SloOption = None,
     no_prefix_sharing: options.NoPrefixSharing = False,
 ) -> None:
     """See ``HELP``."""
@@ -69,7 +70,7 @@ def serve(
         body_limit=int(body_limit * (1 << 20)),
         grace=grace,
     )
-    scheduler = options.scheduler_config(max_step_tokens, max_running, max_waiting)
+    scheduler = options.scheduler_config(max_step_tokens, max_running, max_waiting, slo)
     with bind(host, port) as sock:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             str(local_model(model)),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tenfold.core.errors import ConfigError
+from tenfold.core.slo import NO_SLO, Slo
 
 DEFAULT_MODEL = "smollm2-135m"
 KV_TYPES = ("bf16", "int8")
@@ -27,12 +28,14 @@ class SchedulerConfig:
     """Limits of a step and of the queue.
 
     ``max_step_tokens`` bounds the tokens of one step (decode first, prefill chunks fill the rest),
-    ``max_running`` the sequences in flight, ``max_waiting`` the queue behind them.
+    ``max_running`` the sequences in flight, ``max_waiting`` the queue behind them. ``slo`` bounds a step's prefill
+    further: to what leaves every running sequence its TPOT.
     """
 
     max_step_tokens: int = 512
     max_running: int = 64
     max_waiting: int = 4096
+    slo: Slo = NO_SLO
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 1:

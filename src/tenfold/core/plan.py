@@ -39,7 +39,8 @@ class SequenceSlice(msgspec.Struct, frozen=True):
 class StepPlan:
     """A ragged batch: decode tokens and prefill chunks together, at most one slice per sequence.
 
-    ``ended`` comes before ``started``: an id may be used again once its sequence has ended.
+    ``ended`` comes before ``started``: an id may be used again once its sequence has ended. Without slices a plan only
+    tells what has started and ended.
     """
 
     slices: tuple[SequenceSlice, ...]

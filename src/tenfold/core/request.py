@@ -86,3 +86,5 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     blocks_held: int = 0
     blocks: int = 0
     part_seconds_total: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)  # as Laps.totals() has them
+    step_cost_error: float | None = None  # median |predicted - real| / real of the last steps' seconds
+    step_cost_drift: float = 1.0  # how many times as long as calibrated steps take at present

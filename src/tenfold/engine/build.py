@@ -8,12 +8,17 @@ from tenfold.core.config import CacheConfig, EngineConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.laps import NO_LAPS, ClockedLaps
 from tenfold.core.request import EngineInfo
+from tenfold.cost.estimate import FIRST_GUESS, StepCost
+from tenfold.cost.record import CostRecord
+from tenfold.cost.shape import Attention
+from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
 from tenfold.exec.memory import free_memory, pool_blocks
 from tenfold.exec.runner import ModelRunner
 from tenfold.model.checkpoint import Checkpoint, load_checkpoint
-from tenfold.model.store import resolve
+from tenfold.model.store import cache_folder, resolve
 from tenfold.ops.base import Ops
+from tenfold.ops.cores import cpu_name
 from tenfold.sched.scheduler import Scheduler
 
 
@@ -41,15 +46,26 @@ def build_engine(config: EngineConfig) -> Engine:
     clock = WallClock()
     laps = ClockedLaps(clock) if config.profile else NO_LAPS
     cache = CacheManager(CacheConfig(blocks, config.block_size, config.prefix_sharing))
+    executor = ModelRunner(ops, blocks, config.block_size, laps)
+    attention = Attention(spec.windows)
+    record = CostRecord(cache_folder() / "cost", (checkpoint.name, ops.describe(), cpu_name()))
+    known = record.load()
+    cost = StepCost(known or FIRST_GUESS)
+    calibration = None
+    if known is None:
+        calibration = Calibration(cache, executor, cost, attention, clock, config.scheduler, max_context)
     core = EngineCore(
-        scheduler=Scheduler(config.scheduler, cache),
+        scheduler=Scheduler(config.scheduler, cache, cost, attention),
         cache=cache,
-        executor=ModelRunner(ops, blocks, config.block_size, laps),
+        executor=executor,
         vocabulary=checkpoint.vocabulary(),
         clock=clock,
         max_context=max_context,
         vocab_size=spec.vocab,
         laps=laps,
+        cost=cost,
+        calibration=calibration,
+        record=record,
     )
     info = EngineInfo(
         model=checkpoint.name,

@@ -12,10 +12,16 @@ from tenfold.core.errors import ContextOverflow, InvalidRequest
 from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, TokenLogprob
+from tenfold.cost.estimate import StepCost
+from tenfold.cost.record import CostRecord
+from tenfold.cost.shape import StepShape
+from tenfold.engine.calibration import Calibration
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
+
+_WORTH_KEEPING = 200  # steps: fewer may all have been of one kind
 
 
 class Vocabulary(Protocol):
@@ -52,8 +58,15 @@ class EngineCore:
         max_context: int,
         vocab_size: int,
         laps: Laps = NO_LAPS,
+        cost: StepCost | None = None,
+        calibration: Calibration | None = None,
+        record: CostRecord | None = None,
     ) -> None:
         self.laps = laps
+        self.cost = cost or StepCost()
+        self._calibration = calibration
+        self._record = record
+        self._running: tuple[StepShape, float] | None = None  # the step before, and when it began
         self._scheduler = scheduler
         self._cache = cache
         self._executor = executor
@@ -73,8 +86,31 @@ class EngineCore:
         """Whether there is nothing to compute."""
         return self._scheduler.idle
 
+    @property
+    def calibrating(self) -> bool:
+        """Whether there are steps left to measure, so that step times can be predicted."""
+        return self._calibration is not None and not self._calibration.done
+
+    def calibrate(self) -> None:
+        """Make one such step. For when there is nothing else to do; a request ends it, and then it begins anew."""
+        assert self._calibration is not None and self.idle
+        self._calibration.step()
+        if self._calibration.done:
+            self._keep()
+
+    def close(self) -> list[RequestOutput]:
+        """End everything, and keep what was learned of step times for the next start."""
+        outputs = self.abort_all()
+        if self._calibration is not None:
+            self._calibration.stop()
+        if self.cost.observed >= _WORTH_KEEPING:
+            self._keep()
+        return outputs
+
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises InvalidRequest (ContextOverflow) or Overloaded, and then nothing is queued."""
+        if self._calibration is not None:
+            self._calibration.stop()
         params = request.params
         names = [request.id if i == 0 else f"{request.id}/{i}" for i in range(params.n)]
         max_length = self._check(request, names)
@@ -115,19 +151,34 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """Compute one step, if there is anything to compute; gives what is new of each sample."""
         started = self._clock.now()
+        self._learn(started)
         plan = self._scheduler.schedule(started)
         if plan is None:
             return []
+        self._running = self._scheduler.shape, started
         self.laps.step(plan)
         self.laps.lap("schedule")
         result = self._executor.execute(plan)
-        events = self._scheduler.apply(plan, result)
+        events = self._scheduler.apply(plan, result, self._clock.now())
         self.laps.lap("apply")
         outputs = [self._output(event) for event in events]
         self.laps.lap("detokenize")
         self._steps += 1
-        self._step_seconds += self._clock.now() - started
+        ended = self._clock.now()
+        self._step_seconds += ended - started
+        if self._scheduler.idle:  # else the step lasts until the next one begins: its outputs have to be sent
+            self._learn(ended)
         return outputs
+
+    def _keep(self) -> None:
+        if self._record is not None:
+            self._record.save(self.cost.fit)
+
+    def _learn(self, now: float) -> None:
+        if self._running is not None:
+            shape, began = self._running
+            self.cost.observe(shape, now - began)
+            self._running = None
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
@@ -147,6 +198,8 @@ class EngineCore:
             blocks_held=pool.held,
             blocks=pool.blocks,
             part_seconds_total=self.laps.totals(),
+            step_cost_error=self.cost.error,
+            step_cost_drift=self.cost.drift,
         )
 
     def check(self) -> None:
@@ -155,7 +208,7 @@ class EngineCore:
         left = [name for names in self._requests.values() for name in names]
         assert sorted(left) == sorted(self._samples), "a sample without its request, or the reverse"
         assert self._scheduler.idle == (not left)
-        if not left:
+        if not left and not (self._calibration and self._calibration.running):
             assert self._cache.pool.held == 0, "blocks are held though nothing runs"
 
     def _check(self, request: EngineRequest, names: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from tenfold.engine.core import EngineCore
 from tenfold.engine.wire import Abort, Command, Outputs, Report, Stop, Submit, failure
 
 HEARTBEAT = 0.5  # seconds between reports of an idle loop, and between statistics of a busy one
+QUIET = 1.0  # seconds without work before steps are made to be measured
 
 
 def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[Report], None], clock: Clock) -> None:
@@ -16,21 +17,27 @@ def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[
 
     Reports only what happens in this loop: when it is stuck, so are the reports.
     """
-    reported = clock.now()
+    reported = busy = clock.now()
     report(Outputs([], core.stats()))
     while True:
         idle = core.idle
-        commands = _commands(inbox, wait=idle)
+        calibrates = idle and core.calibrating and clock.now() - busy >= QUIET
+        commands = _commands(inbox, wait=idle and not calibrates)
         if idle:
             core.laps.skip()
         for command in commands:
             if isinstance(command, Stop):
-                report(Outputs(core.abort_all(), core.stats()))
+                report(Outputs(core.close(), core.stats()))
                 return
             _obey(core, command, report)
         core.laps.lap("commands")
+        if calibrates and core.idle:
+            core.calibrate()
+            core.laps.skip()
         outputs = core.step()
         now = clock.now()
+        if not core.idle or commands:
+            busy = now
         if outputs or now - reported >= HEARTBEAT:
             stats = core.stats() if core.idle or now - reported >= HEARTBEAT else None
             if stats is not None:

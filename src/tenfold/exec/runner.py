@@ -24,6 +24,8 @@ class ModelRunner:
             self._sampler.end(sequence)
         for start in plan.started:
             self._sampler.start(start)
+        if not plan.slices:
+            return StepResult(())
         batch = self._batches.make(plan.slices)
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)

@@ -57,6 +57,15 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
     for name, count in (("free", stats.blocks_free), ("cached", stats.blocks_cached), ("held", stats.blocks_held)):
         blocks.add_metric((name,), count)
     yield blocks
+    if stats.step_cost_error is not None:
+        yield GaugeMetricFamily(
+            "tenfold_step_cost_error_ratio",
+            "Median relative error of the last steps' predicted seconds",
+            value=stats.step_cost_error,
+        )
+    yield GaugeMetricFamily(
+        "tenfold_step_cost_drift_ratio", "How many times as long as calibrated steps take", value=stats.step_cost_drift
+    )
 
 
 def _counters(stats: EngineStats) -> Iterator[Metric]:

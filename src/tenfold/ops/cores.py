@@ -11,6 +11,7 @@ from pathlib import Path
 
 SYSFS = Path("/sys/devices/system")
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,21 @@ class Placement:
     threads: int
     cpus: tuple[int, ...] = ()
     nodes: tuple[int, ...] = ()
+
+
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """What the first CPU calls itself, with family, model and stepping where it says them; empty where nothing does."""
+    found: dict[str, str] = {}
+    try:
+        with cpuinfo.open() as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                found.setdefault(key.strip(), value.strip())
+                if not key.strip():
+                    break
+    except OSError:
+        return ""
+    return " ".join(found[key] for key in ("model name", "cpu family", "model", "stepping") if key in found)
 
 
 def placement(threads: int = 0) -> Placement:

@@ -1,9 +1,12 @@
-"""Decode-first continuous batching with chunked prefill under a token budget.
+"""Decode-first continuous batching with chunked prefill under a budget of tokens and of predicted time.
 
 Each step, every sequence in decode gets its next token; what the budget leaves goes to prefill chunks, sequences
-already prefilling before new ones, in order of arrival. When blocks run out, the latest arrival is preempted: its
-blocks stay cached, so coming back costs what was evicted meanwhile. The earliest arrival is never preempted for
-another, so there is always progress. (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24.)
+already prefilling before new ones, in order of arrival. With a TPOT bound the budget is what no running sequence is
+predicted to miss its bound by, and prompts share it; a few tokens at least, so that prefill never stands still.
+
+When blocks run out, the latest arrival is preempted: its blocks stay cached, so coming back costs what was evicted
+meanwhile. The earliest arrival is never preempted for another, so there is always progress. (Orca, OSDI'22; vLLM,
+SOSP'23; Sarathi-Serve, OSDI'24.)
 """
 
 from bisect import insort
@@ -13,15 +16,31 @@ from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow, Overloaded
 from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan, StepResult
+from tenfold.cost.estimate import StepCost
+from tenfold.cost.shape import Attention, StepShape
+from tenfold.sched.budget import StepBudget
 from tenfold.sched.sequence import Event, FailEvent, Sequence, Submission, TokenEvent
+
+_LEAST_CHUNK = 16  # prompt tokens of a step, whatever the bound
+_TOGETHER = 4  # prompts that share a step bounded in time
+_CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 
 
 class Scheduler:
     """Owner of every sequence's status: held (for a sibling's prefill) → waiting → running → ended."""
 
-    def __init__(self, config: SchedulerConfig, cache: CacheManager) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cache: CacheManager,
+        cost: StepCost | None = None,
+        attention: Attention | None = None,
+    ) -> None:
         self._config = config
         self._cache = cache
+        self._cost = cost or StepCost()
+        self._attention = attention or Attention(())
+        self.shape = StepShape()  # of the last plan
         self._sequences: dict[str, Sequence] = {}
         self._waiting: OrderedDict[str, Sequence] = OrderedDict()
         self._running: list[Sequence] = []  # by order of arrival
@@ -94,35 +113,25 @@ class Scheduler:
 
         Every plan must be applied before the next is asked for.
         """
-        budget = self._config.max_step_tokens
+        budget = StepBudget(self._cost, self._attention, self._config.max_step_tokens)
         slices: list[SequenceSlice] = []
-        preempted = crowded = False
-        for sequence in self._by_phase():
-            if budget == 0:
-                break
-            if crowded and sequence not in self._running:
-                continue  # preempted a moment ago
-            count = min(sequence.pending, budget)
-            if not self._cache.reserve(sequence.id, sequence.computed + count):
-                crowded = True
-                room, taken = self._make_room(sequence, sequence.computed + count, slices)
-                preempted |= taken > 0
-                budget += taken
-                if not room:
-                    continue
-            slices.append(self._slice(sequence, count))
-            budget -= count
-        if not preempted:
-            self._admit(budget, slices, now)
+        lost = self._take([s for s in self._running if s.pending == 1], budget, slices)
+        prefilling = [s for s in self._running if s.pending != 1]
+        if prefilling or self._waiting:
+            budget.seconds = self._seconds(budget, now)
+            if not lost:
+                self._admit(prefilling, budget, now)
+            self._take(_in_turn(prefilling, budget), budget, slices)
         if not slices:
             assert not self._running and not self._waiting, "sequences wait but none can run"
             return None
+        self.shape = budget.shape
         plan = StepPlan(tuple(slices), tuple(self._started), tuple(self._ended))
         self._started, self._ended = [], []
         return plan
 
-    def apply(self, plan: StepPlan, result: StepResult) -> list[Event]:
-        """Advance by what ``plan`` computed; sequences ended meanwhile are passed over."""
+    def apply(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
+        """Advance by what ``plan`` computed until ``now``; sequences ended meanwhile are passed over."""
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
         for part in plan.slices:
@@ -137,6 +146,8 @@ class Scheduler:
             if part.sample:
                 sample = samples[part.id]
                 sequence.tokens.append(sample.token)
+                if sequence.first_token is None:
+                    sequence.first_token = now
                 finish, stop = sequence.finish_reason(sample.token) or (None, None)
                 events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued))
                 if finish:
@@ -152,30 +163,64 @@ class Scheduler:
         assert self._held_count == sum(map(len, self._held.values()))
         assert all(s.computed < len(s.tokens) for s in self._running)
 
-    def _by_phase(self) -> list[Sequence]:
-        """Running sequences, those in decode first, each phase by order of arrival."""
-        decoding = [s for s in self._running if s.pending == 1]
-        if len(decoding) < len(self._running):
-            decoding += [s for s in self._running if s.pending != 1]
-        return decoding
+    def _take(self, sequences: list[Sequence], budget: StepBudget, slices: list[SequenceSlice]) -> bool:
+        """Put tokens of ``sequences`` into the step, in this order, while it is not full.
 
-    def _make_room(self, sequence: Sequence, tokens: int, slices: list[SequenceSlice]) -> tuple[bool, int]:
+        Returns whether the step lost a sequence because blocks ran out.
+        """
+        lost = crowded = False
+        for at, sequence in enumerate(sequences):
+            if budget.full:
+                break
+            if crowded and sequence not in self._running:
+                continue  # preempted a moment ago
+            most = budget.most(sequence.computed, sequence.pending, len(sequences) - at)
+            count = max(most, min(_LEAST_CHUNK, sequence.pending, budget.tokens))
+            if not self._cache.reserve(sequence.id, sequence.computed + count):
+                crowded = True
+                room, taken = self._make_room(sequence, sequence.computed + count, slices, budget)
+                lost |= taken
+                if not room:
+                    continue
+            slices.append(self._slice(sequence, count, budget))
+        return lost
+
+    def _seconds(self, budget: StepBudget, now: float) -> float | None:
+        """How long the step may last so that no sequence in decode misses its bound; None: there is none.
+
+        Its next token is due when as many bounds as it has tokens have passed since its first one. One that is too late
+        even if nothing but decode is done holds nobody up, beyond the bound itself.
+        """
+        bound = self._config.slo.tpot
+        if bound is None:
+            return None
+        firsts = [(s.first_token, s.outputs) for s in self._running if s.first_token is not None and s.pending == 1]
+        if not firsts:
+            return None
+        decode = budget.predicted
+        left = [first + bound * outputs - now for first, outputs in firsts]
+        return min(min(max(s, bound) if s < decode else s for s in left), _CARRIED * bound)
+
+    def _make_room(
+        self, sequence: Sequence, tokens: int, slices: list[SequenceSlice], budget: StepBudget
+    ) -> tuple[bool, bool]:
         """Reserve ``tokens`` positions, preempting later arrivals as needed, at worst ``sequence`` itself.
 
-        Returns whether there is room now, and how many scheduled tokens the preempted ones gave back.
+        Returns whether there is room now, and whether the step lost a sequence by that.
         """
-        returned = 0
+        taken = False
         while not self._cache.reserve(sequence.id, tokens):
             victim = self._running[-1]
             for i, part in enumerate(slices):
                 if part.id == victim.id:
-                    returned += len(part.tokens)
+                    budget.give_back(part.start, len(part.tokens), sample=part.sample)
                     del slices[i]
+                    taken = True
                     break
             self._preempt(victim)
             if victim is sequence:
-                return False, returned
-        return True, returned
+                return False, taken
+        return True, taken
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
@@ -184,13 +229,17 @@ class Scheduler:
         self._waiting[sequence.id] = sequence
         self._waiting.move_to_end(sequence.id, last=False)
 
-    def _admit(self, budget: int, slices: list[SequenceSlice], now: float) -> None:
-        """Start waiting sequences while there is budget, and room for the whole of each.
+    def _admit(self, prefilling: list[Sequence], budget: StepBudget, now: float) -> None:
+        """Let waiting sequences in, and among ``prefilling``, until those can fill the step; there is room for each.
 
-        What the running ones still need for their prompts and next block is kept back, so that a newcomer does
-        not cause the next preemption. A queue's head that found no room is looked at again when there is more.
+        Under a bound in time a few more: a long prompt then leaves the others their share. What the running ones still
+        need for their prompts and next block is kept back, so that a newcomer does not cause the next preemption. A
+        queue's head that found no room is looked at again when there is more.
         """
-        while budget > 0 and self._waiting and len(self._running) < self._config.max_running:
+        pending = sum(s.pending for s in prefilling)
+        while self._waiting and len(self._running) < self._config.max_running:
+            if pending >= budget.tokens and (budget.seconds is None or len(prefilling) >= _TOGETHER):
+                return
             sequence = next(iter(self._waiting.values()))
             room = self._cache.pool.available - self._promised()
             if self._blocked is not None and self._blocked[0] == sequence.id and room <= self._blocked[1]:
@@ -211,19 +260,17 @@ class Scheduler:
                 sequence.cached = cached
                 self.cached_prompt_tokens += cached
                 self._started.append(sequence.submission.start)
-            count = min(sequence.pending, budget)
-            reserved = self._cache.reserve(sequence.id, cached + count)
-            assert reserved
-            slices.append(self._slice(sequence, count))
-            budget -= count
+            prefilling.append(sequence)
+            pending += sequence.pending
 
     def _promised(self) -> int:
         """Blocks the running sequences will ask for next."""
         ahead = self._cache.block_size
         return sum(self._cache.missing(s.id, len(s.tokens) + ahead) for s in self._running)
 
-    def _slice(self, sequence: Sequence, count: int) -> SequenceSlice:
+    def _slice(self, sequence: Sequence, count: int, budget: StepBudget) -> SequenceSlice:
         start, end = sequence.computed, sequence.computed + count
+        budget.take(start, count, sample=end == len(sequence.tokens))
         return SequenceSlice(
             id=sequence.id,
             start=start,
@@ -258,3 +305,15 @@ class Scheduler:
             if sequence in siblings:
                 siblings.remove(sequence)
                 self._held_count -= 1
+
+
+def _in_turn(prefilling: list[Sequence], budget: StepBudget) -> list[Sequence]:
+    """In which order prompts get their tokens.
+
+    As they arrived; where time is short, the one that needs least first, for each gets an equal share of what is left,
+    and so the longest what the others do not need. Where there is no time at all, as they arrived again: a few tokens
+    each step must not all go to newcomers.
+    """
+    if budget.seconds is None or budget.predicted >= budget.seconds:
+        return prefilling
+    return sorted(prefilling, key=lambda s: s.pending)

@@ -30,6 +30,7 @@ class Sequence:
         "admitted",
         "cached",
         "computed",
+        "first_token",
         "id",
         "order",
         "prompt",
@@ -48,6 +49,7 @@ class Sequence:
         self.cached = 0  # prompt tokens the first admission found in the prefix cache
         self.admitted = False
         self.queued = 0.0  # seconds from arrival to the first admission
+        self.first_token: float | None = None  # when its first output token came
 
     @property
     def outputs(self) -> int:

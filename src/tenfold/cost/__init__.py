@@ -1,0 +1,1 @@
+"""What a step costs: seconds from its shape, learned from the steps themselves."""

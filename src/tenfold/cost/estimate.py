@@ -1,0 +1,162 @@
+"""Step seconds as a sum over a step's features, fitted by least squares of relative errors, no part negative.
+
+Steps are forgotten slowly, a calibration's never; one that took far longer than it should, because the system had other
+things to do, counts little (Huber, Robust Estimation of a Location Parameter, 1964). By how much the machine as a whole
+is slower now than when the fit was made is one factor, followed fast; the fit learns from times freed of it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from operator import mul
+from statistics import median
+
+import msgspec
+
+from tenfold.cost.shape import StepShape
+
+_SIZE = StepShape.FEATURES
+_PAIRS = tuple((i, j) for i in range(_SIZE) for j in range(i, _SIZE))
+_AT = tuple(tuple(_PAIRS.index((min(i, j), max(i, j))) for j in range(_SIZE)) for i in range(_SIZE))
+_MEMORY = 2000  # steps after which a step counts 1/e
+_TRUSTED = 0.1  # relative error up to which a step counts in full
+_REFIT = 16  # steps between fits
+_SWEEPS = 4  # of coordinate descent per fit, which begins at the one before
+_CALIBRATION_SWEEPS = 400
+_KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
+_DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
+_DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
+_JUDGED = 512  # steps over which the error is reported
+
+
+class Moments(msgspec.Struct):
+    """Sums over steps that a least-squares fit needs: of products of two features, and of features with the aim."""
+
+    products: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(_PAIRS))
+    aims: list[float] = msgspec.field(default_factory=lambda: [0.0] * _SIZE)
+    weight: float = 0.0  # that of all steps
+
+    def add(self, features: Sequence[float], seconds: float, weight: float) -> None:
+        """A step, so that relative errors count: features and aim are divided by its seconds."""
+        x = [feature / seconds for feature in features]
+        products = self.products
+        for at, (i, j) in enumerate(_PAIRS):
+            if x[j]:
+                products[at] += weight * x[i] * x[j]
+        self.aims = [aim + weight * value for aim, value in zip(self.aims, x, strict=True)]
+        self.weight += weight
+
+    def plus(self, other: "Moments", by: float) -> "Moments":
+        """These and ``by`` times the others."""
+        return Moments(
+            [a + by * b for a, b in zip(self.products, other.products, strict=True)],
+            [a + by * b for a, b in zip(self.aims, other.aims, strict=True)],
+            self.weight + by * other.weight,
+        )
+
+
+class StepFit(msgspec.Struct, frozen=True):
+    """What is known of step times: seconds per feature, and the steps behind it."""
+
+    parts: tuple[float, ...]
+    moments: Moments = msgspec.field(default_factory=Moments)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has the right form (it may come from a file)."""
+        numbers = (*self.parts, *self.moments.products, *self.moments.aims)
+        sizes = (len(self.parts), len(self.moments.aims), len(self.moments.products)) == (_SIZE, _SIZE, len(_PAIRS))
+        return sizes and all(map(math.isfinite, numbers)) and min(self.parts) >= 0.0 and max(self.parts) > 0.0
+
+
+# Before anything was measured: a small model on a few cores.
+FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002))
+assert FIRST_GUESS.usable
+
+
+class StepCost:
+    """Predicts a step's seconds, and learns from each step that was made. Owned by whoever runs the steps."""
+
+    def __init__(self, fit: StepFit = FIRST_GUESS) -> None:
+        assert fit.usable
+        self._parts = list(fit.parts)
+        weight = fit.moments.weight
+        self._firm = Moments().plus(fit.moments, min(1.0, _KEPT / weight) if weight > 0 else 0.0)
+        self._recent = Moments()
+        self._gain = 1.0  # what the next step counts in _recent: growing, instead of all the others shrinking
+        self._drift = 0.0  # natural logarithm of the machine's factor
+        self._errors: deque[float] = deque(maxlen=_JUDGED)
+        self.observed = 0
+
+    @property
+    def fit(self) -> StepFit:
+        """What is known, calibration and live steps together."""
+        return StepFit(tuple(self._parts), self._moments())
+
+    @property
+    def error(self) -> float | None:
+        """The median of |predicted - real| / real over the last steps; None before the first."""
+        return median(self._errors) if self._errors else None
+
+    @property
+    def drift(self) -> float:
+        """How many times as long as the fit says steps take at present."""
+        return math.exp(self._drift)
+
+    def predict(self, shape: StepShape) -> float:
+        """Seconds that a step of this shape will take."""
+        return _total(shape.features(), self._parts) * math.exp(self._drift)
+
+    def observe(self, shape: StepShape, seconds: float) -> None:
+        """A step of this shape took so long; one of no time at all teaches nothing."""
+        if not 0 < seconds < math.inf:
+            return
+        features = shape.features()
+        fitted = _total(features, self._parts)
+        factor = math.exp(self._drift)
+        self._errors.append(abs(fitted * factor - seconds) / seconds)
+        self.observed += 1
+        off = math.log(seconds / (fitted * factor)) if fitted > 0 else 0.0
+        self._recent.add(features, seconds / factor, self._gain * _weight(fitted * factor, seconds))
+        self._drift += _DRIFT_RATE * max(-_DRIFT_STEP, min(_DRIFT_STEP, off))
+        self._gain *= 1 + 1 / _MEMORY
+        if self._gain > 1e9:
+            self._recent, self._gain = Moments().plus(self._recent, 1 / self._gain), 1.0
+        if self.observed % _REFIT == 0:
+            self._solve(_SWEEPS)
+
+    def settle(self, steps: Iterable[tuple[StepShape, float]]) -> None:
+        """Begin anew from steps measured on purpose, which will not be forgotten."""
+        measured = [(shape.features(), seconds) for shape, seconds in steps if 0 < seconds < math.inf]
+        if not measured:
+            return
+        self._recent, self._gain, self._drift = Moments(), 1.0, 0.0
+        for turn in range(3):  # the better the fit, the better outliers are told
+            self._firm = Moments()
+            for features, seconds in measured:
+                fitted = _total(features, self._parts)
+                self._firm.add(features, seconds, _weight(fitted, seconds) if turn else 1.0)
+            self._solve(_CALIBRATION_SWEEPS)
+
+    def _moments(self) -> Moments:
+        return self._firm.plus(self._recent, 1 / self._gain)
+
+    def _solve(self, sweeps: int) -> None:
+        """Coordinate descent towards the least squares with no part below 0; what no step has told stays."""
+        moments = self._moments()
+        products, aims = moments.products, moments.aims
+        rows = [(i, [products[at] for at in _AT[i]]) for i in range(_SIZE) if products[_AT[i][i]] > 0]
+        parts = self._parts
+        for _ in range(sweeps):
+            for i, row in rows:
+                parts[i] = max(0.0, parts[i] + (aims[i] - _total(row, parts)) / row[i])
+
+
+def _total(features: Sequence[float], parts: Sequence[float]) -> float:
+    total: float = sum(map(mul, features, parts))
+    return total
+
+
+def _weight(predicted: float, seconds: float) -> float:
+    error = abs(predicted - seconds) / seconds
+    return 1.0 if error <= _TRUSTED else _TRUSTED / error

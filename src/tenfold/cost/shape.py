@@ -1,0 +1,108 @@
+"""What of a step its time depends on."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tenfold.core.plan import StepPlan
+
+# Rows from which a further row costs more than before: a few ride along while the weights are read.
+_BENDS = (16, 64, 256)
+
+
+class Attention:
+    """Counts the keys that rows attend to, averaged over a model's layers.
+
+    ``windows`` has an entry per layer: how many last keys its rows see, 0 for all.
+    """
+
+    def __init__(self, windows: Iterable[int]) -> None:
+        counts = Counter(windows)
+        layers = counts.total()
+        self._full = counts.pop(0, 0) / layers if layers else 1.0
+        self._windows = tuple((window, count / layers) for window, count in sorted(counts.items()))
+
+    def keys(self, new: int, context: int) -> float:
+        """Keys summed over ``new`` rows, the last of ``context`` positions: each sees its own and those before it."""
+        total = self._full * _keys(new, context)
+        for window, share in self._windows:
+            inside = min(max(window - (context - new), 0), new)  # rows that see all there is before them
+            total += share * (_keys(inside, context - new + inside) + (new - inside) * window)
+        return total
+
+
+def _keys(new: int, context: int) -> float:
+    return new * (2 * context - new + 1) / 2
+
+
+class StepShape:
+    """The size of a step, added up sequence by sequence.
+
+    ``rows`` tokens of ``sequences`` sequences, ``sampled`` of which get a token; ``decode_keys`` are attended to by
+    sequences with one row, ``prefill_keys`` (summed over rows) by those with more.
+    """
+
+    __slots__ = ("decode_keys", "prefill_keys", "rows", "sampled", "sequences")
+
+    FEATURES = 6 + len(_BENDS)
+
+    def __init__(
+        self,
+        rows: int = 0,
+        sequences: int = 0,
+        sampled: int = 0,
+        decode_keys: float = 0.0,
+        prefill_keys: float = 0.0,
+    ) -> None:
+        self.rows = rows
+        self.sequences = sequences
+        self.sampled = sampled
+        self.decode_keys = decode_keys
+        self.prefill_keys = prefill_keys
+
+    def add(self, new: int, keys: float, sample: bool) -> None:
+        """A sequence with ``new`` rows that attend to ``keys`` keys in all."""
+        self.rows += new
+        self.sequences += 1
+        self.sampled += sample
+        if new == 1:
+            self.decode_keys += keys
+        else:
+            self.prefill_keys += keys
+
+    def remove(self, new: int, keys: float, sample: bool) -> None:
+        """The reverse of :meth:`add`."""
+        self.rows -= new
+        self.sequences -= 1
+        self.sampled -= sample
+        if new == 1:
+            self.decode_keys -= keys
+        else:
+            self.prefill_keys -= keys
+
+    def with_more(self, new: int, keys: float, sample: bool) -> "StepShape":
+        """This and one more sequence."""
+        shape = StepShape(self.rows, self.sequences, self.sampled, self.decode_keys, self.prefill_keys)
+        shape.add(new, keys, sample)
+        return shape
+
+    def features(self) -> tuple[float, ...]:
+        """What step seconds are a sum over, each of a size near one; a fixed part of every step comes first."""
+        rows = self.rows
+        return (
+            1.0,
+            rows / 64,
+            *[(rows - bend) / 64 if rows > bend else 0.0 for bend in _BENDS],
+            self.sequences / 16,
+            (1.0 if self.sampled else 0.0) + self.sampled / 16,
+            self.decode_keys / 8192,
+            self.prefill_keys / 65536,
+        )
+
+
+def shape_of(plan: StepPlan, attention: Attention) -> StepShape:
+    """The size of a planned step."""
+    shape = StepShape()
+    for part in plan.slices:
+        new = len(part.tokens)
+        shape.add(new, attention.keys(new, part.start + new), part.sample)
+    return shape

@@ -1,0 +1,218 @@
+"""A step's budget in predicted time: what prompts may cost those who are being answered."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.config import CacheConfig, SchedulerConfig
+from tenfold.core.errors import ConfigError
+from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
+from tenfold.core.sampling import SamplingParams
+from tenfold.core.slo import Slo, parse_slo
+from tenfold.cost.estimate import StepCost
+from tenfold.cost.shape import Attention, StepShape, shape_of
+from tenfold.sched.budget import StepBudget
+from tenfold.sched.scheduler import Scheduler
+from tenfold.sched.sequence import Submission, TokenEvent
+from tests.cost.test_cost import cpu, traffic
+
+ATTENTION = Attention((0,))
+Machine = Callable[[StepShape], float]
+
+
+def calibrated(machine: Machine) -> StepCost:
+    import random
+
+    cost = StepCost()
+    cost.settle([(s, machine(s)) for s in traffic(random.Random(7), 80)])
+    return cost
+
+
+class Server:
+    """A scheduler whose steps take as long as ``machine`` says."""
+
+    def __init__(self, slo: Slo, machine: Machine = cpu, blocks: int = 4000) -> None:
+        self.now = 0.0
+        self.machine = machine
+        self.cost = calibrated(machine)
+        self.scheduler = Scheduler(
+            SchedulerConfig(512, 64, 10_000, slo), CacheManager(CacheConfig(blocks, 16)), self.cost, ATTENTION
+        )
+        self.times: dict[str, list[float]] = {}
+        self.steps: list[tuple[StepShape, float]] = []
+
+    def add(self, name: str, prompt: int, outputs: int) -> None:
+        start = SequenceStart(name, tuple(range(prompt)), SamplingParams(max_tokens=outputs), 0, ())
+        self.scheduler.add(Submission(start, self.now, prompt + outputs, frozenset(), salt=name))
+
+    def step(self) -> StepPlan | None:
+        plan = self.scheduler.schedule(self.now)
+        if plan is None:
+            return None
+        shape = shape_of(plan, ATTENTION)
+        seen = self.scheduler.shape
+        assert (shape.rows, shape.sequences, shape.sampled) == (seen.rows, seen.sequences, seen.sampled)
+        assert (shape.decode_keys, shape.prefill_keys) == pytest.approx((seen.decode_keys, seen.prefill_keys))
+        self.steps.append((shape, self.machine(shape)))
+        self.now += self.steps[-1][1]
+        samples = tuple(SampledToken(part.id, 1) for part in plan.slices if part.sample)
+        for event in self.scheduler.apply(plan, StepResult(samples), self.now):
+            assert isinstance(event, TokenEvent)
+            self.times.setdefault(event.id, []).append(self.now)
+        self.scheduler.check()
+        return plan
+
+    def run(self) -> None:
+        while self.step() is not None:
+            pass
+
+    def tpot(self, name: str) -> float:
+        times = self.times[name]
+        return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def test_long_prompts_leave_running_ones_their_bound() -> None:
+    bound = 0.03
+    worst = {}
+    for slo in (Slo(), Slo(tpot=bound)):
+        server = Server(slo)
+        for i in range(8):
+            server.add(f"chat {i}", 40, 150)
+        for _ in range(20):
+            server.step()
+        for i in range(6):
+            server.add(f"long {i}", 6000, 2)
+        server.run()
+        worst[slo] = max(server.tpot(f"chat {i}") for i in range(8))
+        assert all(len(server.times[f"long {i}"]) == 2 for i in range(6))
+    assert worst[Slo()] > 2 * bound
+    assert worst[Slo(tpot=bound)] < 1.1 * bound
+
+
+def test_short_prompts_do_not_wait_for_long_ones() -> None:
+    waits = {}
+    for slo in (Slo(), Slo(tpot=0.03)):
+        server = Server(slo)
+        for i in range(4):
+            server.add(f"chat {i}", 40, 600)
+        for _ in range(20):
+            server.step()
+        for i in range(3):
+            server.add(f"long {i}", 7000, 2)
+        server.step()
+        began = server.now
+        server.add("short", 100, 2)
+        server.run()
+        waits[slo] = server.times["short"][0] - began
+        assert max(server.times[f"long {i}"][0] for i in range(3)) - began < 25
+    assert waits[Slo(tpot=0.03)] < 0.5
+    assert waits[Slo()] > 3
+
+
+def test_alone_a_prompt_is_computed_as_fast_as_can_be() -> None:
+    server = Server(Slo(tpot=0.001))
+    server.add("long", 6000, 1)
+    server.run()
+    assert len(server.steps) == -(-6000 // 512)
+
+
+def test_prefill_never_stands_still() -> None:
+    """Even where the bound cannot be held."""
+    server = Server(Slo(tpot=0.0001))
+    for i in range(32):
+        server.add(f"chat {i}", 20, 400)
+    for _ in range(40):
+        server.step()
+    server.add("late", 300, 1)
+    steps = 0
+    while "late" not in server.times:
+        server.step()
+        steps += 1
+    assert steps <= -(-300 // 16) + 1
+
+
+def test_what_is_lost_holds_nobody_up() -> None:
+    """A sequence that has missed its bound for good does not keep prompts at their least."""
+    server = Server(Slo(tpot=0.05))
+    server.add("victim", 20, 2000)
+    for _ in range(5):
+        server.step()
+    server.now += 30.0  # a stall
+    server.add("late", 3000, 1)
+    before = server.now
+    while "late" not in server.times:
+        server.step()
+    assert server.now - before < 4 * cpu(StepShape(3000, 1, 1, 0, 3000 * 1500))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    jobs=st.lists(st.tuples(st.integers(1, 900), st.integers(1, 60), st.integers(0, 40)), min_size=1, max_size=12),
+    bound=st.sampled_from([0.0001, 0.005, 0.02, 0.2]),
+    blocks=st.integers(64, 200),
+)
+def test_all_finish_and_the_books_balance(jobs: list[tuple[int, int, int]], bound: float, blocks: int) -> None:
+    server = Server(Slo(tpot=bound), blocks=blocks)
+    for step in range(41):
+        for i, (prompt, outputs, arrive) in enumerate(jobs):
+            if arrive == step:
+                server.add(f"{i}", prompt, outputs)
+        server.step()
+    server.run()
+    assert {name: len(times) for name, times in server.times.items()} == {
+        f"{i}": outputs for i, (_, outputs, _) in enumerate(jobs)
+    }
+
+
+@given(st.integers(0, 5000), st.integers(1, 5000), st.floats(0.0, 0.5), st.integers(0, 512))
+def test_the_most_that_fits(start: int, pending: int, seconds: float, tokens: int) -> None:
+    cost = calibrated(cpu)
+    budget = StepBudget(cost, ATTENTION, tokens)
+    budget.seconds = seconds
+    most = budget.most(start, pending)
+    assert 0 <= most <= min(pending, tokens)
+
+    def predicted(new: int) -> float:
+        return cost.predict(StepShape().with_more(new, ATTENTION.keys(new, start + new), new == pending))
+
+    if most:
+        assert predicted(most) <= seconds
+    if 2 < most + 1 < min(pending, tokens):  # between one row and two it turns from decode to prefill
+        assert predicted(most + 1) > seconds
+
+
+def test_taking_and_giving_back() -> None:
+    budget = StepBudget(StepCost(), ATTENTION, 100)
+    budget.take(10, 1, sample=True)
+    budget.take(5, 60, sample=False)
+    budget.give_back(5, 60, sample=False)
+    only = StepBudget(StepCost(), ATTENTION, 100)
+    only.take(10, 1, sample=True)
+    assert budget.tokens == 99
+    assert budget.shape.features() == only.shape.features()
+
+
+@pytest.mark.parametrize(("text", "tpot"), [("tpot=30ms", 0.03), ("tpot=0.5s", 0.5), (" tpot = 2 s ", 2.0)])
+def test_parse(text: str, tpot: float) -> None:
+    assert parse_slo(text) == Slo(tpot)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not understood"),
+        ("tpot", "no time"),
+        ("tpot=30", "no time"),
+        ("tpot=0ms", "above 0"),
+        ("tpot=-1s", "no time"),
+        ("itl=3ms", "not understood"),
+        ("tpot=1s,tpot=2s", "not understood"),
+        ("ttft=1s", "not implemented"),
+    ],
+)
+def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_slo(text)
