@@ -221,6 +221,25 @@ def test_merges_are_all_cuts_of_all_pieces_best_first() -> None:
     assert derive_merges([], np.zeros(0, np.float32)) == []
 
 
+def test_merges_kept_for_the_next_time_are_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    pieces = list(dict.fromkeys("".join(rng.choice(list("ab\n "), size=rng.integers(1, 7))) for _ in range(300)))
+    scores = rng.permutation(len(pieces)).astype(np.float32)
+    wanted = derive_merges(pieces, scores)
+    assert derive_merges(pieces, scores, tmp_path / "new") == wanted
+    (file,) = (tmp_path / "new").iterdir()
+    kept = file.read_bytes()
+    assert derive_merges(pieces, scores, tmp_path / "new") == wanted
+    assert derive_merges(pieces, -scores, tmp_path / "new") == derive_merges(pieces, -scores)  # in a file of its own
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    for damaged in (b"", kept[:-1], kept[:-8], kept[:20] + b"\1" + kept[21:], bytes(len(kept))):
+        file.write_bytes(damaged)
+        assert derive_merges(pieces, scores, tmp_path / "new") == wanted
+    assert file.read_bytes() == kept  # mended
+    (tmp_path / "file").write_text("")
+    assert derive_merges(pieces, scores, tmp_path / "file" / "below") == wanted
+
+
 SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
 
 

@@ -1,12 +1,12 @@
 """A fit kept for the next start, one file per model, weights and machine."""
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from tenfold.core.files import write_whole
 from tenfold.cost.estimate import StepFit
 
 _FORMAT = 1
@@ -41,11 +41,4 @@ class CostRecord:
     def save(self, fit: StepFit) -> bool:
         """Keep ``fit``; whether that was possible."""
         data = msgspec.json.encode(_Record(_FORMAT, self._of, fit))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
-                file.write(data)
-            Path(file.name).replace(self.path)
-        except OSError:
-            return False
-        return True
+        return write_whole(self.path, data)

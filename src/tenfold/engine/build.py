@@ -7,6 +7,7 @@ from tenfold.core.clock import WallClock
 from tenfold.core.config import CacheConfig, EngineConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.laps import NO_LAPS, ClockedLaps
+from tenfold.core.memory import drop_pages
 from tenfold.core.request import EngineInfo
 from tenfold.cost.estimate import FIRST_GUESS, StepCost
 from tenfold.cost.record import CostRecord
@@ -36,6 +37,7 @@ def build_engine(config: EngineConfig) -> Engine:
     checkpoint = load_checkpoint(resolve(config.model))
     spec = checkpoint.spec
     ops = make_ops(config, checkpoint)
+    drop_pages(tensor.data for tensor in checkpoint.weights.tensors.values())  # the ops have a form of their own
     wanted = config.max_context if config.max_context is not None else spec.max_context
     if not 1 < wanted <= spec.max_context:
         raise ConfigError(

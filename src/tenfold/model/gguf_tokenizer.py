@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tenfold.core.errors import CorruptModel
+from tenfold.core.memory import no_collection, return_freed
 from tenfold.model.fields import Fields
 from tenfold.model.gguf_file import GgufFile, StringArray
 from tenfold.model.spm_merges import derive_merges
+from tenfold.model.store import cache_folder
 from tenfold.model.tokenizer import Pieces, TokenizerPlan
 
 if TYPE_CHECKING:
@@ -224,18 +226,19 @@ def _build_sentencepiece(
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     text = [index for index, kind in enumerate(types) if kind not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
-    merges = derive_merges([tokens[index] for index in text], scores[text])
     try:
-        model = models.BPE(
-            _vocabulary(tokens),
-            merges,
-            unk_token=None if unknown is None else tokens[unknown],
-            fuse_unk=True,
-            byte_fallback=_BYTE in types,
-            cache_capacity=0,  # a whole text is one word here: nothing would be found again
-        )
+        with no_collection():
+            model = models.BPE(
+                _vocabulary(tokens),
+                derive_merges([tokens[index] for index in text], scores[text], cache_folder() / "tokenizers"),
+                unk_token=None if unknown is None else tokens[unknown],
+                fuse_unk=True,
+                byte_fallback=_BYTE in types,
+                cache_capacity=0,  # a whole text is one word here: nothing would be found again
+            )
     except Exception as error:
         raise CorruptModel(f"{where}: the tokens do not fit together ({error}); download it again") from None
+    return_freed()  # half a million merges passed through
     library = Tokenizer(model)
     spaces = normalizers.Replace(" ", "▁")
     library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
