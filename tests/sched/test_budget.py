@@ -112,6 +112,16 @@ def test_short_prompts_do_not_wait_for_long_ones() -> None:
     assert waits[Slo()] > 3
 
 
+def test_short_prompts_do_not_wait_where_nothing_runs() -> None:
+    server = Server(Slo(tpot=0.03))
+    server.add("long", 7000, 2)
+    server.step()
+    server.add("short", 100, 2)
+    server.step()
+    assert "short" in server.times
+    assert "long" not in server.times
+
+
 def test_alone_a_prompt_is_computed_as_fast_as_can_be() -> None:
     server = Server(Slo(tpot=0.001))
     server.add("long", 6000, 1)

@@ -41,11 +41,11 @@ class StepBudget:
     def most(self, start: int, pending: int, sharing: int = 1) -> int:
         """How many of a sequence's ``pending`` tokens from ``start`` on fit: 0 where none does.
 
-        Where time is bounded, it may use one of ``sharing`` equal parts of what is left.
+        It may use one of ``sharing`` equal parts of what is left, of tokens or, where that is bounded, of time.
         """
-        many = min(pending, self.tokens)
         if self.seconds is None:
-            return many
+            return min(pending, -(-self.tokens // sharing))
+        many = min(pending, self.tokens)
         now = self.predicted
         limit = now + (self.seconds - now) / sharing
         if many == 0 or self._seconds_with(start, many, pending) <= limit:

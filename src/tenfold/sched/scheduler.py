@@ -21,8 +21,9 @@ from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.sequence import Event, FailEvent, Sequence, Submission, TokenEvent
 
-_LEAST_CHUNK = 16  # prompt tokens of a step, whatever the bound
-_TOGETHER = 4  # prompts that share a step bounded in time
+_LEAST_SHARE = 0.2  # of the bound: prefill's time in a step, also where that misses the bound,
+_LEAST_CHUNK = 16  # and its tokens where not one is done in that time
+_TOGETHER = 4  # prompts that share a step, where they do
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 
 
@@ -40,6 +41,7 @@ class Scheduler:
         self._cache = cache
         self._cost = cost or StepCost()
         self._attention = attention or Attention(())
+        self._shares = config.slo.tpot is not None  # whether prompts share a step, or come one after the other
         self.shape = StepShape()  # of the last plan
         self._sequences: dict[str, Sequence] = {}
         self._waiting: OrderedDict[str, Sequence] = OrderedDict()
@@ -121,7 +123,9 @@ class Scheduler:
             budget.seconds = self._seconds(budget, now)
             if not lost:
                 self._admit(prefilling, budget, now)
-            self._take(_in_turn(prefilling, budget), budget, slices)
+            if self._shares:  # what a short one does not need is the next one's
+                prefilling.sort(key=lambda s: s.pending)
+            self._take(prefilling, budget, slices)
         if not slices:
             assert not self._running and not self._waiting, "sequences wait but none can run"
             return None
@@ -174,8 +178,12 @@ class Scheduler:
                 break
             if crowded and sequence not in self._running:
                 continue  # preempted a moment ago
-            most = budget.most(sequence.computed, sequence.pending, len(sequences) - at)
-            count = max(most, min(_LEAST_CHUNK, sequence.pending, budget.tokens))
+            sharing = len(sequences) - at if self._shares else 1
+            count = budget.most(sequence.computed, sequence.pending, sharing)
+            if count == 0:
+                if budget.shape.prefill_keys:
+                    continue
+                count = min(_LEAST_CHUNK, sequence.pending, budget.tokens)
             if not self._cache.reserve(sequence.id, sequence.computed + count):
                 crowded = True
                 room, taken = self._make_room(sequence, sequence.computed + count, slices, budget)
@@ -189,7 +197,7 @@ class Scheduler:
         """How long the step may last so that no sequence in decode misses its bound; None: there is none.
 
         Its next token is due when as many bounds as it has tokens have passed since its first one. One that is too late
-        even if nothing but decode is done holds nobody up, beyond the bound itself.
+        even if nothing but decode is done holds nobody up, beyond the bound itself; and some time is always prefill's.
         """
         bound = self._config.slo.tpot
         if bound is None:
@@ -199,7 +207,8 @@ class Scheduler:
             return None
         decode = budget.predicted
         left = [first + bound * outputs - now for first, outputs in firsts]
-        return min(min(max(s, bound) if s < decode else s for s in left), _CARRIED * bound)
+        limit = min(min(max(s, bound) if s < decode else s for s in left), _CARRIED * bound)
+        return max(limit, decode + _LEAST_SHARE * bound)
 
     def _make_room(
         self, sequence: Sequence, tokens: int, slices: list[SequenceSlice], budget: StepBudget
@@ -232,13 +241,13 @@ class Scheduler:
     def _admit(self, prefilling: list[Sequence], budget: StepBudget, now: float) -> None:
         """Let waiting sequences in, and among ``prefilling``, until those can fill the step; there is room for each.
 
-        Under a bound in time a few more: a long prompt then leaves the others their share. What the running ones still
+        Where prompts share, a few more: a long one leaves the others their part. What the running ones still
         need for their prompts and next block is kept back, so that a newcomer does not cause the next preemption. A
         queue's head that found no room is looked at again when there is more.
         """
         pending = sum(s.pending for s in prefilling)
         while self._waiting and len(self._running) < self._config.max_running:
-            if pending >= budget.tokens and (budget.seconds is None or len(prefilling) >= _TOGETHER):
+            if pending >= budget.tokens and not (self._shares and len(prefilling) < _TOGETHER):
                 return
             sequence = next(iter(self._waiting.values()))
             room = self._cache.pool.available - self._promised()
@@ -305,15 +314,3 @@ class Scheduler:
             if sequence in siblings:
                 siblings.remove(sequence)
                 self._held_count -= 1
-
-
-def _in_turn(prefilling: list[Sequence], budget: StepBudget) -> list[Sequence]:
-    """In which order prompts get their tokens.
-
-    As they arrived; where time is short, the one that needs least first, for each gets an equal share of what is left,
-    and so the longest what the others do not need. Where there is no time at all, as they arrived again: a few tokens
-    each step must not all go to newcomers.
-    """
-    if budget.seconds is None or budget.predicted >= budget.seconds:
-        return prefilling
-    return sorted(prefilling, key=lambda s: s.pending)
