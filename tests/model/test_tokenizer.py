@@ -97,6 +97,7 @@ class Bpe:
 
     def word(self, word: str) -> list[int]:
         parts = [self.letters[byte] for byte in word.encode()]
+        parts = [part for part in parts if part in self.ids]  # SmolLM2 lacks a few bytes: they are dropped first
         if self.whole_words and "".join(parts) in self.ids:
             return [self.ids["".join(parts)]]
         while len(parts) > 1:
@@ -104,7 +105,7 @@ class Bpe:
             if rank == 1 << 60:
                 break
             parts[at : at + 2] = ["".join(parts[at : at + 2])]
-        return [self.ids[part] for part in parts if part in self.ids]  # SmolLM2 lacks a few bytes: they are dropped
+        return [self.ids[part] for part in parts]
 
 
 GPT2 = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -160,6 +161,7 @@ def test_pre_tokenizers_equal_their_patterns(
     tiny_tokenizers: dict[str, tuple[Tokenizer, Bpe]], pre: str, text: str
 ) -> None:
     tokenizer, oracle = tiny_tokenizers[pre]
+    text = text.replace("<|end|>", "<|nd|>")  # a mark of the tiny vocabulary
     wanted = unicodedata.normalize("NFC", text) if pre == "qwen2" else text
     ids = tokenizer.encode(text, add_special=False)
     assert ids == oracle.encode(wanted)
