@@ -21,7 +21,6 @@ def resident(path: Path) -> int:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
 def test_pages_are_dropped_and_come_back(tmp_path: Path) -> None:
     path = tmp_path / "file"
     content = np.arange(1 << 20, dtype=np.uint32)

@@ -169,6 +169,13 @@ def test_record_comes_back(tmp_path: Path) -> None:
         assert record.load() is None
 
 
+def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    record = CostRecord(tmp_path, ("model",))
+    (record.path / "in the way").mkdir(parents=True)
+    assert not record.save(FIRST_GUESS)
+    assert list(tmp_path.iterdir()) == [record.path]
+
+
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     record = CostRecord(tmp_path / "file" / "below", ("model",))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
@@ -13,6 +14,7 @@ from tenfold.core.plan import StepPlan, StepResult
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.cost.estimate import StepCost
+from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import Attention, StepShape, shape_of
 from tenfold.engine import loop
 from tenfold.engine.calibration import Calibration
@@ -29,7 +31,9 @@ ATTENTION = Attention((0,))
 class Bench:
     """A core over the fake model whose steps take as long as ``machine`` says."""
 
-    def __init__(self, machine: Callable[[StepShape], float], blocks: int = 400) -> None:
+    def __init__(
+        self, machine: Callable[[StepShape], float], blocks: int = 400, record: CostRecord | None = None
+    ) -> None:
         self.clock = VirtualClock()
         self.cache = CacheManager(CacheConfig(blocks, 16))
         self.inner = ChainExecutor(blocks, 16)
@@ -44,8 +48,8 @@ class Bench:
             self.clock,
             2048,
             VOCAB,
-            cost=self.cost,
             calibration=Calibration(self.cache, self, self.cost, ATTENTION, self.clock, LIMITS, 2048),
+            record=record,
         )
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -118,6 +122,26 @@ def test_closing_midway_leaves_no_trace() -> None:
     bench.calibrate(7)
     bench.core.close()
     assert bench.cache.pool.held == 0
+
+
+def test_only_what_a_calibration_stands_behind_is_kept(tmp_path: Path) -> None:
+    """Else the next start would not calibrate, and know one kind of step alone."""
+    record = CostRecord(tmp_path, ("model",))
+    bench = Bench(cpu, record=record)
+    for i in range(40):
+        bench.submit(f"r{i}")
+        bench.run()
+    assert bench.cost.observed > 300
+    bench.core.close()
+    assert record.load() is None
+    bench.calibrate()
+    kept = record.load()
+    assert kept is not None
+    for i in range(40):
+        bench.submit(f"s{i}")
+        bench.run()
+    bench.core.close()
+    assert record.load() not in (None, kept)
 
 
 def test_the_loop_calibrates_once_it_has_been_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,15 +74,21 @@ class Server:
         return (times[-1] - times[0]) / (len(times) - 1)
 
 
+def chatting(slo: Slo, chats: int, outputs: int) -> Server:
+    """A server in the middle of some answers."""
+    server = Server(slo)
+    for i in range(chats):
+        server.add(f"chat {i}", 40, outputs)
+    for _ in range(20):
+        server.step()
+    return server
+
+
 def test_long_prompts_leave_running_ones_their_bound() -> None:
     bound = 0.03
     worst = {}
     for slo in (Slo(), Slo(tpot=bound)):
-        server = Server(slo)
-        for i in range(8):
-            server.add(f"chat {i}", 40, 150)
-        for _ in range(20):
-            server.step()
+        server = chatting(slo, 8, 150)
         for i in range(6):
             server.add(f"long {i}", 6000, 2)
         server.run()
@@ -95,11 +101,7 @@ def test_long_prompts_leave_running_ones_their_bound() -> None:
 def test_short_prompts_do_not_wait_for_long_ones() -> None:
     waits = {}
     for slo in (Slo(), Slo(tpot=0.03)):
-        server = Server(slo)
-        for i in range(4):
-            server.add(f"chat {i}", 40, 600)
-        for _ in range(20):
-            server.step()
+        server = chatting(slo, 4, 600)
         for i in range(3):
             server.add(f"long {i}", 7000, 2)
         server.step()

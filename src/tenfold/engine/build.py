@@ -65,7 +65,6 @@ def build_engine(config: EngineConfig) -> Engine:
         max_context=max_context,
         vocab_size=spec.vocab,
         laps=laps,
-        cost=cost,
         calibration=calibration,
         record=record,
     )

@@ -12,7 +12,6 @@ from tenfold.core.errors import ContextOverflow, InvalidRequest
 from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, TokenLogprob
-from tenfold.cost.estimate import StepCost
 from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import StepShape
 from tenfold.engine.calibration import Calibration
@@ -21,7 +20,7 @@ from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
 
-_WORTH_KEEPING = 200  # steps: fewer may all have been of one kind
+_WORTH_KEEPING = 200  # steps of this run: fewer change too little
 
 
 class Vocabulary(Protocol):
@@ -58,12 +57,10 @@ class EngineCore:
         max_context: int,
         vocab_size: int,
         laps: Laps = NO_LAPS,
-        cost: StepCost | None = None,
         calibration: Calibration | None = None,
         record: CostRecord | None = None,
     ) -> None:
         self.laps = laps
-        self.cost = cost or StepCost()
         self._calibration = calibration
         self._record = record
         self._running: tuple[StepShape, float] | None = None  # the step before, and when it began
@@ -103,7 +100,7 @@ class EngineCore:
         outputs = self.abort_all()
         if self._calibration is not None:
             self._calibration.stop()
-        if self.cost.observed >= _WORTH_KEEPING:
+        if self._scheduler.cost.observed >= _WORTH_KEEPING and not self.calibrating:
             self._keep()
         return outputs
 
@@ -172,12 +169,12 @@ class EngineCore:
 
     def _keep(self) -> None:
         if self._record is not None:
-            self._record.save(self.cost.fit)
+            self._record.save(self._scheduler.cost.fit)
 
     def _learn(self, now: float) -> None:
         if self._running is not None:
             shape, began = self._running
-            self.cost.observe(shape, now - began)
+            self._scheduler.cost.observe(shape, now - began)
             self._running = None
 
     def stats(self) -> EngineStats:
@@ -198,8 +195,8 @@ class EngineCore:
             blocks_held=pool.held,
             blocks=pool.blocks,
             part_seconds_total=self.laps.totals(),
-            step_cost_error=self.cost.error,
-            step_cost_drift=self.cost.drift,
+            step_cost_error=self._scheduler.cost.error,
+            step_cost_drift=self._scheduler.cost.drift,
         )
 
     def check(self) -> None:

@@ -226,19 +226,21 @@ def _build_sentencepiece(
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     text = [index for index, kind in enumerate(types) if kind not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
-    try:
-        with no_collection():
+    with no_collection():
+        merges = derive_merges([tokens[index] for index in text], scores[text], cache_folder() / "tokenizers")
+        try:
             model = models.BPE(
                 _vocabulary(tokens),
-                derive_merges([tokens[index] for index in text], scores[text], cache_folder() / "tokenizers"),
+                merges,
                 unk_token=None if unknown is None else tokens[unknown],
                 fuse_unk=True,
                 byte_fallback=_BYTE in types,
                 cache_capacity=0,  # a whole text is one word here: nothing would be found again
             )
-    except Exception as error:
-        raise CorruptModel(f"{where}: the tokens do not fit together ({error}); download it again") from None
-    return_freed()  # half a million merges passed through
+        except Exception as error:
+            raise CorruptModel(f"{where}: the tokens do not fit together ({error}); download it again") from None
+        del merges
+    return_freed()  # half a million of them
     library = Tokenizer(model)
     spaces = normalizers.Replace(" ", "▁")
     library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces

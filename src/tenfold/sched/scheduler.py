@@ -39,7 +39,7 @@ class Scheduler:
     ) -> None:
         self._config = config
         self._cache = cache
-        self._cost = cost or StepCost()
+        self.cost = cost or StepCost()  # whoever runs the steps tells it how long they took
         self._attention = attention or Attention(())
         self._shares = config.slo.tpot is not None  # whether prompts share a step, or come one after the other
         self.shape = StepShape()  # of the last plan
@@ -115,7 +115,7 @@ class Scheduler:
 
         Every plan must be applied before the next is asked for.
         """
-        budget = StepBudget(self._cost, self._attention, self._config.max_step_tokens)
+        budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
         slices: list[SequenceSlice] = []
         lost = self._take([s for s in self._running if s.pending == 1], budget, slices)
         prefilling = [s for s in self._running if s.pending != 1]
@@ -172,7 +172,7 @@ class Scheduler:
 
         Returns whether the step lost a sequence because blocks ran out.
         """
-        lost = crowded = False
+        lost = crowded = taken_any = False
         for at, sequence in enumerate(sequences):
             if budget.full:
                 break
@@ -181,7 +181,7 @@ class Scheduler:
             sharing = len(sequences) - at if self._shares else 1
             count = budget.most(sequence.computed, sequence.pending, sharing)
             if count == 0:
-                if budget.shape.prefill_keys:
+                if taken_any:
                     continue
                 count = min(_LEAST_CHUNK, sequence.pending, budget.tokens)
             if not self._cache.reserve(sequence.id, sequence.computed + count):
@@ -191,6 +191,7 @@ class Scheduler:
                 if not room:
                     continue
             slices.append(self._slice(sequence, count, budget))
+            taken_any = True
         return lost
 
     def _seconds(self, budget: StepBudget, now: float) -> float | None:
