@@ -3,7 +3,9 @@
 // A matrix [rows = outputs, cols = inputs] is cut into tiles of 16 outputs. Quantized: a tile is its scales,
 // then its codes; for each 32 inputs the codes are 8 (8-bit) or 4 (4-bit) runs of 64 bytes, in which each
 // output has 4 adjacent bytes: 8-bit run i holds inputs 4i … 4i + 3, 4-bit run i holds inputs 8i … 8i + 3 in
-// the low and 8i + 4 … 8i + 7 in the high halves. A weight is s * (code - zero) or s * code - m:
+// the low and 8i + 4 … 8i + 7 in the high halves. 5-bit codes are four bits as those and, behind the runs, 64
+// bytes of fifth bits: bit b of the i-th 8 bytes is that of byte b of 8-bit run i. A weight is s * (code - zero)
+// or s * code - m:
 //   half    s per group as float16 [16]
 //   affine  s and m per group as float16 [16] each (m stored with its sign turned: w = s * code + m)
 //   super   per 256 inputs: d [16] (and dmin [16]) as float16, then per group int8 [16] (and int8 [16]):
@@ -27,12 +29,13 @@ struct Packed {
   const uint8_t* data = nullptr;
   int rows = 0, cols = 0;
   Dense dense = Dense::none;
-  int bits = 0;    // of a code: 4 or 8
+  int bits = 0;    // of a code: 4, 5 or 8
   int group = 0;   // inputs per weight scale: 32 or 16
   Scales scales = Scales::half;
   int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
   size_t code_offset = 0, tile_bytes = 0;
 
+  size_t group_bytes() const { return static_cast<size_t>(kTile) * kGroup * bits / 8; }  // the codes of 32 inputs
   int tiles() const { return (rows + kTile - 1) / kTile; }
 };
 

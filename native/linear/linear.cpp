@@ -43,6 +43,8 @@ class Ahead {
 template <int BITS, int GROUP, Scales KIND>
 struct PackedTile {
   static constexpr int kBits = BITS, kParts = kGroup / GROUP;
+  static constexpr bool kBytes = BITS == 8;  // codes lie a byte each
+  static_assert(BITS != 5 || kParts == 1, "fifth bits lie by whole groups");
   static constexpr bool kAffine = KIND == Scales::affine || KIND == Scales::super_affine;
   static constexpr bool kSuperBlock = KIND == Scales::super || KIND == Scales::super_affine;
   static constexpr size_t kCodeBytes = 64 * BITS;  // of a group
@@ -89,12 +91,12 @@ struct UnpackedSpan {
   static constexpr int kMost = 24;  // groups
   const uint8_t* codes;             // a byte each: 512 bytes per group
   PartScales scales[kMost * Tile::kParts];
-  alignas(64) uint8_t buffer[Tile::kBits == 4 ? kMost * 512 : 64];
+  alignas(64) uint8_t buffer[Tile::kBytes ? 64 : kMost * 512];
 
   void take(Tile& tile, int groups) {
-    codes = Tile::kBits == 4 ? buffer : tile.codes;
+    codes = Tile::kBytes ? tile.codes : buffer;
     for (int g = 0; g < groups; ++g, tile.codes += Tile::kCodeBytes) {
-      if constexpr (Tile::kBits == 4) unpack_codes(tile.codes, buffer + 512 * g);
+      if constexpr (!Tile::kBytes) unpack_codes<Tile::kBits>(tile.codes, buffer + 512 * g);
       tile.next_scales(scales + g * Tile::kParts);
     }
   }
@@ -116,7 +118,8 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
 template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>
 inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec* sum, const F& scales) {
   constexpr int kAll = GROUPS * Tile::kParts, kQuads = 8 / Tile::kParts;
-  constexpr int kPartBytes = kQuads * (PACKED && Tile::kBits == 4 ? 32 : 64);
+  constexpr bool kPacked = PACKED && !Tile::kBytes;
+  constexpr int kPartBytes = kPacked ? static_cast<int>(Tile::kCodeBytes) / Tile::kParts : kQuads * 64;
   const ptrdiff_t code_lane = row % kPanel * kGroup, half_lane = row % kPanel / 8, lane = row % 8;
   const int8_t* a[kAll];
   const uint8_t* c[kAll];
@@ -360,16 +363,19 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
     case Dense::bf16: return run(dense<Bf16>);
     case Dense::none: break;
   }
-  const bool four = w.bits == 4;
+  const bool four = w.bits == 4, five = w.bits == 5;
   switch (w.scales) {
-    case Scales::half: return four ? run(quantized<4, 32, Scales::half>) : run(quantized<8, 32, Scales::half>);
+    case Scales::half:
+      if (five) return run(quantized<5, 32, Scales::half>);
+      return four ? run(quantized<4, 32, Scales::half>) : run(quantized<8, 32, Scales::half>);
     case Scales::affine:
+      if (five) return run(quantized<5, 32, Scales::affine>);
       return four ? run(quantized<4, 32, Scales::affine>) : run(quantized<8, 32, Scales::affine>);
     case Scales::super:
       return four ? run(quantized<4, 16, Scales::super>) : run(quantized<8, 16, Scales::super>);
     case Scales::super_affine:
       if (w.group == 16) return run(quantized<4, 16, Scales::super_affine>);
-      return four ? run(quantized<4, 32, Scales::super_affine>) : run(quantized<8, 32, Scales::super_affine>);
+      return four ? run(quantized<4, 32, Scales::super_affine>) : run(quantized<5, 32, Scales::super_affine>);
   }
 }
 

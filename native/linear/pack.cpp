@@ -27,12 +27,18 @@ void lay_out(Packed& w) {
   const size_t groups = w.cols / kGroup;
   const size_t scales = super(w) ? super_bytes(w) * (w.cols / kSuper) : groups * 2 * kTile * (affine(w) ? 2 : 1);
   w.code_offset = round_up(scales, 64);
-  w.tile_bytes = w.code_offset + groups * kTile * kGroup * w.bits / 8;
+  w.tile_bytes = w.code_offset + groups * w.group_bytes();
+}
+
+// Of the quad of input k of a 5-bit group: 8 bytes, two outputs in each.
+template <typename Byte>
+Byte* fifth_bits(Byte* group, int k) {
+  return group + 4 * 64 + 8 * (k / 4);
 }
 
 void put_codes(const Packed& w, uint8_t* tile, int lane, int first, int count, const uint8_t* codes) {
-  uint8_t* group = tile + w.code_offset + first / kGroup * (kTile * kGroup * w.bits / 8) + 4 * lane;
-  for (int k = 0; k < count; k += kGroup, codes += kGroup, group += kTile * kGroup * w.bits / 8) {
+  uint8_t* group = tile + w.code_offset + first / kGroup * w.group_bytes() + 4 * lane;
+  for (int k = 0; k < count; k += kGroup, codes += kGroup, group += w.group_bytes()) {
     if (w.bits == 8) {
       for (int i = 0; i < 8; ++i) std::memcpy(group + 64 * i, codes + 4 * i, 4);
       continue;
@@ -41,9 +47,13 @@ void put_codes(const Packed& w, uint8_t* tile, int lane, int first, int count, c
       uint32_t low, high;
       std::memcpy(&low, codes + 8 * i, 4);
       std::memcpy(&high, codes + 8 * i + 4, 4);
-      low |= high << 4;
+      low = (low & 0x0f0f0f0f) | (high & 0x0f0f0f0f) << 4;
       std::memcpy(group + 64 * i, &low, 4);
     }
+    if (w.bits == 5)
+      for (int i = 0; i < kGroup; ++i)
+        fifth_bits(group - 4 * lane, i)[lane / 2] |=
+            static_cast<uint8_t>((codes[i] >> 4) << (lane % 2 * 4 + i % 4));
   }
 }
 
@@ -95,10 +105,12 @@ void pack_dense(const Packed& w, const uint8_t* data, int64_t row_bytes, int t, 
 }
 
 int code_at(const Packed& w, const uint8_t* tile, int lane, int k) {
-  const uint8_t* group = tile + w.code_offset + static_cast<size_t>(k / kGroup) * (kTile * kGroup * w.bits / 8);
+  const uint8_t* group = tile + w.code_offset + static_cast<size_t>(k / kGroup) * w.group_bytes();
   const int i = k % kGroup;
   if (w.bits == 8) return group[64 * (i / 4) + 4 * lane + i % 4];
-  return group[64 * (i / 8) + 4 * lane + i % 4] >> (i % 8 / 4 * 4) & 15;
+  const int low = group[64 * (i / 8) + 4 * lane + i % 4] >> (i % 8 / 4 * 4) & 15;
+  if (w.bits == 4) return low;
+  return low | (fifth_bits(group, i)[lane / 2] >> (lane % 2 * 4 + i % 4) & 1) << 4;
 }
 
 // s and m of w = s * code + m for the group of input k.

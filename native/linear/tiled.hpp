@@ -35,9 +35,10 @@ class TiledColumn {
     Ahead ahead(data_ + step * from, step * (to - from), to - from);
     for (int g = from; g < to; ++g) {
       ahead.fetch();
-      if constexpr (Tile::kBits == 4) unpack_codes(codes + (g - from) * Tile::kCodeBytes, unpacked_ + (g - from) * 512);
+      if constexpr (!Tile::kBytes)
+        unpack_codes<Tile::kBits>(codes + (g - from) * Tile::kCodeBytes, unpacked_ + (g - from) * 512);
     }
-    return Tile::kBits == 8 ? codes : unpacked_;
+    return Tile::kBytes ? codes : unpacked_;
   }
 
   // The tile unit runs a group ahead of the float steps.
@@ -81,5 +82,5 @@ class TiledColumn {
   const uint8_t* data_;
   Tile tile_;
   alignas(64) float sums_[kTiledChunk / kPanel][kPanel][kTile];
-  alignas(64) uint8_t unpacked_[Tile::kBits == 4 ? kSpan * 512 : 64];
+  alignas(64) uint8_t unpacked_[Tile::kBytes ? 64 : kSpan * 512];
 };

@@ -218,13 +218,30 @@ inline Bytes high_nibbles(Bytes x) {
   const __m256i low = _mm256_set1_epi8(15);
   return and_bytes({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}, {low, low});
 }
-inline void unpack_codes(const uint8_t* from, uint8_t* to) {
-  const Bytes low = {_mm256_set1_epi8(15), _mm256_set1_epi8(15)};
-  for (int i = 0; i < 4; ++i) {
-    const Bytes x = load_bytes(from + 64 * i);
-    store_bytes(to + 128 * i, and_bytes(x, low));
-    store_bytes(to + 128 * i + 64, high_nibbles(x));
+// 16 where the bit is set, of 32 bits.
+inline __m256i sixteens(const uint8_t* bits) {
+  uint32_t x;
+  __builtin_memcpy(&x, bits, sizeof x);
+  const __m256i spread = _mm256_shuffle_epi8(
+      _mm256_set1_epi32(static_cast<int32_t>(x)),
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303));
+  const __m256i each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, each), each), _mm256_set1_epi8(16));
+}
+// Of a group's packed codes, BITS (4 or 5) bits each, run i, a byte each.
+template <int BITS>
+inline Bytes unpack_run(const uint8_t* group, int i) {
+  const Bytes low = {_mm256_set1_epi8(15), _mm256_set1_epi8(15)}, x = load_bytes(group + i / 2 * 64);
+  Bytes run = i % 2 == 0 ? and_bytes(x, low) : high_nibbles(x);
+  if constexpr (BITS == 5) {
+    const uint8_t* fifth = group + 256 + 8 * i;
+    run = {_mm256_or_si256(run.a, sixteens(fifth)), _mm256_or_si256(run.b, sixteens(fifth + 4))};
   }
+  return run;
+}
+template <int BITS>
+inline void unpack_codes(const uint8_t* group, uint8_t* to) {
+  for (int i = 0; i < 8; ++i) store_bytes(to + 64 * i, unpack_run<BITS>(group, i));
 }
 // sum + codes below 16 times activations, in 16 bits: of 8 quads, at most 8 x 2 x 15 x 128 < 2^15.
 inline IVec add_nibbles(IVec sum, Bytes codes, const int8_t* quad) {
@@ -246,9 +263,13 @@ inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IV
     IVec first[ROWS], second[ROWS];
     for (int r = 0; r < ROWS; ++r) first[r] = second[r] = iset1(0);
     for (int i = 0; i < QUADS; ++i) {
-      Bytes q = load_bytes(codes[p] + 64 * (PACKED && BITS == 4 ? i / 2 : i));
+      Bytes q;
+      if constexpr (PACKED && BITS < 8) {
+        q = unpack_run<BITS>(codes[p], i);
+      } else {
+        q = load_bytes(codes[p] + 64 * i);
+      }
       const int8_t* x = acts[p] + 4 * i;
-      if constexpr (PACKED && BITS == 4) q = i % 2 == 0 ? and_bytes(q, low) : high_nibbles(q);
       if constexpr (BITS == 4) {
         for (int r = 0; r < ROWS; ++r) first[r] = add_nibbles(first[r], q, x + 32 * r);
       } else {
@@ -261,7 +282,7 @@ inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IV
     }
     for (int r = 0; r < ROWS; ++r) {
       dot[p][r] = widen_add(dot[p][r], first[r], _mm256_set1_epi16(1));
-      if constexpr (BITS == 8) dot[p][r] = widen_add(dot[p][r], second[r], _mm256_set1_epi16(16));
+      if constexpr (BITS > 4) dot[p][r] = widen_add(dot[p][r], second[r], _mm256_set1_epi16(16));
     }
   }
 }

@@ -151,27 +151,41 @@ inline float reduce_max(Vec x) {
 // Of magnitudes, likewise.
 inline float reduce_peak(Vec x) { return __builtin_bit_cast(float, _mm512_reduce_max_epi32(_mm512_castps_si512(x))); }
 
-// Four-bit codes of a group, packed, to a byte each.
-inline void unpack_codes(const uint8_t* from, uint8_t* to) {
-  const Bytes low = _mm512_set1_epi8(15);
+// Of a group's packed codes, BITS (4 or 5) bits each, runs 2i and 2i + 1, a byte each.
+template <int BITS>
+inline void unpack_runs(const uint8_t* group, int i, Bytes& first, Bytes& second) {
+  const Bytes low = _mm512_set1_epi8(15), x = load_bytes(group + 64 * i);
+  first = _mm512_and_si512(x, low);
+  second = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+  if constexpr (BITS == 5) {
+    uint64_t fifth[2];
+    __builtin_memcpy(fifth, group + 256 + 16 * i, sizeof fifth);
+    const Bytes sixteen = _mm512_set1_epi8(16);
+    first = _mm512_mask_add_epi8(first, fifth[0], first, sixteen);
+    second = _mm512_mask_add_epi8(second, fifth[1], second, sixteen);
+  }
+}
+// A group's packed codes, to a byte each.
+template <int BITS>
+inline void unpack_codes(const uint8_t* group, uint8_t* to) {
   for (int i = 0; i < 4; ++i) {
-    const Bytes x = load_bytes(from + 64 * i);
-    store_bytes(to + 128 * i, _mm512_and_si512(x, low));
-    store_bytes(to + 128 * i + 64, _mm512_and_si512(_mm512_srli_epi16(x, 4), low));
+    Bytes first, second;
+    unpack_runs<BITS>(group, i, first, second);
+    store_bytes(to + 128 * i, first);
+    store_bytes(to + 128 * i + 64, second);
   }
 }
 // dot[part][row] += codes times activations, exactly, over QUADS quads of each part; rows' activations are 32 bytes
-// apart. Codes have BITS bits; where those are 4, they lie packed, or in a byte each.
+// apart. Codes have BITS bits; below 8 they lie packed, or in a byte each.
 template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
 inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
-  if constexpr (PACKED && BITS == 4) {
-    const Bytes low = _mm512_set1_epi8(15);
+  if constexpr (PACKED && BITS < 8) {
 #pragma GCC unroll 4
     for (int i = 0; i < QUADS / 2; ++i)
 #pragma GCC unroll 2
       for (int p = 0; p < PARTS; ++p) {
-        const Bytes x = load_bytes(codes[p] + 64 * i);
-        const Bytes first = _mm512_and_si512(x, low), second = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+        Bytes first, second;
+        unpack_runs<BITS>(codes[p], i, first, second);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], first, acts[p] + 32 * r + 8 * i);
 #pragma GCC unroll 8

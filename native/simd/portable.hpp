@@ -238,23 +238,30 @@ inline void split_codes(const IVec* codes, uint8_t* high, uint8_t* low) {
 }
 
 
-inline void unpack_codes(const uint8_t* from, uint8_t* to) {
-  for (int i = 0; i < 4; ++i, from += 64, to += 128)
-    for (int j = 0; j < 64; ++j) {
-      to[j] = from[j] & 15;
-      to[64 + j] = from[j] >> 4;
-    }
+// Byte j of run i of a group's packed codes, BITS (4 or 5) bits each.
+template <int BITS>
+inline uint8_t unpack_code(const uint8_t* group, int i, int j) {
+  const int low = group[i / 2 * 64 + j] >> i % 2 * 4 & 15;
+  const int fifth = BITS == 5 ? group[256 + 8 * i + j / 8] >> j % 8 & 1 : 0;
+  return static_cast<uint8_t>(low | fifth << 4);
+}
+template <int BITS>
+inline void unpack_codes(const uint8_t* group, uint8_t* to) {
+  for (int i = 0; i < 8; ++i)
+    for (int j = 0; j < 64; ++j) to[64 * i + j] = unpack_code<BITS>(group, i, j);
 }
 // As in avx512.hpp.
 template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
 inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
-  constexpr bool nibbles = PACKED && BITS == 4;
   for (int p = 0; p < PARTS; ++p)
     for (int i = 0; i < QUADS; ++i) {
       uint8_t q[64];
       for (int j = 0; j < 64; ++j) {
-        const uint8_t byte = codes[p][64 * (nibbles ? i / 2 : i) + j];
-        q[j] = nibbles ? (byte >> i % 2 * 4) & 15 : byte;
+        if constexpr (PACKED && BITS < 8) {
+          q[j] = unpack_code<BITS>(codes[p], i, j);
+        } else {
+          q[j] = codes[p][64 * i + j];
+        }
       }
       for (int r = 0; r < ROWS; ++r)
         for (int lane = 0; lane < 16; ++lane)

@@ -89,6 +89,8 @@ def test_windows_and_padded_heads() -> None:
         ("Q8_0", "int8 g32", "int8", 34),
         ("Q4_0", "int4 g32", "int8", 18),
         ("Q4_1", "int4 g32 affine", "int8", 20),
+        ("Q5_0", "int5 g32", "int8", 22),
+        ("Q5_1", "int5 g32 affine", "int8", 24),
     ],
 )
 def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str, bytes_of_32: int) -> None:
