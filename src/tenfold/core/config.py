@@ -31,6 +31,7 @@ class Policy:
     baseline). ``least_share``: of the TPOT bound, what prefill gets of a step even where that breaks it.
     ``background_share``: of prefill's time, what prompts without a TTFT bound that can be kept get beside the others.
     ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
+    ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.
     ``fairness``: tokens by which tenants' service may differ before the one behind goes first.
     """
 
@@ -38,6 +39,7 @@ class Policy:
     least_share: float = 0.2
     background_share: float = 0.25
     stretch: float | None = None
+    admit: float = 0.9
     fairness: float = 4096.0
 
 

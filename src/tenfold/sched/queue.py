@@ -2,10 +2,11 @@
 
 Between tenants the one that was served least goes first (virtual token counters: Sheng et al., OSDI'24), unless others
 that were served nearly as little have something more urgent. Within a tenant: sequences that had a place and lost it,
-then those whose TTFT bound can still be kept, by the latest time at which their prefill must begin, then all others.
+then those whose TTFT bound can still be kept, the earliest deadline first, then all others.
 Every operation costs the logarithm of what waits.
 """
 
+import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ class WaitingQueue:
         self._fairness = fairness
         self._weights = weights
         self._tenants: dict[str, _Tenant] = {}
+        self._by_bound: dict[float, float] = {}  # seconds of timely prefill that wait, by TTFT bound (or nearly)
         self._by_service: list[tuple[float, str]] = []  # a heap; entries may be older than what they tell
         self._returning: list[Sequence] = []
         self._floor = 0.0  # what the tenant that was served last had then: a newcomer begins there
@@ -62,12 +64,14 @@ class WaitingQueue:
         Others that are served less may come in between; those that have had more than their part may not: a tenant of
         n gets one in n.
         """
+        bound = _bucket(sequence)
+        sooner = sum(seconds for other, seconds in self._by_bound.items() if other <= bound)
         tenant = self._tenants.get(sequence.terms.tenant)
         own = tenant.timely_seconds if tenant is not None else 0.0
         active = sum(1 for one in self._tenants.values() if one.timely) if len(self._tenants) < _MANY_TENANTS else 1
         if tenant is None or not tenant.timely:
             active += 1
-        return running + min(self.timely_seconds, own * active + (active - 1) * sequence.work)
+        return running + min(sooner, own * active + (active - 1) * sequence.work)
 
     def push(self, sequence: Sequence) -> None:
         """A sequence waits, in the tier and with the key it has."""
@@ -112,7 +116,7 @@ class WaitingQueue:
             return self._returning[0]
         best: Sequence | None = None
         for tenant in self._least_served():
-            head = None if background else self._timely(tenant, now)
+            head = None if background else self._on_time(tenant, now)
             head = head or _top(tenant.backgrounds)
             if head is not None and (best is None or head.urgency < best.urgency):
                 best = head
@@ -151,6 +155,8 @@ class WaitingQueue:
         if sequence.tier == TIMELY:
             tenant.timely_seconds += sequence.work
             self.timely_seconds += sequence.work
+            bound = _bucket(sequence)
+            self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
             heappush(tenant.timely, entry)
         else:
             heappush(tenant.backgrounds, entry)
@@ -158,10 +164,16 @@ class WaitingQueue:
     def _unfile(self, tenant: _Tenant, sequence: Sequence) -> None:
         tenant.timely_seconds = max(0.0, tenant.timely_seconds - sequence.work)
         self.timely_seconds = max(0.0, self.timely_seconds - sequence.work)
+        bound = _bucket(sequence)
+        left = self._by_bound[bound] - sequence.work
+        if left > 1e-9:
+            self._by_bound[bound] = left
+        else:
+            del self._by_bound[bound]
 
-    def _timely(self, tenant: _Tenant, now: float) -> Sequence | None:
-        """The most urgent one whose bound can be kept; those it cannot join the others."""
-        while (head := _top(tenant.timely)) is not None and head.key < now:
+    def _on_time(self, tenant: _Tenant, now: float) -> Sequence | None:
+        """The most urgent one whose bound can be kept; those that cannot be on time any more join the others."""
+        while (head := _top(tenant.timely)) is not None and head.late(now):
             self._unfile(tenant, head)
             head.tier = BACKGROUND
             head.key = head.submission.arrival
@@ -213,6 +225,12 @@ class WaitingQueue:
         for tenant in found:
             heappush(heap, (tenant.served, tenant.name))
         return found
+
+
+def _bucket(sequence: Sequence) -> float:
+    """Its TTFT bound, to the nearest tenth of an octave: as many numbers as there are, few are counted."""
+    bound = sequence.slo.ttft
+    return round(10 * math.log2(bound)) / 10 if bound is not None else math.inf
 
 
 def _valid(entry: _Entry) -> bool:

@@ -2,8 +2,8 @@
 
 Each step, every sequence in decode gets its next token; what is left of the step goes to chunks of prompts. How much
 that is follows from the running sequences' TPOT bounds and the cost model; to whom it goes, from the TTFT bounds:
-prompts whose bound can be kept come first, the one that must begin soonest before the others, and a part is kept for
-all the rest. Waiting sequences get a place when what is ahead of them does not fill the step (``queue`` says who is
+prompts whose bound can be kept come first, the earliest deadline before the others (so that of equals none gets ahead
+of one that was told its time), and a part is kept for all the rest. Waiting sequences get a place when what is ahead of them does not fill the step (``queue`` says who is
 next), and where one more in decode would not break a bound. A request whose bound is predicted to be missed is refused
 when it comes.
 
@@ -14,6 +14,7 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
+import math
 from bisect import insort
 from collections import Counter
 from dataclasses import replace
@@ -298,13 +299,13 @@ class Scheduler:
         if asked.tpot is not None and asked.tpot < (least := self._forecast.decode(sequence.prompt)):
             raise InvalidRequest(
                 f"slo_tpot_ms is {asked.tpot * 1000:g}, less than one step takes here: the fastest that could be "
-                f"promised is {least * 1000:.3g} ms",
+                f"promised is {_up(least)} ms",
                 param="slo_tpot_ms",
             )
         if asked.ttft is not None and asked.ttft < work:
             raise InvalidRequest(
                 f"slo_ttft_ms is {asked.ttft * 1000:g}, less than this prompt of {sequence.prompt} tokens takes alone: "
-                f"the fastest that could be promised is {work * 1000:.3g} ms",
+                f"the fastest that could be promised is {_up(work)} ms",
                 param="slo_ttft_ms",
             )
         arrival = submission.arrival
@@ -312,16 +313,16 @@ class Scheduler:
         if ttft is None or work > ttft:
             return
         sequence.tier, sequence.deadline = TIMELY, arrival + ttft
-        sequence.key = sequence.deadline - work + terms.priority
-        if not terms.slo_class.sheddable:
+        sequence.key = sequence.deadline + terms.priority
+        if not terms.slo_class.sheddable or not (self._running or self._queue):
             return
         predicted = now - arrival + self._wait(sequence)
-        if predicted > ttft:
+        if predicted > self._policy.admit * ttft:
             self.refused["ttft"] += 1
             raise Overloaded(
-                f"the first token is predicted to come after {predicted:.3g} s, but {ttft:.3g} s are promised; "
-                "try again later",
-                retry_after=predicted - ttft,
+                f"the first token is predicted to come after {predicted:.3g} s, too close to the {ttft:.3g} s that are "
+                "promised, or beyond them; try again later",
+                retry_after=predicted - self._policy.admit * ttft,
             )
 
     def _wait(self, sequence: Sequence) -> float:
@@ -368,8 +369,7 @@ class Scheduler:
     def _prefill(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
         """Chunks of prompts, the most urgent first; a part is kept for those without a bound that can be kept."""
         for sequence in sequences:
-            late = sequence.tier == TIMELY and sequence.deadline is not None and sequence.deadline - sequence.work < now
-            if late:
+            if sequence.tier == TIMELY and sequence.late(now):
                 sequence.tier, sequence.key = BACKGROUND, sequence.submission.arrival
         sequences.sort(key=lambda s: s.urgency)
         background = next((i for i, s in enumerate(sequences) if s.tier == BACKGROUND), len(sequences))
@@ -440,12 +440,13 @@ class Scheduler:
 
         Where it does, one without a bound that can be kept gets in for the part that is kept for those.
         """
-        if not self._queue:
-            return
-        fits = max(1, budget.most(0, budget.tokens))
+        fits: int | None = None  # tokens of a prompt
         while (candidate := self._queue.next(now)) is not None:
             urgency = candidate.urgency
-            if sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency) >= fits:
+            ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
+            if ahead and fits is None:
+                fits = max(1, budget.most(0, budget.tokens))
+            if fits is not None and ahead >= fits:
                 if candidate.tier == BACKGROUND or any(s.tier == BACKGROUND for s in prefilling):
                     return
                 candidate = self._queue.next(now, background=True)
@@ -649,3 +650,8 @@ class Scheduler:
             if sequence in siblings:
                 siblings.remove(sequence)
                 self._held_count -= 1
+
+
+def _up(seconds: float) -> str:
+    """Milliseconds, rounded up to tenths."""
+    return f"{math.ceil(seconds * 10_000) / 10:.10g}"

@@ -124,6 +124,10 @@ class Sequence:
         """Of two prompts, the one of the smaller urgency is computed first."""
         return self.tier, self.key, self.order
 
+    def late(self, now: float) -> bool:
+        """Whether its first token will be later than promised, if it begins now."""
+        return self.deadline is not None and self.deadline - self.work < now
+
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""
         params = self.submission.start.params
