@@ -82,7 +82,7 @@ def test_small_pool_preempts_and_recovers() -> None:
     for i in range(8):
         rig.submit(f"r{i}", [i + 1] * 10, max_tokens=40, ignore_eos=True)
     rig.run()
-    assert rig.scheduler.preemptions > 0
+    assert rig.scheduler.preemptions["memory"] > 0
     for i in range(8):
         assert len(rig.tokens(f"r{i}")) == 40
         assert rig.tokens(f"r{i}") == alone_ignoring_eos(i)

@@ -58,7 +58,7 @@ def test_bits_do_not_depend_on_company(
     again = llm.generate(*requests())
     assert content(again) == alone
     stats = llm.stats()
-    assert (stats.preemptions_total > 0) == preempts
+    assert (sum(stats.preemptions_total.values()) > 0) == preempts
     assert (stats.cached_tokens_total > 0) == hits
     assert stats.blocks_held == 0
 

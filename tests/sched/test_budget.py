@@ -1,82 +1,22 @@
 """A step's budget in predicted time: what prompts may cost those who are being answered."""
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenfold.cache.manager import CacheManager
-from tenfold.core.config import CacheConfig, SchedulerConfig
+from tenfold.core.config import FIRST_COME, Policy
 from tenfold.core.errors import ConfigError
-from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
-from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import Slo, parse_slo
 from tenfold.cost.estimate import StepCost
-from tenfold.cost.shape import Attention, StepShape, shape_of
+from tenfold.cost.shape import StepShape
 from tenfold.sched.budget import StepBudget
-from tenfold.sched.scheduler import Scheduler
-from tenfold.sched.sequence import Submission, TokenEvent
-from tests.cost.test_cost import cpu, traffic
-
-ATTENTION = Attention((0,))
-Machine = Callable[[StepShape], float]
+from tests.cost.test_cost import cpu
+from tests.helpers.scheduling import ATTENTION, Server, calibrated
 
 
-def calibrated(machine: Machine) -> StepCost:
-    import random
-
-    cost = StepCost()
-    cost.settle([(s, machine(s)) for s in traffic(random.Random(7), 80)])
-    return cost
-
-
-class Server:
-    """A scheduler whose steps take as long as ``machine`` says."""
-
-    def __init__(self, slo: Slo, machine: Machine = cpu, blocks: int = 4000) -> None:
-        self.now = 0.0
-        self.machine = machine
-        self.cost = calibrated(machine)
-        self.scheduler = Scheduler(
-            SchedulerConfig(512, 64, 10_000, slo), CacheManager(CacheConfig(blocks, 16)), self.cost, ATTENTION
-        )
-        self.times: dict[str, list[float]] = {}
-        self.steps: list[tuple[StepShape, float]] = []
-
-    def add(self, name: str, prompt: int, outputs: int) -> None:
-        start = SequenceStart(name, tuple(range(prompt)), SamplingParams(max_tokens=outputs), 0, ())
-        self.scheduler.add(Submission(start, self.now, prompt + outputs, frozenset(), salt=name))
-
-    def step(self) -> StepPlan | None:
-        plan = self.scheduler.schedule(self.now)
-        if plan is None:
-            return None
-        shape = shape_of(plan, ATTENTION)
-        seen = self.scheduler.shape
-        assert (shape.rows, shape.sequences, shape.sampled) == (seen.rows, seen.sequences, seen.sampled)
-        assert (shape.decode_keys, shape.prefill_keys) == pytest.approx((seen.decode_keys, seen.prefill_keys))
-        self.steps.append((shape, self.machine(shape)))
-        self.now += self.steps[-1][1]
-        samples = tuple(SampledToken(part.id, 1) for part in plan.slices if part.sample)
-        for event in self.scheduler.apply(plan, StepResult(samples), self.now):
-            assert isinstance(event, TokenEvent)
-            self.times.setdefault(event.id, []).append(self.now)
-        self.scheduler.check()
-        return plan
-
-    def run(self) -> None:
-        while self.step() is not None:
-            pass
-
-    def tpot(self, name: str) -> float:
-        times = self.times[name]
-        return (times[-1] - times[0]) / (len(times) - 1)
-
-
-def chatting(slo: Slo, chats: int, outputs: int) -> Server:
+def chatting(slo: Slo, chats: int, outputs: int, policy: Policy = Policy()) -> Server:
     """A server in the middle of some answers."""
-    server = Server(slo)
+    server = Server(slo, policy=policy)
     for i in range(chats):
         server.add(f"chat {i}", 40, outputs)
     for _ in range(20):
@@ -98,20 +38,21 @@ def test_long_prompts_leave_running_ones_their_bound() -> None:
     assert worst[Slo(tpot=bound)] < 1.1 * bound
 
 
-def test_short_prompts_do_not_wait_for_long_ones() -> None:
+@pytest.mark.parametrize("slo", [Slo(), Slo(tpot=0.03), Slo(ttft=0.5), Slo(0.5, 0.03)])
+def test_short_prompts_do_not_wait_for_long_ones(slo: Slo) -> None:
     waits = {}
-    for slo in (Slo(), Slo(tpot=0.03)):
-        server = chatting(slo, 4, 600)
+    for policy in (FIRST_COME, Policy()):
+        server = chatting(slo, 4, 600, policy)
         for i in range(3):
             server.add(f"long {i}", 7000, 2)
         server.step()
         began = server.now
         server.add("short", 100, 2)
         server.run()
-        waits[slo] = server.times["short"][0] - began
+        waits[policy] = server.times["short"][0] - began
         assert max(server.times[f"long {i}"][0] for i in range(3)) - began < 25
-    assert waits[Slo(tpot=0.03)] < 0.5
-    assert waits[Slo()] > 3
+    assert waits[Policy()] < 0.5
+    assert waits[FIRST_COME] > 3
 
 
 def test_short_prompts_do_not_wait_where_nothing_runs() -> None:
@@ -207,22 +148,30 @@ def test_taking_and_giving_back() -> None:
     assert budget.shape.features() == only.shape.features()
 
 
-@pytest.mark.parametrize(("text", "tpot"), [("tpot=30ms", 0.03), ("tpot=0.5s", 0.5), (" tpot = 2 s ", 2.0)])
-def test_parse(text: str, tpot: float) -> None:
-    assert parse_slo(text) == Slo(tpot)
+@pytest.mark.parametrize(
+    ("text", "slo"),
+    [
+        ("tpot=30ms", Slo(tpot=0.03)),
+        (" tpot = 2 s ", Slo(tpot=2.0)),
+        ("ttft=200ms,tpot=.5s", Slo(0.2, 0.5)),
+        ("ttft=1s", Slo(ttft=1.0)),
+    ],
+)
+def test_parse(text: str, slo: Slo) -> None:
+    assert parse_slo(text) == slo
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "not understood"),
-        ("tpot", "no time"),
+        ("tpot", "not understood"),
         ("tpot=30", "no time"),
         ("tpot=0ms", "above 0"),
         ("tpot=-1s", "no time"),
         ("itl=3ms", "not understood"),
         ("tpot=1s,tpot=2s", "not understood"),
-        ("ttft=1s", "not implemented"),
+        ("ttft=1", "no time"),
     ],
 )
 def test_what_makes_no_sense_is_said(text: str, said: str) -> None:

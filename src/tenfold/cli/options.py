@@ -1,14 +1,17 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from tenfold.core.config import EngineConfig, SchedulerConfig
-from tenfold.core.slo import NO_SLO, parse_slo
+from tenfold.core.config import PROFILES, EngineConfig, SchedulerConfig
+from tenfold.core.errors import ConfigError
+from tenfold.core.slo import DEFAULT_CLASS, parse_classes, parse_slo, with_slo
 
 ENGINE_PANEL = "Engine"
+SLO_PANEL = "Service objectives"
 
 
 class Backend(StrEnum):
@@ -32,6 +35,15 @@ class KvType(StrEnum):
 
     bf16 = "bf16"
     int8 = "int8"
+
+
+class Profile(StrEnum):
+    """Named settings of the scheduler's policy."""
+
+    interactive = "interactive"
+    balanced = "balanced"
+    throughput = "throughput"
+    fcfs = "fcfs"
 
 
 LIMITS = SchedulerConfig()
@@ -103,8 +115,42 @@ SloOption = Annotated[
         "--slo",
         metavar="BOUNDS",
         show_default=False,
-        help="What running requests are promised, as tpot=30ms: prompts are computed in chunks small enough for it.",
-        rich_help_panel=ENGINE_PANEL,
+        help="What requests are promised, as ttft=200ms,tpot=30ms (or one of the two): TTFT decides whose prompt comes "
+        "next and who is refused, TPOT how much of a step prompts get.",
+        rich_help_panel=SLO_PANEL,
+    ),
+]
+SloClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slo-class",
+        metavar="NAME:SETTINGS",
+        show_default=False,
+        help="A class that requests may name, as bulk:ttft=5s,tpot=200ms,weight=1,shed=yes,preempt=yes; may be "
+        "repeated. There are interactive, standard (for those that name none) and batch.",
+        rich_help_panel=SLO_PANEL,
+    ),
+]
+ProfileOption = Annotated[
+    Profile,
+    typer.Option(
+        "--profile",
+        help="Settings of the one policy: smaller steps, or more prefill in each. fcfs: by arrival alone, no bounds.",
+        rich_help_panel=SLO_PANEL,
+    ),
+]
+MaxWaitingPerTenant = Annotated[
+    int | None,
+    typer.Option(min=1, show_default=False, help="Of the queue, at most so many of one tenant.", rich_help_panel=SLO_PANEL),
+]
+TenantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME=WEIGHT",
+        show_default=False,
+        help="A tenant's part of the service beside others', 1 unless told; may be repeated.",
+        rich_help_panel=SLO_PANEL,
     ),
 ]
 NoPrefixSharing = Annotated[
@@ -143,12 +189,41 @@ def engine_config(
 
 
 def scheduler_config(
-    max_step_tokens: int | None, max_running: int, max_waiting: int, slo: str | None = None
+    max_step_tokens: int | None,
+    max_running: int,
+    max_waiting: int,
+    *,
+    slo: str | None = None,
+    slo_classes: Sequence[str] = (),
+    profile: Profile = Profile.balanced,
+    max_waiting_per_tenant: int | None = None,
+    tenants: Sequence[str] = (),
 ) -> SchedulerConfig:
-    """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token."""
+    """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token.
+
+    Raises ConfigError.
+    """
+    classes = parse_classes(slo_classes)
+    if slo is not None:
+        classes = with_slo(classes, DEFAULT_CLASS, parse_slo(slo))
     return SchedulerConfig(
         max_step_tokens=max_step_tokens or max(LIMITS.max_step_tokens, max_running),
         max_running=max_running,
         max_waiting=max_waiting,
-        slo=parse_slo(slo) if slo is not None else NO_SLO,
+        max_waiting_per_tenant=max_waiting_per_tenant,
+        classes=classes,
+        policy=PROFILES[profile.value],
+        tenants=dict(map(_tenant, tenants)),
     )
+
+
+def _tenant(text: str) -> tuple[str, float]:
+    name, _, weight = text.rpartition("=")
+    try:
+        return name or _bad_tenant(text), float(weight)
+    except ValueError:
+        return _bad_tenant(text), 0.0
+
+
+def _bad_tenant(text: str) -> str:
+    raise ConfigError(f"--tenant: {text!r} is not understood; write it as NAME=WEIGHT, as in acme=2")

@@ -56,6 +56,10 @@ def serve(
     max_step_tokens: options.MaxStepTokens = None,
     max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
     slo: options.SloOption = None,
+    slo_class: options.SloClassOption = None,
+    profile: options.ProfileOption = options.Profile.balanced,
+    max_waiting_per_tenant: options.MaxWaitingPerTenant = None,
+    tenant: options.TenantOption = None,
     no_prefix_sharing: options.NoPrefixSharing = False,
 ) -> None:
     """See ``HELP``."""
@@ -70,7 +74,16 @@ def serve(
         body_limit=int(body_limit * (1 << 20)),
         grace=grace,
     )
-    scheduler = options.scheduler_config(max_step_tokens, max_running, max_waiting, slo)
+    scheduler = options.scheduler_config(
+        max_step_tokens,
+        max_running,
+        max_waiting,
+        slo=slo,
+        slo_classes=slo_class or (),
+        profile=profile,
+        max_waiting_per_tenant=max_waiting_per_tenant,
+        tenants=tenant or (),
+    )
     with bind(host, port) as sock:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             str(local_model(model)),

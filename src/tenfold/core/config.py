@@ -1,9 +1,9 @@
 """Settings: small frozen records; a part receives its own, never the whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tenfold.core.errors import ConfigError
-from tenfold.core.slo import NO_SLO, Slo
+from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, SloClass
 
 DEFAULT_MODEL = "smollm2-135m"
 KV_TYPES = ("bf16", "int8")
@@ -24,18 +24,52 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How the scheduler weighs one thing against another; the profiles are named settings of it.
+
+    ``order``: ``slack`` (bounds, classes and tenants decide what is next) or ``arrival`` (first come, first served, as a
+    baseline). ``least_share``: of the TPOT bound, what prefill gets of a step even where that breaks it.
+    ``background_share``: of prefill's time, what prompts without a TTFT bound that can be kept get beside the others.
+    ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
+    ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.
+    ``fairness``: tokens by which tenants' service may differ before the one behind goes first.
+    """
+
+    order: str = "slack"
+    least_share: float = 0.2
+    background_share: float = 0.25
+    stretch: float | None = None
+    admit: float = 0.9
+    fairness: float = 4096.0
+
+
+FIRST_COME = Policy(order="arrival")
+PROFILES = {
+    "interactive": Policy(least_share=0.1, stretch=3.0, fairness=2048.0),
+    "balanced": Policy(),
+    "throughput": Policy(least_share=0.5, background_share=0.5, fairness=16384.0),
+    "fcfs": FIRST_COME,
+}
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """Limits of a step and of the queue.
+    """Limits of a step and of the queue, and what is promised to whom.
 
     ``max_step_tokens`` bounds the tokens of one step (decode first, prefill chunks fill the rest),
-    ``max_running`` the sequences in flight, ``max_waiting`` the queue behind them. ``slo`` bounds a step's prefill
-    further: to what leaves every running sequence its TPOT.
+    ``max_running`` the sequences in flight, ``max_waiting`` the queue behind them, ``max_waiting_per_tenant`` each
+    tenant's part of it. Requests that name no class are of ``default_class``. ``tenants`` gives weights: a tenant with
+    twice another's gets twice its service where both wait; others have 1.
     """
 
     max_step_tokens: int = 512
     max_running: int = 64
     max_waiting: int = 4096
-    slo: Slo = NO_SLO
+    max_waiting_per_tenant: int | None = None
+    classes: tuple[SloClass, ...] = DEFAULT_CLASSES
+    default_class: str = DEFAULT_CLASS
+    policy: Policy = PROFILES["balanced"]
+    tenants: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 1:
@@ -45,6 +79,13 @@ class SchedulerConfig:
                 f"max_step_tokens ({self.max_step_tokens}) must be at least max_running ({self.max_running}): "
                 "every running sequence decodes one token per step"
             )
+        if self.max_waiting_per_tenant is not None and self.max_waiting_per_tenant < 1:
+            raise ConfigError("max_waiting_per_tenant must be at least 1")
+        if self.default_class not in {one.name for one in self.classes}:
+            raise ConfigError(f"the default class {self.default_class!r} is none of the SLO classes")
+        for name, weight in self.tenants.items():
+            if not 0 < weight < float("inf"):
+                raise ConfigError(f"the weight of tenant {name} must be above 0, got {weight:g}")
 
 
 @dataclass(frozen=True, slots=True)

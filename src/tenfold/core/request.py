@@ -9,7 +9,10 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt to continue, ``params.n`` times.
 
     ``prompt_ids`` holds at least one token id. ``arrival`` is the clock's time of receipt, in seconds.
-    ``salt`` separates prefix caches: requests share KV blocks only under the same salt.
+    ``salt`` separates prefix caches: requests share KV blocks only under the same salt, and only within a tenant.
+    ``slo_class`` None is the server's default class; ``ttft`` and ``tpot`` (seconds) replace its bounds. A request with
+    a smaller ``priority`` goes first: each unit is worth a second of waiting. After ``queue_timeout`` seconds without
+    having begun it is given up.
     """
 
     id: str
@@ -17,6 +20,12 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     params: SamplingParams
     arrival: float
     salt: str = ""
+    tenant: str = ""
+    slo_class: str | None = None
+    ttft: float | None = None
+    tpot: float | None = None
+    priority: int = 0
+    queue_timeout: float | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -34,6 +43,38 @@ class SampleLogprobs(msgspec.Struct, frozen=True):
     top: tuple[TokenLogprob, ...]
 
 
+class Preemption(msgspec.Struct, frozen=True):
+    """A sequence lost its place: when, in seconds since its arrival, and why, in words."""
+
+    at: float
+    reason: str
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one sample went in the engine, in seconds, from arrival to its end.
+
+    The parts add up to ``total``: ``queue`` until first scheduled; ``prefill`` until the first token; then ``decode``,
+    of which ``interference`` was spent on other requests' prompts in its steps (not counted in ``decode``);
+    ``preempted`` without a place, and ``recompute`` after that until where it had been.
+    """
+
+    slo_class: str
+    tenant: str
+    queue: float
+    prefill: float
+    decode: float
+    interference: float
+    preempted: float
+    recompute: float
+    total: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    preemptions: tuple[Preemption, ...] = ()
+    ttft_bound: float | None = None
+    tpot_bound: float | None = None
+
+
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What one step added to one sample of a request.
 
@@ -41,7 +82,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     stop string is incomplete), ``tokens`` the new token ids, ``logprobs`` one entry per token when asked.
     ``finish`` is None until the last output of a sample: ``stop`` (end-of-text, stop string or id),
     ``length``, ``abort`` or ``error`` (then ``error`` says why). Every sample of an accepted request gets
-    exactly one output with ``finish`` set. ``stop`` tells which stop string or id ended it.
+    exactly one output with ``finish`` set. ``stop`` tells which stop string or id ended it. With ``finish``
+    comes the sample's ``timeline``. An error with ``retry_after`` (seconds) is one of overload: it may be tried again.
     """
 
     id: str
@@ -54,6 +96,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     cached_tokens: int = 0  # prompt tokens found in the prefix cache
     queue_seconds: float = 0.0  # from arrival to the first step that computed something of it
+    timeline: Timeline | None = None
+    retry_after: float | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +121,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_total: int = 0  # computed, prefix hits not counted
     cached_tokens_total: int = 0  # prompt tokens found in the prefix cache
     generated_tokens_total: int = 0
-    preemptions_total: int = 0
+    preemptions_total: dict[str, int] = msgspec.field(default_factory=dict)  # by reason: memory, slo
+    refused_total: dict[str, int] = msgspec.field(default_factory=dict)  # by reason: queue, tenant, ttft, timeout
     finished_total: dict[str, int] = msgspec.field(default_factory=dict)  # by finish reason
     running: int = 0
     waiting: int = 0
+    waiting_by_class: dict[str, int] = msgspec.field(default_factory=dict)
     blocks_free: int = 0
     blocks_cached: int = 0
     blocks_held: int = 0

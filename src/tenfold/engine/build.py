@@ -67,6 +67,7 @@ def build_engine(config: EngineConfig) -> Engine:
         laps=laps,
         calibration=calibration,
         record=record,
+        limits=config.scheduler,
     )
     info = EngineInfo(
         model=checkpoint.name,

@@ -1,5 +1,6 @@
 """The engine's only loop body: admit requests, compute a step, turn its tokens into text."""
 
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +9,11 @@ from typing import Protocol
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import Clock
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow, InvalidRequest
 from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SampledToken, SequenceStart
-from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, TokenLogprob
+from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, Timeline, TokenLogprob
 from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import StepShape
 from tenfold.engine.calibration import Calibration
@@ -19,7 +21,9 @@ from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
+from tenfold.sched.terms import TermsOf
 
+_log = logging.getLogger("tenfold.engine")
 _WORTH_KEEPING = 200  # steps of this run: fewer change too little
 
 
@@ -59,7 +63,9 @@ class EngineCore:
         laps: Laps = NO_LAPS,
         calibration: Calibration | None = None,
         record: CostRecord | None = None,
+        limits: SchedulerConfig | None = None,
     ) -> None:
+        self._terms_of = TermsOf(limits or SchedulerConfig())
         self.laps = laps
         self._calibration = calibration
         self._record = record
@@ -109,6 +115,8 @@ class EngineCore:
         if self._calibration is not None:
             self._calibration.stop()
         params = request.params
+        terms = self._terms_of(request)
+        now = self._clock.now()
         names = [request.id if i == 0 else f"{request.id}/{i}" for i in range(params.n)]
         max_length = self._check(request, names)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
@@ -120,14 +128,15 @@ class EngineCore:
                 arrival=request.arrival,
                 max_length=max_length,
                 stop_ids=frozenset((*eos_ids, *params.stop_token_ids)),
-                salt=request.salt,
+                salt=f"{request.tenant}\0{request.salt}" if request.tenant else request.salt,
                 after=names[0] if index else None,
+                terms=terms,
             )
             try:
-                self._scheduler.add(submission)
+                self._scheduler.add(submission, now)
             except Exception:
                 for added in names[:index]:
-                    self._scheduler.end(added)
+                    self._scheduler.end(added, now)
                     del self._samples[added]
                 raise
             detokenizer = self._vocabulary.detokenizer(request.prompt_ids, skip_special=params.skip_special_tokens)
@@ -136,10 +145,9 @@ class EngineCore:
 
     def abort(self, request_id: str) -> list[RequestOutput]:
         """End what is left of a request now; its blocks are free when this returns."""
-        names = tuple(self._requests.get(request_id, ()))
-        for name in names:
-            self._scheduler.end(name)
-        return [self._close(name, "abort") for name in names]
+        names, now = tuple(self._requests.get(request_id, ())), self._clock.now()
+        timelines = [self._scheduler.end(name, now) for name in names]
+        return [self._close(name, "abort", timeline) for name, timeline in zip(names, timelines, strict=True)]
 
     def abort_all(self) -> list[RequestOutput]:
         """End everything."""
@@ -149,16 +157,21 @@ class EngineCore:
         """Compute one step, if there is anything to compute; gives what is new of each sample."""
         started = self._clock.now()
         self._learn(started)
+        given_up = [self._output(event, started) for event in self._scheduler.expire(started)]
         plan = self._scheduler.schedule(started)
+        for name, reason in self._scheduler.preempted:
+            _log.info("%s lost its place: %s", name, reason)
+        self._scheduler.preempted.clear()
         if plan is None:
-            return []
+            return given_up
         self._running = self._scheduler.shape, started
         self.laps.step(plan)
         self.laps.lap("schedule")
         result = self._executor.execute(plan)
-        events = self._scheduler.apply(plan, result, self._clock.now())
+        now = self._clock.now()
+        events = self._scheduler.apply(plan, result, now)
         self.laps.lap("apply")
-        outputs = [self._output(event) for event in events]
+        outputs = given_up + [self._output(event, now) for event in events]
         self.laps.lap("detokenize")
         self._steps += 1
         ended = self._clock.now()
@@ -186,10 +199,12 @@ class EngineCore:
             prompt_tokens_total=scheduler.computed_prompt_tokens,
             cached_tokens_total=scheduler.cached_prompt_tokens,
             generated_tokens_total=self._generated,
-            preemptions_total=scheduler.preemptions,
+            preemptions_total=dict(scheduler.preemptions),
+            refused_total=dict(scheduler.refused),
             finished_total=dict(self._finished),
             running=scheduler.running,
             waiting=scheduler.waiting,
+            waiting_by_class=scheduler.waiting_by_class,
             blocks_free=pool.free,
             blocks_cached=pool.cached,
             blocks_held=pool.held,
@@ -243,12 +258,12 @@ class EngineCore:
             )
         return length
 
-    def _output(self, event: Event) -> RequestOutput:
+    def _output(self, event: Event, now: float) -> RequestOutput:
         if isinstance(event, FailEvent):
-            return self._close(event.id, "error", event.error)
+            return self._close(event.id, "error", event.timeline, event.error, event.retry_after)
         self._generated += 1
         sample = self._samples[event.id]
-        finish, stop = event.finish, event.stop
+        finish, stop, timeline = event.finish, event.stop, event.timeline
         if stop is not None and not sample.request.params.include_stop:
             text, found = "", None  # the ending id's own text is not part of the answer
         else:
@@ -257,7 +272,7 @@ class EngineCore:
             rest, found = sample.text.flush()
             text += rest
         if found is not None:
-            self._scheduler.end(event.id)
+            timeline = self._scheduler.end(event.id, now, finished=True) or timeline
             finish = "stop"
         if finish:
             self._forget(event.id, finish)
@@ -271,13 +286,28 @@ class EngineCore:
             stop=stop if found is None else found,
             cached_tokens=event.cached,
             queue_seconds=event.queued,
+            timeline=timeline,
         )
 
-    def _close(self, name: str, finish: str, error: str | None = None) -> RequestOutput:
+    def _close(
+        self,
+        name: str,
+        finish: str,
+        timeline: Timeline | None,
+        error: str | None = None,
+        retry_after: float | None = None,
+    ) -> RequestOutput:
         """End a sample that got no token."""
         sample = self._samples[name]
         self._forget(name, finish)
-        return RequestOutput(id=sample.request.id, index=sample.index, finish=finish, error=error)
+        return RequestOutput(
+            id=sample.request.id,
+            index=sample.index,
+            finish=finish,
+            error=error,
+            timeline=timeline,
+            retry_after=retry_after,
+        )
 
     def _forget(self, name: str, finish: str) -> None:
         request = self._samples.pop(name).request.id

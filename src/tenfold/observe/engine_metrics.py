@@ -70,7 +70,6 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
 
 def _counters(stats: EngineStats) -> Iterator[Metric]:
     for name, text, value in (
-        ("num_preemptions", "Sequences preempted for lack of KV blocks", stats.preemptions_total),
         ("engine_steps", "Steps of the engine", stats.steps_total),
         ("engine_step_seconds", "Time spent in steps", stats.step_seconds_total),
         ("engine_prompt_tokens", "Prompt tokens computed, prefix hits not counted", stats.prompt_tokens_total),
@@ -83,6 +82,14 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
         ),
     ):
         yield CounterMetricFamily(f"tenfold_{name}", text, value=value)
+    for name, text, counts in (
+        ("num_preemptions", "Sequences that lost their place, by reason", stats.preemptions_total),
+        ("requests_refused", "Requests answered with 429, by reason", stats.refused_total),
+    ):
+        family = CounterMetricFamily(f"tenfold_{name}", text, labels=("reason",))
+        for reason, count in counts.items():
+            family.add_metric((reason,), count)
+        yield family
     finished = CounterMetricFamily(
         "tenfold_engine_finished", "Samples ended in the engine, by reason", labels=("finished_reason",)
     )

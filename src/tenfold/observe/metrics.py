@@ -11,12 +11,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from tenfold.core.request import EngineInfo, EngineStats
 from tenfold.engine.client import Health
 from tenfold.observe.engine_metrics import EngineCollector
+from tenfold.observe.requests import ChoiceTimeline
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 _TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+PHASES = ("tokenize", "queue", "prefill", "decode", "interference", "preempted", "recompute", "delivery")
 
 
 class Metrics:
@@ -37,6 +40,14 @@ class Metrics:
         self._e2e = self._histogram("e2e_request_latency_seconds", "Receipt to last token sent", _SLOW)
         self._prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
         self._output_size = self._histogram("request_generation_tokens", "Output tokens of a choice", _TOKENS)
+        self._phases = Histogram(
+            "tenfold_request_phase_seconds",
+            "Where the time of finished choices went",
+            ("slo_class", "phase"),
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self._slo = self._counter("slo_requests", "Finished choices by class, and whether bounds were kept", ("slo_class", "outcome"))
         self._in_flight = Gauge(
             "tenfold_http_requests_in_flight", "HTTP requests being answered", registry=self.registry
         )
@@ -75,6 +86,17 @@ class Metrics:
         self._output_size.observe(tokens)
         if tpot is not None:
             self._tpot.observe(tpot)
+
+    def where_time_went(self, line: ChoiceTimeline) -> None:
+        """A choice has ended: its phases by class, and whether what its class promises was kept."""
+        for phase in PHASES:
+            self._phases.labels(line.slo_class, phase).observe(getattr(line, phase))
+        if line.ttft_bound is None and line.tpot_bound is None:
+            return
+        late = line.ttft_bound is not None and (line.ttft is None or line.ttft > line.ttft_bound)
+        slow = line.tpot_bound is not None and line.tpot is not None and line.tpot > line.tpot_bound
+        outcome = ("both_missed" if slow else "ttft_missed") if late else ("tpot_missed" if slow else "met")
+        self._slo.labels(line.slo_class, outcome).inc()
 
     def request_ended(self, seconds: float) -> None:
         """All choices of a request have their last token."""

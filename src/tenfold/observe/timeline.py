@@ -1,18 +1,22 @@
-"""When one request's tokens were sent."""
+"""When one request's tokens were sent, and where its time went."""
+
+import time
 
 from tenfold.core.clock import Clock
 from tenfold.core.request import RequestOutput
 from tenfold.observe.metrics import Metrics
+from tenfold.observe.requests import ChoiceTimeline, RequestReport
 
 
 class _Choice:
-    __slots__ = ("ended", "first", "last", "tokens")
+    __slots__ = ("first", "last", "reason", "report", "tokens")
 
     def __init__(self) -> None:
-        self.first = 0.0
+        self.first: float | None = None
         self.last = 0.0
         self.tokens = 0
-        self.ended = False
+        self.reason: str | None = None  # why it ended
+        self.report: ChoiceTimeline | None = None
 
 
 class RequestTimeline:
@@ -21,12 +25,13 @@ class RequestTimeline:
     TTFT, ITL, TPOT and E2E as DESIGN defines them; ``arrival`` is the clock's time of receipt.
     """
 
-    __slots__ = ("_arrival", "_choices", "_clock", "_metrics", "_open", "_prompt_tokens", "_started")
+    __slots__ = ("_arrival", "_choices", "_clock", "_metrics", "_open", "_prompt_tokens", "_started", "_submitted")
 
     def __init__(self, metrics: Metrics, clock: Clock, arrival: float, *, prompt_tokens: int, choices: int) -> None:
         self._metrics = metrics
         self._clock = clock
         self._arrival = arrival
+        self._submitted = clock.now()
         self._prompt_tokens = prompt_tokens
         self._choices = [_Choice() for _ in range(choices)]
         self._open = choices
@@ -41,26 +46,77 @@ class RequestTimeline:
             if not self._started:
                 self._started = True
                 self._metrics.first_token(now - self._arrival, output.queue_seconds, self._prompt_tokens)
-            if line.tokens:
-                self._metrics.tokens(count, now - line.last)
-            else:
+            self._metrics.tokens(count, None if line.first is None else now - line.last)
+            if line.first is None:
                 line.first = now
-                self._metrics.tokens(count, None)
             line.last = now
             line.tokens += count
         if output.finish is not None:
+            line.report = self._report(line, output, now)
+            if line.report is not None:
+                self._metrics.where_time_went(line.report)
             self._end(line, output.finish)
             if not self._open:
                 self._metrics.request_ended(now - self._arrival)
 
+    def report(self, choice: int, output: RequestOutput) -> ChoiceTimeline | None:
+        """Where the time of a choice went, whose last output (this one) is about to be sent."""
+        line, now = self._choices[choice], self._clock.now()
+        ending = _Choice()
+        ending.first = now if line.first is None and output.tokens else line.first
+        ending.last = now if output.tokens else line.last
+        ending.tokens = line.tokens + len(output.tokens)
+        return self._report(ending, output, now)
+
     def close(self, reason: str) -> None:
         """No more will be sent: choices still open ended for ``reason``."""
         for line in self._choices:
-            if not line.ended:
+            if line.reason is None:
                 self._end(line, reason)
 
+    def request_report(self, answer_id: str, request_id: str) -> RequestReport:
+        """The request, once all choices have ended."""
+        return RequestReport(
+            id=answer_id,
+            request_id=request_id,
+            ended=time.time(),
+            finish_reasons=[line.reason or "" for line in self._choices],
+            choices=[line.report for line in self._choices if line.report is not None],
+        )
+
+    def _report(self, line: _Choice, output: RequestOutput, now: float) -> ChoiceTimeline | None:
+        engine = output.timeline
+        if engine is None:
+            return None
+        tokenize = min(max(0.0, self._submitted - self._arrival), engine.queue)
+        return ChoiceTimeline(
+            slo_class=engine.slo_class,
+            tokenize=tokenize,
+            queue=engine.queue - tokenize,
+            prefill=engine.prefill,
+            decode=engine.decode,
+            interference=engine.interference,
+            preempted=engine.preempted,
+            recompute=engine.recompute,
+            delivery=max(0.0, now - self._arrival - engine.total),
+            total=max(engine.total, now - self._arrival),
+            prompt_tokens=engine.prompt_tokens,
+            cached_tokens=engine.cached_tokens,
+            output_tokens=engine.output_tokens,
+            ttft=None if line.first is None else line.first - self._arrival,
+            tpot=_tpot(line),
+            ttft_bound=engine.ttft_bound,
+            tpot_bound=engine.tpot_bound,
+            preemptions=[f"after {one.at:.3f} s: {one.reason}" for one in engine.preemptions],
+        )
+
     def _end(self, line: _Choice, reason: str) -> None:
-        line.ended = True
+        line.reason = reason
         self._open -= 1
-        tpot = (line.last - line.first) / (line.tokens - 1) if line.tokens > 1 else None
-        self._metrics.choice_ended(reason, line.tokens, tpot)
+        self._metrics.choice_ended(reason, line.tokens, _tpot(line))
+
+
+def _tpot(line: _Choice) -> float | None:
+    if line.first is None or line.tokens < 2:
+        return None
+    return (line.last - line.first) / (line.tokens - 1)

@@ -5,9 +5,12 @@ from tenfold.cost.shape import Attention, StepShape
 
 
 class StepBudget:
-    """One step being put together. ``seconds`` None: only tokens are counted."""
+    """One step being put together. ``seconds`` None: only tokens are counted.
 
-    __slots__ = ("_attention", "_cost", "seconds", "shape", "tokens")
+    ``kept`` is a part of what was left when it was set, 0 to 1, that :meth:`most` does not give.
+    """
+
+    __slots__ = ("_attention", "_cost", "_kept_seconds", "_kept_tokens", "seconds", "shape", "tokens")
 
     def __init__(self, cost: StepCost, attention: Attention, tokens: int) -> None:
         self._cost = cost
@@ -15,6 +18,8 @@ class StepBudget:
         self.shape = StepShape()
         self.tokens = tokens  # left
         self.seconds: float | None = None
+        self._kept_tokens = 0
+        self._kept_seconds = 0.0
 
     @property
     def full(self) -> bool:
@@ -28,6 +33,11 @@ class StepBudget:
         """Seconds of what it holds so far."""
         return self._cost.predict(self.shape)
 
+    def keep(self, part: float) -> None:
+        """From now on hold back this part of what is left."""
+        self._kept_tokens = int(self.tokens * part)
+        self._kept_seconds = part * max(0.0, self.seconds - self.predicted) if self.seconds is not None else 0.0
+
     def take(self, start: int, new: int, *, sample: bool) -> None:
         """``new`` tokens of a sequence, from position ``start`` on."""
         self.shape.add(new, self._attention.keys(new, start + new), sample)
@@ -38,17 +48,15 @@ class StepBudget:
         self.shape.remove(new, self._attention.keys(new, start + new), sample)
         self.tokens += new
 
-    def most(self, start: int, pending: int, sharing: int = 1) -> int:
-        """How many of a sequence's ``pending`` tokens from ``start`` on fit: 0 where none does.
-
-        It may use one of ``sharing`` equal parts of what is left, of tokens or, where that is bounded, of time.
-        """
+    def most(self, start: int, pending: int) -> int:
+        """How many of a sequence's ``pending`` tokens from ``start`` on fit: 0 where none does."""
+        many = min(pending, self.tokens - self._kept_tokens)
+        if many <= 0:
+            return 0
         if self.seconds is None:
-            return min(pending, -(-self.tokens // sharing))
-        many = min(pending, self.tokens)
-        now = self.predicted
-        limit = now + (self.seconds - now) / sharing
-        if many == 0 or self._seconds_with(start, many, pending) <= limit:
+            return many
+        limit = self.seconds - self._kept_seconds
+        if self._seconds_with(start, many, pending) <= limit:
             return many
         fits = 0  # and `many` does not
         while many - fits > 1:

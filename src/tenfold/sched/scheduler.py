@@ -1,30 +1,56 @@
-"""Decode-first continuous batching with chunked prefill under a budget of tokens and of predicted time.
+"""Continuous batching with chunked prefill, driven by what requests are promised.
 
-Each step, every sequence in decode gets its next token; what the budget leaves goes to prefill chunks, sequences
-already prefilling before new ones, in order of arrival. With a TPOT bound the budget is what no running sequence is
-predicted to miss its bound by, and prompts share it; a few tokens at least, so that prefill never stands still.
+Each step, every sequence in decode gets its next token; what is left of the step goes to chunks of prompts. How much
+that is follows from the running sequences' TPOT bounds and the cost model; to whom it goes, from the TTFT bounds:
+prompts whose bound can be kept come first, the earliest deadline before the others (so that of equals none gets ahead
+of one that was told its time), and a part is kept for all the rest. Waiting sequences get a place when what is ahead of them does not fill the step (``queue`` says who is
+next), and where one more in decode would not break a bound. A request whose bound is predicted to be missed is refused
+when it comes.
 
-When blocks run out, the latest arrival is preempted: its blocks stay cached, so coming back costs what was evicted
-meanwhile. The earliest arrival is never preempted for another, so there is always progress. (Orca, OSDI'22; vLLM,
-SOSP'23; Sarathi-Serve, OSDI'24.)
+When blocks run out, a sequence gives way to those of higher standing (a larger weight, or the same and earlier), so the
+first of all never does, and there is always progress; its blocks stay cached, so coming back costs what was evicted
+meanwhile. One that may be displaced also gives way where that saves a bound of a class with more weight.
+
+(Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
+import math
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
-from tenfold.core.errors import ContextOverflow, Overloaded
+from tenfold.core.errors import ContextOverflow, InvalidRequest, Overloaded
 from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan, StepResult
+from tenfold.core.request import Preemption, Timeline
+from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.budget import StepBudget
-from tenfold.sched.sequence import Event, FailEvent, Sequence, Submission, TokenEvent
+from tenfold.sched.forecast import Forecast
+from tenfold.sched.queue import WaitingQueue
+from tenfold.sched.sequence import (
+    BACKGROUND,
+    RETURNING,
+    TIMELY,
+    Event,
+    FailEvent,
+    Sequence,
+    Submission,
+    TokenEvent,
+)
 
-_LEAST_SHARE = 0.2  # of the bound: prefill's time in a step, also where that misses the bound,
-_LEAST_CHUNK = 16  # and its tokens where not one is done in that time
-_TOGETHER = 4  # prompts that share a step, where they do
+_LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
+_PATIENCE = 8.0  # seconds, divided by its class's weight, that a prompt without a bound lets others go first,
+_STRETCH = 3.0  # and so many times its own prefill
+_OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
+_DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
+_PROTECTED = 16  # tokens that a displaced sequence gets before it can be displaced again
+
+Slices = dict[str, SequenceSlice]
 
 
 class Scheduler:
@@ -38,21 +64,34 @@ class Scheduler:
         attention: Attention | None = None,
     ) -> None:
         self._config = config
+        self._policy = config.policy
+        self._by_arrival = config.policy.order == "arrival"
         self._cache = cache
         self.cost = cost or StepCost()  # whoever runs the steps tells it how long they took
         self._attention = attention or Attention(())
-        self._shares = config.slo.tpot is not None  # whether prompts share a step, or come one after the other
+        self._forecast = Forecast(self.cost, self._attention, config.max_step_tokens)
         self.shape = StepShape()  # of the last plan
         self._sequences: dict[str, Sequence] = {}
-        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._queue = WaitingQueue(config.policy.fairness, config.tenants)
         self._running: list[Sequence] = []  # by order of arrival
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._held_count = 0
+        self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
         self._started: list[SequenceStart] = []
         self._ended: list[str] = []
-        self._blocked: tuple[str, int] | None = None  # the queue's head that found no room, and the room then
         self._arrivals = 0
-        self.preemptions = 0
+        self._tightest: float | None = None  # TPOT bound of those that run
+        self._decode_seconds = 0.0  # predicted, of the last plan
+        self._step_seconds = 0.0  # of late, on average
+        self._prefill_part = 0.0  # of the last plan's predicted seconds
+        self._began = 0.0  # the last plan's step
+        self._backlog = False  # whether timely prompts waited for the last plan
+        self._capped = False  # whether one found no place in it, for all were taken
+        self._owed = 0.0  # seconds of prefill that prompts without a bound did not get of their part
+        self.interference = 0.0  # seconds that decode spent on others' prompts, for whoever was in decode throughout
+        self.preemptions: Counter[str] = Counter()  # by reason
+        self.refused: Counter[str] = Counter()  # by reason
+        self.preempted: list[tuple[str, str]] = []  # since this was emptied last: ids, and reasons in words
         self.computed_prompt_tokens = 0
         self.cached_prompt_tokens = 0
 
@@ -64,7 +103,17 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences in the queue."""
-        return len(self._waiting) + self._held_count
+        return len(self._queue) + self._held_count
+
+    @property
+    def waiting_by_class(self) -> dict[str, int]:
+        """Sequences in the queue, by SLO class."""
+        return dict(self._queue.by_class)
+
+    @property
+    def service(self) -> dict[str, float]:
+        """What each tenant of late was served, in prompt tokens, divided by its weight."""
+        return self._queue.service()
 
     @property
     def max_waiting(self) -> int:
@@ -76,8 +125,12 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not self._sequences
 
-    def add(self, submission: Submission) -> None:
-        """Queue a sequence. Raises ContextOverflow where the pool could never hold it, Overloaded when full."""
+    def add(self, submission: Submission, now: float | None = None) -> None:
+        """Queue a sequence, ``now`` (its arrival, where left out).
+
+        Raises ContextOverflow where the pool could never hold it, InvalidRequest where a bound it names cannot be kept
+        even alone, Overloaded where the queue is full or its TTFT bound is predicted to be missed.
+        """
         capacity = self._cache.pool.blocks * self._cache.block_size
         if submission.max_length > capacity:
             raise ContextOverflow(
@@ -85,30 +138,63 @@ class Scheduler:
                 "lower max_tokens or the prompt, or start the server with a larger --kv-tokens",
                 param="max_tokens",
             )
-        if self.waiting >= self._config.max_waiting:
-            raise Overloaded(f"the queue is full ({self._config.max_waiting} waiting); try again later", retry_after=1)
+        if self._by_arrival:
+            terms = submission.terms
+            plain = replace(terms.slo_class, weight=1.0)
+            submission = replace(submission, terms=replace(terms, slo_class=plain, slo=NO_SLO, tenant=""))
         sequence = Sequence(submission, self._arrivals)
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
+        self._check_limits(sequence)
+        parent = self._sequences.get(submission.after) if submission.after else None
+        if parent is not None:
+            sequence.tier, sequence.key, sequence.deadline = max(parent.tier, TIMELY), parent.key, parent.deadline
+            if sequence.deadline is None:
+                sequence.tier = BACKGROUND
+        else:
+            self._promise(sequence, submission.arrival if now is None else now)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
-        parent = self._sequences.get(submission.after) if submission.after else None
         if parent is not None and parent.computed < parent.prompt:
             self._held.setdefault(parent.id, []).append(sequence)
             self._held_count += 1
         else:
-            self._waiting[sequence.id] = sequence
+            self._queue.push(sequence)
+        if (timeout := sequence.terms.queue_timeout) is not None:
+            heappush(self._expiries, (submission.arrival + timeout, sequence.order, sequence))
+            if len(self._expiries) > 2 * self.waiting + 64:  # mostly of those that have begun
+                self._expiries = [entry for entry in self._expiries if not entry[2].admitted and entry[2].id in self._sequences]
+                heapify(self._expiries)
 
-    def end(self, sequence_id: str) -> bool:
-        """Take a sequence out, whatever its state, and free its blocks; False if it is not here."""
+    def end(self, sequence_id: str, now: float, *, finished: bool = False) -> Timeline | None:
+        """Take a sequence out, whatever its state, and free its blocks; None if it is not here.
+
+        ``finished``: it came to its own end, and tells how long answers are.
+        """
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is None:
-            return False
+            return None
         self._release_held(sequence)
-        if self._waiting.pop(sequence_id, None) is None:
+        if not self._queue.remove(sequence):
             self._leave(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
-        return True
+        if finished:
+            self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
+        return sequence.timeline(now, self.interference)
+
+    def expire(self, now: float) -> list[FailEvent]:
+        """Give up those that have waited to begin for longer than they may."""
+        events: list[FailEvent] = []
+        while self._expiries and self._expiries[0][0] <= now:
+            sequence = heappop(self._expiries)[2]
+            if sequence.admitted or self._sequences.get(sequence.id) is not sequence:
+                continue
+            self.refused["timeout"] += 1
+            timeout = sequence.terms.queue_timeout or 0.0
+            timeline = self.end(sequence.id, now)
+            message = f"the request has waited for {timeout:g} s to begin, as long as it may; try again later"
+            events.append(FailEvent(sequence.id, message, self._drained(), timeline))
+        return events
 
     def schedule(self, now: float) -> StepPlan | None:
         """The next step, or None when there is nothing to compute: reserves blocks, preempts, admits.
@@ -116,162 +202,391 @@ class Scheduler:
         Every plan must be applied before the next is asked for.
         """
         budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
-        slices: list[SequenceSlice] = []
-        lost = self._take([s for s in self._running if s.pending == 1], budget, slices)
-        prefilling = [s for s in self._running if s.pending != 1]
-        if prefilling or self._waiting:
-            budget.seconds = self._seconds(budget, now)
+        slices: Slices = {}
+        decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
+        lost = self._decode(decoding, budget, slices, now)
+        self._decode_seconds = decode = budget.predicted if slices else 0.0
+        self._capped = False
+        prefilling = []
+        if self._queue or len(decoding) != len(self._running):
+            prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
+        self._backlog = False
+        if prefilling or self._queue:
+            budget.seconds = self._seconds(decode, now)
+            self._backlog = self._queue.timely_seconds > 0 or any(s.tier == TIMELY for s in prefilling)
             if not lost:
-                self._admit(prefilling, budget, now)
-            if self._shares:  # what a short one does not need is the next one's
-                prefilling.sort(key=lambda s: s.pending)
-            self._take(prefilling, budget, slices)
+                self._admit(prefilling, budget, slices, now)
+            self._prefill(prefilling, budget, slices, now)
         if not slices:
-            assert not self._running and not self._waiting, "sequences wait but none can run"
+            assert not self._running and not self._queue, "sequences wait but none can run"
             return None
         self.shape = budget.shape
-        plan = StepPlan(tuple(slices), tuple(self._started), tuple(self._ended))
+        predicted = budget.predicted if prefilling else decode
+        self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
+        self._began = now
+        plan = StepPlan(tuple(slices.values()), tuple(self._started), tuple(self._ended))
         self._started, self._ended = [], []
         return plan
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Advance by what ``plan`` computed until ``now``; sequences ended meanwhile are passed over."""
+        seconds = max(0.0, now - self._began)
+        self._step_seconds += 0.1 * (seconds - self._step_seconds)
+        self.interference += seconds * self._prefill_part
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
+        timely = 0.0
         for part in plan.slices:
             sequence = self._sequences.get(part.id)
             if sequence is None:
                 continue
             if part.id in result.failed:
-                self.end(part.id)
-                events.append(FailEvent(part.id, result.failed[part.id]))
+                timeline = self.end(part.id, now)
+                events.append(FailEvent(part.id, result.failed[part.id], timeline=timeline))
                 continue
-            self._advance(sequence, len(part.tokens))
+            timely += self._advance(sequence, len(part.tokens), now)
             if part.sample:
                 sample = samples[part.id]
                 sequence.tokens.append(sample.token)
+                self._queue.charge(sequence.terms.tenant, _OUTPUT_CHARGE)
                 if sequence.first_token is None:
                     sequence.first_token = now
+                    sequence.phases.enter("decode", now, self.interference)
                 finish, stop = sequence.finish_reason(sample.token) or (None, None)
-                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued))
-                if finish:
-                    self.end(part.id)
+                timeline = self.end(part.id, now, finished=True) if finish else None
+                events.append(
+                    TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline)
+                )
+        if self._backlog:
+            self._forecast.progress(timely, seconds)
         return events
 
     def check(self) -> None:
         """Assert that the books balance (tests call this after every step)."""
         self._cache.check()
-        places = [s.id for s in self._running] + list(self._waiting)
+        self._queue.check()
+        places = [s.id for s in self._running] + [s.id for s in self._sequences.values() if s.waiting]
         places += [s.id for held in self._held.values() for s in held]
         assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
         assert self._held_count == sum(map(len, self._held.values()))
         assert all(s.computed < len(s.tokens) for s in self._running)
 
-    def _take(self, sequences: list[Sequence], budget: StepBudget, slices: list[SequenceSlice]) -> bool:
-        """Put tokens of ``sequences`` into the step, in this order, while it is not full.
+    # What is promised.
 
-        Returns whether the step lost a sequence because blocks ran out.
-        """
-        lost = crowded = taken_any = False
-        for at, sequence in enumerate(sequences):
-            if budget.full:
-                break
-            if crowded and sequence not in self._running:
+    def _check_limits(self, sequence: Sequence) -> None:
+        if self.waiting >= self._config.max_waiting:
+            self.refused["queue"] += 1
+            raise Overloaded(
+                f"the queue is full ({self._config.max_waiting} waiting); try again later", retry_after=self._drained()
+            )
+        most, tenant = self._config.max_waiting_per_tenant, sequence.terms.tenant
+        if most is not None and not self._by_arrival and self._queue.waiting_of(tenant) >= most:
+            self.refused["tenant"] += 1
+            raise Overloaded(
+                f"this tenant has {most} requests waiting, as many as it may; try again later",
+                retry_after=self._drained(),
+            )
+
+    def _promise(self, sequence: Sequence, now: float) -> None:
+        """Its place in the queue, from its bounds and its work. Raises InvalidRequest or Overloaded."""
+        if self._by_arrival:
+            sequence.key = float(sequence.order)
+            return
+        terms, submission = sequence.terms, sequence.submission
+        hits = self._cache.match(submission.start.prompt_ids, submission.salt)
+        sequence.work = work = self._forecast.prefill(hits, sequence.prompt)
+        asked, ttft = terms.asked, terms.slo.ttft
+        if asked.tpot is not None and asked.tpot < (least := self._forecast.decode(sequence.prompt)):
+            raise InvalidRequest(
+                f"slo_tpot_ms is {asked.tpot * 1000:g}, less than one step takes here: the fastest that could be "
+                f"promised is {_up(least)} ms",
+                param="slo_tpot_ms",
+            )
+        if asked.ttft is not None and asked.ttft < work:
+            raise InvalidRequest(
+                f"slo_ttft_ms is {asked.ttft * 1000:g}, less than this prompt of {sequence.prompt} tokens takes alone: "
+                f"the fastest that could be promised is {_up(work)} ms",
+                param="slo_ttft_ms",
+            )
+        arrival = submission.arrival
+        sequence.key = arrival + _PATIENCE / terms.slo_class.weight + _STRETCH * work + terms.priority
+        if ttft is None or work > ttft:
+            return
+        sequence.tier, sequence.deadline = TIMELY, arrival + ttft
+        sequence.key = sequence.deadline + terms.priority
+        if not terms.slo_class.sheddable or not (self._running or self._queue):
+            return
+        predicted = now - arrival + self._wait(sequence)
+        if predicted > self._policy.admit * ttft:
+            self.refused["ttft"] += 1
+            raise Overloaded(
+                f"the first token is predicted to come after {predicted:.3g} s, too close to the {ttft:.3g} s that are "
+                "promised, or beyond them; try again later",
+                retry_after=predicted - self._policy.admit * ttft,
+            )
+
+    def _wait(self, sequence: Sequence) -> float:
+        """Predicted seconds from now to its first token."""
+        timely = [s for s in self._running if s.tier != BACKGROUND and len(s.tokens) - s.computed > 1]
+        if not timely and not self._queue.timely_seconds:
+            self._forecast.restart(self._fresh_rate())
+        before = self._forecast.wait(self._queue.seconds_before(sequence, sum(s.work for s in timely)))
+        if self._capped:  # places become free as answers end
+            each = self._forecast.outputs(sequence.terms.slo_class.name) * self._step_seconds
+            before = max(before, each * (len(self._queue) + 1) / max(1, len(self._running)))
+        return self._step_seconds / 2 + before + self._forecast.wait(sequence.work)
+
+    def _fresh_rate(self) -> float:
+        """Seconds of prefill per second that a prompt with nothing ahead of it gets."""
+        decode = self._decode_seconds if self._running else 0.0
+        if self._tightest is not None and self._running:
+            return max(self._policy.least_share, 1 - decode / self._tightest)
+        chunk = self._forecast.prefill(0, self._config.max_step_tokens)
+        return chunk / (chunk + decode) if chunk > 0 else 1.0
+
+    def _drained(self) -> float:
+        """Seconds until a good part of what waits has begun, roughly."""
+        each = self._forecast.outputs(self._config.default_class) * self._step_seconds
+        return max(1.0, min(60.0, each * max(1, len(self._queue)) / (2 * max(1, len(self._running)))))
+
+    # What a step holds.
+
+    def _decode(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> bool:
+        """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
+        lost = crowded = False
+        for sequence in sequences:
+            if crowded and sequence.waiting:
                 continue  # preempted a moment ago
-            sharing = len(sequences) - at if self._shares else 1
-            count = budget.most(sequence.computed, sequence.pending, sharing)
-            if count == 0:
-                if taken_any:
-                    continue
-                count = min(_LEAST_CHUNK, sequence.pending, budget.tokens)
-            if not self._cache.reserve(sequence.id, sequence.computed + count):
+            if not self._cache.reserve(sequence.id, sequence.computed + 1):
                 crowded = True
-                room, taken = self._make_room(sequence, sequence.computed + count, slices, budget)
+                room, taken = self._make_room(sequence, sequence.computed + 1, budget, slices, now)
                 lost |= taken
                 if not room:
                     continue
-            slices.append(self._slice(sequence, count, budget))
-            taken_any = True
+            slices[sequence.id] = self._slice(sequence, 1, budget)
         return lost
 
-    def _seconds(self, budget: StepBudget, now: float) -> float | None:
+    def _prefill(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
+        """Chunks of prompts, the most urgent first; a part is kept for those without a bound that can be kept."""
+        for sequence in sequences:
+            if sequence.tier == TIMELY and sequence.late(now):
+                sequence.tier, sequence.key = BACKGROUND, sequence.submission.arrival
+        sequences.sort(key=lambda s: s.urgency)
+        background = next((i for i, s in enumerate(sequences) if s.tier == BACKGROUND), len(sequences))
+        first, others = sequences[:background], sequences[background:]
+        if not first or not others:
+            self._chunks(sequences, budget, slices, now)
+            return
+        share, part = self._policy.background_share, 0.0
+        if budget.seconds is not None:
+            left = max(0.0, budget.seconds - budget.predicted)
+            part = share * left
+            share = min(1.0, (part + self._owed) / left) if left > 0 else 0.0
+        budget.keep(share)
+        self._chunks(first, budget, slices, now)
+        budget.keep(0.0)
+        before = len(slices)
+        self._chunks(others, budget, slices, now)
+        self._owed = 0.0 if len(slices) > before else self._owed + part
+
+    def _chunks(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
+        for sequence in sequences:
+            if budget.full:
+                break
+            if sequence.waiting:
+                continue  # preempted a moment ago
+            count = budget.most(sequence.computed, sequence.pending)
+            if count == 0:
+                if budget.shape.prefill_keys > 0 or budget.tokens <= 0:
+                    continue
+                count = min(_LEAST_CHUNK, sequence.pending, budget.tokens)
+            if not self._cache.reserve(sequence.id, sequence.computed + count):
+                room, _ = self._make_room(sequence, sequence.computed + count, budget, slices, now)
+                if not room:
+                    continue
+            slices[sequence.id] = self._slice(sequence, count, budget)
+
+    def _seconds(self, decode: float, now: float) -> float | None:
         """How long the step may last so that no sequence in decode misses its bound; None: there is none.
 
-        Its next token is due when as many bounds as it has tokens have passed since its first one. One that is too late
-        even if nothing but decode is done holds nobody up, beyond the bound itself; and some time is always prefill's.
+        A next token is due when as many bounds as there are tokens have passed since the first one. A sequence that is
+        too late even if nothing but decode (``decode`` seconds) is done holds nobody up, beyond the bound itself; and
+        some time is always prefill's.
         """
-        bound = self._config.slo.tpot
-        if bound is None:
-            return None
-        firsts = [(s.first_token, s.outputs) for s in self._running if s.first_token is not None and s.pending == 1]
-        if not firsts:
-            return None
-        decode = budget.predicted
-        left = [first + bound * outputs - now for first, outputs in firsts]
-        limit = min(min(max(s, bound) if s < decode else s for s in left), _CARRIED * bound)
-        return max(limit, decode + _LEAST_SHARE * bound)
+        limit, self._tightest = float("inf"), None
+        for s in self._running:
+            bound = s.slo.tpot
+            if bound is None:
+                continue
+            if self._tightest is None or bound < self._tightest:
+                self._tightest = bound
+            if s.first_token is None or s.computed != len(s.tokens) - 1:
+                continue
+            left = s.first_token + bound * s.outputs - now
+            if left < decode:
+                left = max(left, bound)
+            left = max(min(left, _CARRIED * bound), decode + self._policy.least_share * bound)
+            limit = min(limit, left)
+        if limit != float("inf"):
+            return limit
+        if self._policy.stretch is not None and decode > 0 and not self._by_arrival:
+            return self._policy.stretch * decode
+        return None
+
+    # Who gets a place, and who loses it.
+
+    def _admit(self, prefilling: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
+        """Let waiting sequences in, and among ``prefilling``, while what is ahead of each does not fill the step.
+
+        Where it does, one without a bound that can be kept gets in for the part that is kept for those.
+        """
+        fits: int | None = None  # tokens of a prompt
+        while (candidate := self._queue.next(now)) is not None:
+            urgency = candidate.urgency
+            ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
+            if ahead and fits is None:
+                fits = max(1, budget.most(0, budget.tokens))
+            if fits is not None and ahead >= fits:
+                if candidate.tier == BACKGROUND or any(s.tier == BACKGROUND for s in prefilling):
+                    return
+                candidate = self._queue.next(now, background=True)
+                if candidate is None:
+                    return
+            if not self._enter(candidate, prefilling, budget, now):
+                if not self._displace(candidate, prefilling, budget, slices, now):
+                    return
+            elif candidate.tier == RETURNING:
+                candidate.tier = TIMELY  # it has the right of way as long as it computes again what it had
+
+    def _enter(self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget, now: float) -> bool:
+        """Give it a place and the blocks it finds; False where there is none, or not enough of them.
+
+        What the running ones still need for their prompts and next block is kept back, so that a newcomer does not
+        cause the next preemption. One that found no room is looked at again when there is more.
+        """
+        if len(self._running) >= self._config.max_running or self._crowds(sequence, prefilling, budget):
+            self._capped = True
+            return False
+        room = self._cache.pool.available - self._promised()
+        if room <= sequence.no_room:
+            return False
+        cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
+        room = self._cache.pool.available - self._promised()
+        if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
+            self._cache.close(sequence.id)
+            sequence.no_room = room
+            return False
+        sequence.no_room = -1
+        self._queue.began(sequence)
+        self._queue.remove(sequence)
+        insort(self._running, sequence, key=lambda s: s.order)
+        sequence.computed = cached
+        sequence.reached = max(sequence.reached, cached)
+        if not sequence.admitted:
+            sequence.admitted = True
+            sequence.queued = max(0.0, now - sequence.submission.arrival)
+            sequence.cached = cached
+            self.cached_prompt_tokens += cached
+            self._started.append(sequence.submission.start)
+            sequence.phases.enter("prefill", now, self.interference)
+        else:
+            sequence.phases.enter(self._phase(sequence), now, self.interference)
+        prefilling.append(sequence)
+        return True
+
+    def _crowds(self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget) -> bool:
+        """Whether decode with one more sequence is predicted to leave too little of the tightest TPOT bound.
+
+        A bound that even one sequence alone would miss keeps nobody out.
+        """
+        bound, own = self._tightest, sequence.slo.tpot
+        if own is not None and (bound is None or own < bound):
+            bound = own
+        if bound is None or not self._running:
+            return False
+        limit = (1 - self._policy.least_share) * bound
+        if self._forecast.decode(len(sequence.tokens)) > limit:
+            return False
+        shape = budget.shape
+        more = [*prefilling, sequence]
+        keys = sum(self._attention.keys(1, len(s.tokens)) for s in more)
+        rows = shape.rows + len(more)
+        together = StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0)
+        return self.cost.predict(together) > limit
+
+    def _displace(
+        self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget, slices: Slices, now: float
+    ) -> bool:
+        """Take a place from a running sequence of less weight, if that is how this one's bound can still be kept."""
+        if sequence.tier != TIMELY or sequence.deadline is None or sequence.slo.ttft is None:
+            return False
+        slack = sequence.deadline - sequence.work - now
+        if slack > _DISPLACES * (sequence.slo.ttft - sequence.work):
+            return False
+        weight = sequence.terms.slo_class.weight
+        victims = [
+            s
+            for s in self._running
+            if s.terms.slo_class.weight < weight
+            and s.terms.slo_class.preemptible
+            and len(s.tokens) >= s.protected
+        ]
+        needed = self._cache.blocks_for(len(sequence.tokens) + self._cache.block_size)
+        room = self._cache.pool.available - self._promised()
+        if not victims or needed > room + sum(len(self._cache.blocks(s.id)) for s in victims):
+            return False
+        victim = min(victims, key=self._loss)
+        name = sequence.terms.slo_class.name
+        reason = f"gave its place to {sequence.id} ({name}), to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
+        self._preempt(victim, "slo", reason, now, budget, slices)
+        victim.protected = len(victim.tokens) + _PROTECTED
+        victim.tier, victim.key = BACKGROUND, victim.submission.arrival
+        self._queue.push(victim)
+        if victim in prefilling:
+            prefilling.remove(victim)
+        sequence.no_room = -1
+        return True
 
     def _make_room(
-        self, sequence: Sequence, tokens: int, slices: list[SequenceSlice], budget: StepBudget
+        self, sequence: Sequence, tokens: int, budget: StepBudget, slices: Slices, now: float
     ) -> tuple[bool, bool]:
-        """Reserve ``tokens`` positions, preempting later arrivals as needed, at worst ``sequence`` itself.
+        """Reserve ``tokens`` positions, preempting those of lower standing as needed, at worst ``sequence`` itself.
 
         Returns whether there is room now, and whether the step lost a sequence by that.
         """
         taken = False
         while not self._cache.reserve(sequence.id, tokens):
-            victim = self._running[-1]
-            for i, part in enumerate(slices):
-                if part.id == victim.id:
-                    budget.give_back(part.start, len(part.tokens), sample=part.sample)
-                    del slices[i]
-                    taken = True
-                    break
-            self._preempt(victim)
+            lower = [s for s in self._running if s.rank > sequence.rank]
+            least = min((s.terms.slo_class.weight for s in lower), default=0.0)
+            victim = min((s for s in lower if s.terms.slo_class.weight == least), key=self._loss, default=sequence)
+            taken |= victim.id in slices
+            reason = "KV blocks ran out" if victim is sequence else f"KV blocks ran out, for {sequence.id}"
+            self._preempt(victim, "memory", reason, now, budget, slices)
+            victim.tier = RETURNING
+            self._queue.push(victim)
             if victim is sequence:
                 return False, taken
         return True, taken
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._leave(sequence)
-        sequence.computed = 0
-        self.preemptions += 1
-        self._waiting[sequence.id] = sequence
-        self._waiting.move_to_end(sequence.id, last=False)
+    def _loss(self, sequence: Sequence) -> tuple[bool, float, int]:
+        """What is lost if it gives way: a bound it keeps so far; seconds to compute it again, per block; the latest
+        has waited least."""
+        harmed = sequence.slo.tpot is not None and sequence.first_token is not None
+        seconds = self._forecast.prefill(0, sequence.computed)
+        return harmed, seconds / max(1, len(self._cache.blocks(sequence.id))), -sequence.order
 
-    def _admit(self, prefilling: list[Sequence], budget: StepBudget, now: float) -> None:
-        """Let waiting sequences in, and among ``prefilling``, until those can fill the step; there is room for each.
-
-        Where prompts share, a few more: a long one leaves the others their part. What the running ones still
-        need for their prompts and next block is kept back, so that a newcomer does not cause the next preemption. A
-        queue's head that found no room is looked at again when there is more.
-        """
-        pending = sum(s.pending for s in prefilling)
-        while self._waiting and len(self._running) < self._config.max_running:
-            if pending >= budget.tokens and not (self._shares and len(prefilling) < _TOGETHER):
-                return
-            sequence = next(iter(self._waiting.values()))
-            room = self._cache.pool.available - self._promised()
-            if self._blocked is not None and self._blocked[0] == sequence.id and room <= self._blocked[1]:
-                return
-            cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
-            room = self._cache.pool.available - self._promised()
-            if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
-                self._cache.close(sequence.id)
-                self._blocked = (sequence.id, room)
-                return
-            self._blocked = None
-            del self._waiting[sequence.id]
-            insort(self._running, sequence, key=lambda s: s.order)
-            sequence.computed = cached
-            if not sequence.admitted:
-                sequence.admitted = True
-                sequence.queued = max(0.0, now - sequence.submission.arrival)
-                sequence.cached = cached
-                self.cached_prompt_tokens += cached
-                self._started.append(sequence.submission.start)
-            prefilling.append(sequence)
-            pending += sequence.pending
+    def _preempt(
+        self, victim: Sequence, kind: str, reason: str, now: float, budget: StepBudget, slices: Slices
+    ) -> None:
+        part = slices.pop(victim.id, None)
+        if part is not None:
+            budget.give_back(part.start, len(part.tokens), sample=part.sample)
+        self._leave(victim)
+        victim.computed = 0
+        victim.phases.preemptions.append(Preemption(max(0.0, now - victim.submission.arrival), reason))
+        victim.phases.enter("preempted", now, self.interference)
+        self.preemptions[kind] += 1
+        self.preempted.append((victim.id, reason))
 
     def _promised(self) -> int:
         """Blocks the running sequences will ask for next."""
@@ -280,30 +595,50 @@ class Scheduler:
 
     def _slice(self, sequence: Sequence, count: int, budget: StepBudget) -> SequenceSlice:
         start, end = sequence.computed, sequence.computed + count
-        budget.take(start, count, sample=end == len(sequence.tokens))
+        sample = end == len(sequence.tokens)
+        budget.take(start, count, sample=sample)
         return SequenceSlice(
             id=sequence.id,
             start=start,
             tokens=tuple(sequence.tokens[start:end]),
             blocks=self._cache.blocks(sequence.id),
-            sample=end == len(sequence.tokens),
+            sample=sample,
         )
 
-    def _advance(self, sequence: Sequence, count: int) -> None:
-        prompt = sequence.prompt
-        if sequence.computed < prompt:
-            self.computed_prompt_tokens += min(prompt - sequence.computed, count)
-        sequence.computed += count
-        self._cache.commit(sequence.id, sequence.tokens, sequence.computed)
-        if sequence.computed >= prompt and self._held:
+    def _advance(self, sequence: Sequence, count: int, now: float) -> float:
+        """It has ``count`` more tokens in memory. Returns how much timely work that was, in seconds."""
+        prompt, before = sequence.prompt, sequence.computed
+        if before < prompt:
+            new = min(prompt - before, count)
+            self.computed_prompt_tokens += new
+            fresh = min(prompt, before + count) - max(before, sequence.reached)
+            if fresh > 0:
+                self._queue.charge(sequence.terms.tenant, fresh)
+        done = 0.0
+        if sequence.work > 0.0:
+            done = sequence.work * count / (len(sequence.tokens) - before)
+            sequence.work = max(0.0, sequence.work - done)
+        sequence.computed = after = before + count
+        if before < sequence.reached <= after and sequence.phases.preemptions:
+            sequence.phases.enter(self._phase(sequence), now, self.interference)
+        if after > sequence.reached:
+            sequence.reached = after
+        self._cache.commit(sequence.id, sequence.tokens, after)
+        if after >= prompt and self._held:
             self._release_held(sequence)
+        return done if sequence.tier == TIMELY else 0.0
+
+    def _phase(self, sequence: Sequence) -> str:
+        """What a sequence with a place spends its time on."""
+        if sequence.computed < sequence.reached:
+            return "recompute"
+        return "prefill" if sequence.first_token is None else "decode"
 
     def _release_held(self, sequence: Sequence) -> None:
-        """Let those that waited for ``sequence``'s prefill into the queue, ahead of later arrivals."""
-        for held in reversed(self._held.pop(sequence.id, [])):
+        """Let those that waited for ``sequence``'s prefill into the queue, where its own place was."""
+        for held in self._held.pop(sequence.id, []):
             self._held_count -= 1
-            self._waiting[held.id] = held
-            self._waiting.move_to_end(held.id, last=False)
+            self._queue.push(held)
 
     def _leave(self, sequence: Sequence) -> None:
         """Out of the running set (or the held ones), blocks released."""
@@ -315,3 +650,8 @@ class Scheduler:
             if sequence in siblings:
                 siblings.remove(sequence)
                 self._held_count -= 1
+
+
+def _up(seconds: float) -> str:
+    """Milliseconds, rounded up to tenths."""
+    return f"{math.ceil(seconds * 10_000) / 10:.10g}"

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 import msgspec
 
 from tenfold.core.plan import SampledToken, SequenceStart
+from tenfold.core.request import Preemption, Timeline
+from tenfold.sched.terms import NO_TERMS, Terms
+
+# Who goes first: sequences that had a place and lost it, those whose TTFT bound can be kept, all others.
+RETURNING, TIMELY, BACKGROUND = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A sequence to schedule: what the executor must know of it, and its limits.
+    """A sequence to schedule: what the executor must know of it, its limits, and its terms.
 
     ``max_length`` bounds prompt plus output, in tokens. ``after`` names a sequence with the same prompt whose
     prefill this one waits for, to share its blocks.
@@ -21,35 +26,83 @@ class Submission:
     stop_ids: frozenset[int]  # end-of-text and stop ids that end it
     salt: str = ""
     after: str | None = None
+    terms: Terms = NO_TERMS
+
+
+class Phases:
+    """Where a sequence's time goes. One phase at a time; interference is told apart at the end of decode."""
+
+    __slots__ = ("_mark", "_name", "_since", "preemptions", "seconds")
+
+    def __init__(self, arrival: float) -> None:
+        self._name = "queue"
+        self._since = arrival
+        self._mark = 0.0
+        self.seconds = dict.fromkeys(("queue", "prefill", "decode", "interference", "preempted", "recompute"), 0.0)
+        self.preemptions: list[Preemption] = []
+
+    def enter(self, name: str, now: float, interference: float) -> None:
+        """A phase begins; ``interference`` is the scheduler's running total of it, in seconds."""
+        spent = max(0.0, now - self._since)
+        if self._name == "decode":
+            others = min(spent, interference - self._mark)
+            self.seconds["interference"] += others
+            spent -= others
+        self.seconds[self._name] += spent
+        self._name, self._since, self._mark = name, now, interference
 
 
 class Sequence:
-    """Mutable state of one submission; only the scheduler touches it."""
+    """Mutable state of one submission; only the scheduler (and its queue) touches it."""
 
     __slots__ = (
         "admitted",
         "cached",
         "computed",
+        "deadline",
         "first_token",
         "id",
+        "key",
+        "no_room",
         "order",
+        "phases",
         "prompt",
+        "protected",
         "queued",
+        "reached",
+        "slo",
+        "stamp",
         "submission",
+        "terms",
+        "tier",
         "tokens",
+        "waiting",
+        "work",
     )
 
     def __init__(self, submission: Submission, order: int) -> None:
         self.submission = submission
+        self.terms = submission.terms
+        self.slo = submission.terms.slo
         self.id = submission.start.id
         self.prompt = len(submission.start.prompt_ids)  # tokens
         self.order = order  # of arrival
         self.tokens = list(submission.start.prompt_ids)  # prompt, then output
         self.computed = 0  # tokens whose KV is in memory
+        self.reached = 0  # the most it ever was: below it, computing is recomputing
         self.cached = 0  # prompt tokens the first admission found in the prefix cache
         self.admitted = False
         self.queued = 0.0  # seconds from arrival to the first admission
         self.first_token: float | None = None  # when its first output token came
+        self.work = 0.0  # seconds of prefill left, alone on the machine
+        self.tier = BACKGROUND
+        self.key = 0.0  # within the tier, the smallest goes first
+        self.deadline: float | None = None  # of the first token, where that is promised
+        self.waiting = False
+        self.stamp = 0  # of its latest entry in the queue
+        self.no_room = -1  # blocks there were when it last found no room
+        self.protected = 0  # tokens up to which it may not be displaced again
+        self.phases = Phases(submission.arrival)
 
     @property
     def outputs(self) -> int:
@@ -61,6 +114,20 @@ class Sequence:
         """Tokens to compute before the next one can be sampled: 1 in decode."""
         return len(self.tokens) - self.computed
 
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Of two sequences, the one of the larger rank gives way when blocks run out."""
+        return -self.terms.slo_class.weight, self.order
+
+    @property
+    def urgency(self) -> tuple[int, float, int]:
+        """Of two prompts, the one of the smaller urgency is computed first."""
+        return self.tier, self.key, self.order
+
+    def late(self, now: float) -> bool:
+        """Whether its first token will be later than promised, if it begins now."""
+        return self.deadline is not None and self.deadline - self.work < now
+
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""
         params = self.submission.start.params
@@ -70,9 +137,25 @@ class Sequence:
             return "length", None
         return None
 
+    def timeline(self, now: float, interference: float) -> Timeline:
+        """Where its time went, if it ends ``now``."""
+        self.phases.enter("ended", now, interference)
+        return Timeline(
+            slo_class=self.terms.slo_class.name,
+            tenant=self.terms.tenant,
+            total=max(0.0, now - self.submission.arrival),
+            prompt_tokens=self.prompt,
+            cached_tokens=self.cached,
+            output_tokens=self.outputs,
+            preemptions=tuple(self.phases.preemptions),
+            ttft_bound=self.slo.ttft,
+            tpot_bound=self.slo.tpot,
+            **self.phases.seconds,
+        )
+
 
 class TokenEvent(msgspec.Struct, frozen=True):
-    """A sequence got a token; ``finish`` is set when that was its last."""
+    """A sequence got a token; ``finish`` is set, and ``timeline``, when that was its last."""
 
     id: str
     sample: SampledToken
@@ -80,14 +163,18 @@ class TokenEvent(msgspec.Struct, frozen=True):
     stop: int | None
     cached: int  # prompt tokens that came from the prefix cache
     queued: float  # seconds from arrival to the first admission
+    timeline: Timeline | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FailEvent:
-    """A sequence ended without a token: the executor could not go on with it."""
+    """A sequence ended without a token: the executor could not go on with it, or (``retry_after``, in seconds) it was
+    given up because it had waited too long."""
 
     id: str
     error: str
+    retry_after: float | None = None
+    timeline: Timeline | None = None
 
 
 Event = TokenEvent | FailEvent

@@ -32,6 +32,8 @@ _TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
     ("/metrics", "GET", routes.metrics, False),
     ("/tokenize", "POST", routes.tokenize, False),
     ("/detokenize", "POST", routes.detokenize, False),
+    ("/debug/requests", "GET", routes.requests, False),
+    ("/debug/requests/{id}", "GET", routes.request, False),
     ("/version", "GET", routes.version, False),
     ("/openapi.json", "GET", routes.description, True),
     ("/docs", "GET", routes.docs, True),
@@ -53,7 +55,7 @@ class _Endpoint:
         exchange.route = self._path
         exchange.scope = scope
         if not self._public:
-            self._service.check_key(exchange.headers.get(b"authorization"))
+            exchange.tenant = self._service.check_key(exchange.headers.get(b"authorization"))
         await self._handler(self._service, exchange)
 
 

@@ -15,6 +15,7 @@ from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
 from tenfold.server.formats import ChatFormat, CompletionFormat, Format, Head
 from tenfold.server.generation import Job, answer
+from tenfold.server.objectives import Objective, objective_of
 from tenfold.server.params import (
     MAX_CHOICES,
     chat_params,
@@ -53,9 +54,10 @@ async def completions(service: Service, exchange: Exchange) -> None:
         for prompt, tokens in zip(prompts, ids, strict=True):
             text = prompt if isinstance(prompt, str) else await loaded.codec.decode(tokens)
             echo.extend([text] * params.n)
-    head = _head(service, "cmpl-")
+    objective = objective_of(body, exchange.headers, exchange.tenant)
+    head = _head(service, "cmpl-", objective)
     shape = CompletionFormat(head, len(ids) * params.n, echo=echo, reports_usage=_at_end(body))
-    await _run(service, exchange, body, _requests(head.id, ids, params, arrival), shape)
+    await _run(service, exchange, body, _requests(head.id, ids, params, arrival, objective), shape)
 
 
 async def chat(service: Service, exchange: Exchange) -> None:
@@ -69,9 +71,10 @@ async def chat(service: Service, exchange: Exchange) -> None:
         messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
     )
     check_context(len(require_prompt(ids, "messages")), params, loaded.info, param="messages")
-    head = _head(service, "chatcmpl-")
+    objective = objective_of(body, exchange.headers, exchange.tenant)
+    head = _head(service, "chatcmpl-", objective)
     shape = ChatFormat(head, params.n, token_bytes=loaded.codec.tokenizer.token_bytes, reports_usage=_at_end(body))
-    await _run(service, exchange, body, _requests(head.id, [ids], params, arrival), shape)
+    await _run(service, exchange, body, _requests(head.id, [ids], params, arrival, objective), shape)
 
 
 async def _run(
@@ -85,6 +88,7 @@ async def _run(
         stream=bool(body.stream),
         usage_at_end=_at_end(body),
         usage_in_events=options is not None and bool(options.continuous_usage_stats),
+        timeline=bool(body.timeline),
     )
     timeline = RequestTimeline(
         service.metrics,
@@ -93,22 +97,32 @@ async def _run(
         prompt_tokens=job.prompt_tokens,
         choices=len(requests) * job.n,
     )
-    await answer(job, service.engine, exchange, timeline)
+    try:
+        await answer(job, service.engine, exchange, timeline)
+    finally:
+        name = requests[0].id if len(requests) == 1 else requests[0].id.removesuffix("-0")
+        service.log.add(timeline.request_report(name, exchange.request_id), exchange.tenant)
 
 
 def _at_end(body: SamplingBody) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
 
 
-def _head(service: Service, prefix: str) -> Head:
-    return Head(prefix + secrets.token_hex(12), int(time.time()), service.config.names[0])
+def _head(service: Service, prefix: str, objective: Objective) -> Head:
+    return Head(prefix + secrets.token_hex(12), int(time.time()), service.config.names[0], objective.warnings)
 
 
 def _requests(
-    name: str, ids: Sequence[tuple[int, ...]], params: SamplingParams, arrival: float
+    name: str, ids: Sequence[tuple[int, ...]], params: SamplingParams, arrival: float, objective: Objective
 ) -> tuple[EngineRequest, ...]:
     return tuple(
-        EngineRequest(id=name if len(ids) == 1 else f"{name}-{at}", prompt_ids=tokens, params=params, arrival=arrival)
+        EngineRequest(
+            id=name if len(ids) == 1 else f"{name}-{at}",
+            prompt_ids=tokens,
+            params=params,
+            arrival=arrival,
+            **objective.fields,
+        )
         for at, tokens in enumerate(ids)
     )
 

@@ -22,7 +22,8 @@ class ClientGone(Exception):
 class Exchange:
     """A request, its id, and the means to answer it once.
 
-    ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one.
+    ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one, ``tenant`` whose API key
+    it came with.
     ``body_limit`` is in bytes, ``body_timeout`` in seconds.
     """
 
@@ -36,6 +37,7 @@ class Exchange:
         "route",
         "scope",
         "status",
+        "tenant",
     )
 
     def __init__(
@@ -46,6 +48,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.status = 0
         self.route = "none"
+        self.tenant: str | None = None
         self._receive = receive
         self._send = send
         self._body_limit = body_limit

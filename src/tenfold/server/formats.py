@@ -4,13 +4,15 @@ Events are spliced from bytes that are ready before the first token comes: at a 
 encoder would take the CPU the engine needs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import msgspec
 
 from tenfold.core.request import RequestOutput
+from tenfold.observe.requests import ChoiceTimeline
 from tenfold.server.logprobs import chat_logprobs, legacy_logprobs
 from tenfold.server.protocol import (
     ChatChoice,
@@ -23,6 +25,7 @@ from tenfold.server.protocol import (
 )
 
 _encode = msgspec.json.Encoder().encode
+NO_TIMELINES: Mapping[int, ChoiceTimeline] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Head:
     id: str
     created: int
     model: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -61,15 +65,22 @@ class Tally:
 class Format(Protocol):
     """How one kind of answer is written."""
 
-    def event(self, choice: int, output: RequestOutput, usage: Usage | None) -> bytes:
-        """The stream event of an output; ``usage`` is added where given."""
+    def event(
+        self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
+    ) -> bytes:
+        """The stream event of an output; ``usage`` and ``timeline`` are added where given."""
         ...
 
     def usage_event(self, usage: Usage) -> bytes:
         """The event without choices that reports usage at a stream's end."""
         ...
 
-    def whole(self, choices: Sequence[Sequence[RequestOutput]], usage: Usage) -> bytes:
+    def whole(
+        self,
+        choices: Sequence[Sequence[RequestOutput]],
+        usage: Usage,
+        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
+    ) -> bytes:
         """The body of an answer that is not streamed, from all outputs of each choice."""
         ...
 
@@ -78,7 +89,9 @@ class _Frame:
     """The bytes before and after what changes from one event of a stream to the next."""
 
     def __init__(self, head: Head, kind: str, *, reports_usage: bool) -> None:
-        fixed = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
+        fixed: dict[str, Any] = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
+        if head.warnings:
+            fixed["warnings"] = head.warnings
         self.open = b"data: " + _encode(fixed)[:-1] + b',"choices":['
         self.close = b'],"usage":null}\n\n' if reports_usage else b"]}\n\n"
 
@@ -89,11 +102,17 @@ class _Frame:
         return self.open + self.closing(usage)
 
 
-def _ending(output: RequestOutput) -> bytes:
-    """The members of a choice that tell why it ended."""
+def _fixed(head: Head) -> dict[str, Any]:
+    warnings = list(head.warnings) or msgspec.UNSET
+    return {"id": head.id, "created": head.created, "model": head.model, "warnings": warnings}
+
+
+def _ending(output: RequestOutput, timeline: ChoiceTimeline | None) -> bytes:
+    """The members of a choice that tell why it ended, and where its time went."""
     if output.finish is None:
         return b',"finish_reason":null}'
-    return b',"finish_reason":' + _encode(output.finish) + b',"stop_reason":' + _encode(output.stop) + b"}"
+    told = b',"timeline":' + _encode(timeline) if timeline is not None else b""
+    return b',"finish_reason":' + _encode(output.finish) + b',"stop_reason":' + _encode(output.stop) + told + b"}"
 
 
 class CompletionFormat:
@@ -110,7 +129,9 @@ class CompletionFormat:
         self._leads = list(echo)
         self._offsets = [0] * choices
 
-    def event(self, choice: int, output: RequestOutput, usage: Usage | None) -> bytes:
+    def event(
+        self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
+    ) -> bytes:
         """See :class:`Format`."""
         text = output.text
         if self._leads and self._leads[choice]:
@@ -126,7 +147,7 @@ class CompletionFormat:
                 _encode(text),
                 b',"logprobs":',
                 logprobs,
-                _ending(output),
+                _ending(output, timeline),
                 self._frame.closing(usage),
             )
         )
@@ -135,7 +156,12 @@ class CompletionFormat:
         """See :class:`Format`."""
         return self._frame.usage_event(usage)
 
-    def whole(self, choices: Sequence[Sequence[RequestOutput]], usage: Usage) -> bytes:
+    def whole(
+        self,
+        choices: Sequence[Sequence[RequestOutput]],
+        usage: Usage,
+        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
+    ) -> bytes:
         """See :class:`Format`."""
         answers = []
         for index, outputs in enumerate(choices):
@@ -148,12 +174,10 @@ class CompletionFormat:
                     logprobs=legacy_logprobs(entries, 0) if asked else None,
                     finish_reason=outputs[-1].finish,
                     stop_reason=outputs[-1].stop,
+                    timeline=timelines.get(index, msgspec.UNSET),
                 )
             )
-        head = self._head
-        return _encode(
-            CompletionResponse(id=head.id, created=head.created, model=head.model, choices=answers, usage=usage)
-        )
+        return _encode(CompletionResponse(choices=answers, usage=usage, **_fixed(self._head)))
 
 
 class ChatFormat:
@@ -171,7 +195,9 @@ class ChatFormat:
             for choice in range(choices)
         ]
 
-    def event(self, choice: int, output: RequestOutput, usage: Usage | None) -> bytes:
+    def event(
+        self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
+    ) -> bytes:
         """See :class:`Format`."""
         opening = self._openings[choice]
         event = b"".join(
@@ -180,7 +206,7 @@ class ChatFormat:
                 _encode(output.text),
                 b'},"logprobs":',
                 b"null" if output.logprobs is None else _encode(chat_logprobs(output.logprobs, self._token_bytes)),
-                _ending(output),
+                _ending(output, timeline),
                 self._frame.closing(usage),
             )
         )
@@ -191,7 +217,12 @@ class ChatFormat:
         """See :class:`Format`."""
         return self._frame.usage_event(usage)
 
-    def whole(self, choices: Sequence[Sequence[RequestOutput]], usage: Usage) -> bytes:
+    def whole(
+        self,
+        choices: Sequence[Sequence[RequestOutput]],
+        usage: Usage,
+        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
+    ) -> bytes:
         """See :class:`Format`."""
         answers = []
         for index, outputs in enumerate(choices):
@@ -204,7 +235,7 @@ class ChatFormat:
                     logprobs=chat_logprobs(entries, self._token_bytes) if asked else None,
                     finish_reason=outputs[-1].finish,
                     stop_reason=outputs[-1].stop,
+                    timeline=timelines.get(index, msgspec.UNSET),
                 )
             )
-        head = self._head
-        return _encode(ChatResponse(id=head.id, created=head.created, model=head.model, choices=answers, usage=usage))
+        return _encode(ChatResponse(choices=answers, usage=usage, **_fixed(self._head)))

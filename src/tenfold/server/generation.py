@@ -6,9 +6,10 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
-from tenfold.core.errors import EngineUnavailable, TenfoldError
+from tenfold.core.errors import EngineUnavailable, Overloaded, TenfoldError
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.engine.client import EngineClient
+from tenfold.observe.requests import ChoiceTimeline
 from tenfold.observe.timeline import RequestTimeline
 from tenfold.server.errors import HttpError, api_error
 from tenfold.server.exchange import Exchange
@@ -29,6 +30,7 @@ class Job:
     stream: bool
     usage_at_end: bool
     usage_in_events: bool
+    timeline: bool = False  # whether choices tell where their time went
 
     @property
     def prompt_tokens(self) -> int:
@@ -99,16 +101,19 @@ async def _closing(items: AsyncIterator[RequestOutput]) -> AsyncGenerator[AsyncI
 
 async def _collect(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
     tally = Tally(job.prompt_tokens)
+    timelines: dict[int, ChoiceTimeline] = {}
     collected: list[list[RequestOutput]] = [[] for _ in range(job.n * len(job.requests))]
     async with contextlib.aclosing(outputs(job, engine)) as items:
         async for choice, output in items:
             _raise_failure(output)
             tally.add(choice // job.n, output)
             collected[choice].append(output)
+            if output.finish is not None and job.timeline and (line := timeline.report(choice, output)) is not None:
+                timelines[choice] = line
             timeline.sent(choice, output)
     if not all(collected):
         raise EngineUnavailable("the engine gave no output for a choice; try again")
-    await exchange.send_json(job.format.whole(collected, tally.usage()))
+    await exchange.send_json(job.format.whole(collected, tally.usage(), timelines))
 
 
 async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
@@ -122,7 +127,8 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
                 tally.add(choice // job.n, output)
                 if not exchange.status:
                     await exchange.start_events()
-                await exchange.send_event(event(choice, output, tally.usage() if job.usage_in_events else None))
+                told = timeline.report(choice, output) if job.timeline and output.finish is not None else None
+                await exchange.send_event(event(choice, output, tally.usage() if job.usage_in_events else None, told))
                 timeline.sent(choice, output)
     except Exception as error:
         if not exchange.status:
@@ -139,6 +145,8 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
 
 
 def _raise_failure(output: RequestOutput) -> None:
+    if output.finish == "error" and output.retry_after is not None:
+        raise Overloaded(output.error or "overloaded", retry_after=output.retry_after)
     if output.finish == "error":
         raise HttpError(500, f"generation failed: {output.error}", code="generation_failed")
     if output.finish == "abort":

@@ -1,6 +1,7 @@
 """The API's description, generated from the schemas in :mod:`tenfold.server.protocol`, and the page that shows it."""
 
 from importlib.resources import files
+import re
 from typing import Any
 
 import msgspec
@@ -37,9 +38,12 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/detokenize", "post", "Token ids to text", protocol.DetokenizeBody, protocol.DetokenizeResponse, None),
     ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
     ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
+    ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
+    ("/debug/requests/{id}", "get", "Where the time of one of them went", None, protocol.RequestReport, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )
 
+_NAMES = re.compile(r"\{(\w+)\}")
 _EXAMPLES: dict[str, Any] = {
     "/v1/completions": {"prompt": "The sky is", "max_tokens": 16, "temperature": 0},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is a token?"}], "stream": True},
@@ -86,8 +90,9 @@ def _operation(path: str, summary: str, request: Any, response: Any, event: Any)
             "default": {"description": "error", "content": {_JSON: {"schema": _ref(protocol.ErrorResponse)}}},
         },
     }
-    if "{model}" in path:
-        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    for name in _NAMES.findall(path):
+        parameter = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        operation.setdefault("parameters", []).append(parameter)
     if request is not None:
         body = {"schema": _ref(request), "example": _EXAMPLES[path]}
         operation["requestBody"] = {"required": True, "content": {_JSON: body}}

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from tenfold.observe.requests import ChoiceTimeline, RequestReport
+
 Ignored = Any
 TokenIds = list[int]
 PromptItem = str | int | TokenIds
@@ -44,7 +46,12 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What completions and chat have in common."""
+    """What completions and chat have in common.
+
+    ``slo_class`` and the bounds (also as headers x-slo-class, x-slo-ttft-ms, x-slo-tpot-ms) say what the request is
+    promised; a smaller ``priority`` goes first, each unit worth a second of waiting. A request that has not begun after
+    ``queue_timeout_ms`` gets a 429. ``timeline``: each choice tells where its time went.
+    """
 
     model: str | None = None
     temperature: float | None = None
@@ -68,6 +75,12 @@ class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    slo_class: str | None = None
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    priority: int | None = None
+    queue_timeout_ms: float | None = None
+    timeline: bool | None = None
     user: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
@@ -153,6 +166,13 @@ class LegacyLogprobs(msgspec.Struct, frozen=True):
     text_offset: list[int]
 
 
+class RequestReports(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests that finished last, the latest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RequestReport]
+
+
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     """One continuation; ``stop_reason`` is the stop string or token id that ended it, if one did."""
 
@@ -161,6 +181,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: LegacyLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    timeline: ChoiceTimeline | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +193,7 @@ class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -214,6 +236,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    timeline: ChoiceTimeline | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +248,7 @@ class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage | None = None
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +266,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    timeline: ChoiceTimeline | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,6 +278,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tenfold.core.errors import EngineUnavailable, InvalidRequest
+from tenfold.core.errors import EngineUnavailable, InvalidRequest, NotFound
 from tenfold.observe.about import tenfold_version
 from tenfold.observe.metrics import CONTENT_TYPE
 from tenfold.server.decode import decode
@@ -15,6 +15,7 @@ from tenfold.server.protocol import (
     HealthResponse,
     ModelCard,
     ModelList,
+    RequestReports,
     TokenizeBody,
     TokenizeResponse,
     VersionResponse,
@@ -22,6 +23,7 @@ from tenfold.server.protocol import (
 from tenfold.server.service import Service
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeBody)
+_LATEST = 100  # requests of the list
 _detokenize_decoder = msgspec.json.Decoder(DetokenizeBody)
 
 
@@ -84,6 +86,23 @@ async def detokenize(service: Service, exchange: Exchange) -> None:
     loaded = service.require()
     check_ids(body.tokens, loaded.info.vocab_size, "tokens")
     await exchange.send_json(DetokenizeResponse(await loaded.codec.decode(body.tokens)))
+
+
+async def requests(service: Service, exchange: Exchange) -> None:
+    """Where the time of the requests went that finished last."""
+    await exchange.send_json(RequestReports(data=service.log.latest(_LATEST, exchange.tenant)))
+
+
+async def request(service: Service, exchange: Exchange) -> None:
+    """Where the time of one of them went."""
+    name = exchange.scope["path_params"]["id"]
+    report = service.log.find(name, exchange.tenant)
+    if report is None:
+        raise NotFound(
+            f"no request {name[:200]!r} is known: it must have finished, and be one of the last; its id is that of its "
+            "answer or its x-request-id"
+        )
+    await exchange.send_json(report)
 
 
 async def version(service: Service, exchange: Exchange) -> None:

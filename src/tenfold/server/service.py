@@ -1,5 +1,6 @@
 """What the routes share: the engine, the model's texts, and who may ask for which model."""
 
+import hashlib
 import hmac
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from tenfold.core.errors import EngineUnavailable, InvalidRequest
 from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
 from tenfold.observe.metrics import Metrics
+from tenfold.observe.requests import RequestLog
 from tenfold.server.config import ServerConfig
 from tenfold.server.errors import HttpError, ModelNotFound
 from tenfold.server.text import TextCodec
@@ -33,7 +35,9 @@ class Service:
         self.engine = engine
         self.clock = clock or WallClock()
         self.metrics = metrics or Metrics()
+        self.log = RequestLog()
         self._keys = tuple(key.encode() for key in config.api_keys)
+        self._tenants = tuple("key-" + hashlib.sha256(key).hexdigest()[:12] for key in self._keys)
         self._names = frozenset((*config.names, "default"))
         self._loaded: Loaded | None = None
 
@@ -58,10 +62,10 @@ class Service:
             served = ", ".join(repr(known) for known in self.config.names)
             raise ModelNotFound(f"the model {name[:200]!r} is not served here; this server has {served}")
 
-    def check_key(self, authorization: bytes | None) -> None:
-        """Raise a 401 unless the Authorization header holds one of the keys, if there are any."""
+    def check_key(self, authorization: bytes | None) -> str | None:
+        """The tenant whose key the Authorization header holds; None where there are no keys. Raises a 401."""
         if not self._keys:
-            return
+            return None
         scheme, _, given = (authorization or b"").partition(b" ")
         # every key is compared, so that the time taken says nothing
         known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
@@ -73,6 +77,7 @@ class Service:
                 code="invalid_api_key",
                 headers=((b"www-authenticate", b"Bearer"),),
             )
+        return self._tenants[known.index(True)]
 
 
 def require_prompt(ids: tuple[int, ...], param: str) -> tuple[int, ...]:

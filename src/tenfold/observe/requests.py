@@ -1,0 +1,71 @@
+"""Where the time of finished requests went; the latest are kept."""
+
+from collections import OrderedDict
+
+import msgspec
+
+
+class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a choice went, in seconds from the request's receipt; the parts add up to ``total``.
+
+    ``tokenize``: reading the request; ``queue`` until first scheduled; ``prefill`` until the first token; then
+    ``decode``, and ``interference``, which is what others' prompts took of its steps; ``preempted`` without a place,
+    ``recompute`` after that; ``delivery`` from the engine to the connection.
+    """
+
+    slo_class: str
+    tokenize: float
+    queue: float
+    prefill: float
+    decode: float
+    interference: float
+    preempted: float
+    recompute: float
+    delivery: float
+    total: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    ttft: float | None = None
+    tpot: float | None = None
+    ttft_bound: float | None = None
+    tpot_bound: float | None = None
+    preemptions: list[str] = []
+
+
+class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished request: ``id`` as in its answer, ``request_id`` as in its x-request-id header."""
+
+    id: str
+    request_id: str
+    ended: float  # Unix seconds
+    finish_reasons: list[str]
+    choices: list[ChoiceTimeline]
+
+
+class RequestLog:
+    """The requests that ended last, at most ``capacity``; found by either of their ids. No text is kept."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._capacity = capacity
+        self._reports: OrderedDict[str, tuple[RequestReport, str | None]] = OrderedDict()  # by answer id
+        self._answers: dict[str, str] = {}  # answer id by request id; of the latest, where a client uses one again
+
+    def add(self, report: RequestReport, tenant: str | None) -> None:
+        """Keep a report; ``tenant`` is that of the request's API key, if there are keys."""
+        self._reports[report.id] = report, tenant
+        self._answers[report.request_id] = report.id
+        if len(self._reports) > self._capacity:
+            _, (oldest, _) = self._reports.popitem(last=False)
+            if self._answers.get(oldest.request_id) == oldest.id:
+                del self._answers[oldest.request_id]
+
+    def find(self, name: str, tenant: str | None) -> RequestReport | None:
+        """The report of an answer or request id, if ``tenant`` may see it."""
+        found = self._reports.get(name) or self._reports.get(self._answers.get(name, ""))
+        return found[0] if found is not None and found[1] == tenant else None
+
+    def latest(self, count: int, tenant: str | None) -> list[RequestReport]:
+        """The last ones that ``tenant`` may see, the latest first."""
+        mine = (report for report, owner in reversed(self._reports.values()) if owner == tenant)
+        return [report for report, _ in zip(mine, range(count), strict=False)]

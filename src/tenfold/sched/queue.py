@@ -1,0 +1,245 @@
+"""Who waits, and who is next.
+
+Between tenants the one that was served least goes first (virtual token counters: Sheng et al., OSDI'24), unless others
+that were served nearly as little have something more urgent. Within a tenant: sequences that had a place and lost it,
+then those whose TTFT bound can still be kept, the earliest deadline first, then all others.
+Every operation costs the logarithm of what waits.
+"""
+
+import math
+from bisect import insort
+from collections import Counter
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush, heapreplace
+
+from tenfold.sched.sequence import BACKGROUND, RETURNING, TIMELY, Sequence
+
+_LOOKED_AT = 8  # tenants, of those that were served least
+_MANY_TENANTS = 1024  # records above which those of tenants that are gone are dropped
+
+_Entry = tuple[float, int, int, Sequence]  # key, order of arrival, stamp
+
+
+class _Tenant:
+    __slots__ = ("backgrounds", "count", "listed", "name", "served", "timely", "timely_seconds", "weight")
+
+    def __init__(self, name: str, weight: float) -> None:
+        self.name = name
+        self.weight = weight
+        self.served = 0.0  # tokens it was charged, divided by its weight
+        self.count = 0  # of its sequences that wait
+        self.timely: list[_Entry] = []
+        self.backgrounds: list[_Entry] = []
+        self.timely_seconds = 0.0  # prefill that waits
+        self.listed = False
+
+
+class WaitingQueue:
+    """Owner of the order in which sequences get their place."""
+
+    def __init__(self, fairness: float, weights: Mapping[str, float]) -> None:
+        self._fairness = fairness
+        self._weights = weights
+        self._tenants: dict[str, _Tenant] = {}
+        self._by_bound: dict[float, float] = {}  # seconds of timely prefill that wait, by TTFT bound (or nearly)
+        self._by_service: list[tuple[float, str]] = []  # a heap; entries may be older than what they tell
+        self._returning: list[Sequence] = []
+        self._floor = 0.0  # what the tenant that was served last had then: a newcomer begins there
+        self._stamps = 0
+        self._count = 0
+        self.by_class: Counter[str] = Counter()
+        self.timely_seconds = 0.0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def waiting_of(self, tenant: str) -> int:
+        """How many sequences of a tenant wait."""
+        found = self._tenants.get(tenant)
+        return found.count if found is not None else 0
+
+    def seconds_before(self, sequence: Sequence, running: float) -> float:
+        """Seconds of prefill that go before a new timely one, ``running`` of which have a place already.
+
+        Others that are served less may come in between; those that have had more than their part may not: a tenant of
+        n gets one in n.
+        """
+        bound = _bucket(sequence)
+        sooner = sum(seconds for other, seconds in self._by_bound.items() if other <= bound)
+        tenant = self._tenants.get(sequence.terms.tenant)
+        own = tenant.timely_seconds if tenant is not None else 0.0
+        active = sum(1 for one in self._tenants.values() if one.timely) if len(self._tenants) < _MANY_TENANTS else 1
+        if tenant is None or not tenant.timely:
+            active += 1
+        return running + min(sooner, own * active + (active - 1) * sequence.work)
+
+    def push(self, sequence: Sequence) -> None:
+        """A sequence waits, in the tier and with the key it has."""
+        assert not sequence.waiting
+        sequence.waiting = True
+        self._count += 1
+        self.by_class[sequence.terms.slo_class.name] += 1
+        tenant = self._tenant(sequence.terms.tenant)
+        if not tenant.count:
+            self._arrive(tenant)
+        tenant.count += 1
+        if sequence.tier == RETURNING:
+            insort(self._returning, sequence, key=lambda s: s.rank)
+        else:
+            self._file(tenant, sequence)
+
+    def remove(self, sequence: Sequence) -> bool:
+        """It waits no more; False if it did not."""
+        if not sequence.waiting:
+            return False
+        sequence.waiting = False
+        self._count -= 1
+        name = sequence.terms.slo_class.name
+        self.by_class[name] -= 1
+        if not self.by_class[name]:
+            del self.by_class[name]
+        tenant = self._tenants[sequence.terms.tenant]
+        tenant.count -= 1
+        if sequence.tier == RETURNING:
+            self._returning.remove(sequence)
+        elif sequence.tier == TIMELY:
+            self._unfile(tenant, sequence)
+        for heap in (tenant.timely, tenant.backgrounds):
+            if len(heap) > 2 * tenant.count + 64:  # mostly of those that left from the middle
+                heap[:] = [entry for entry in heap if _valid(entry)]
+                heapify(heap)
+        return True
+
+    def next(self, now: float, *, background: bool = False) -> Sequence | None:
+        """Who is next; with ``background``, of those that nothing timely can be promised to."""
+        if self._returning and not background:
+            return self._returning[0]
+        best: Sequence | None = None
+        for tenant in self._least_served():
+            head = None if background else self._on_time(tenant, now)
+            head = head or _top(tenant.backgrounds)
+            if head is not None and (best is None or head.urgency < best.urgency):
+                best = head
+        return best
+
+    def charge(self, tenant: str, tokens: float) -> None:
+        """A tenant was served so many tokens; an output token may count as several."""
+        one = self._tenant(tenant)
+        one.served += tokens / one.weight
+
+    def began(self, sequence: Sequence) -> None:
+        """It gets its place now: newcomers of other tenants begin where this one's is."""
+        self._floor = max(self._floor, self._tenants[sequence.terms.tenant].served)
+
+    def service(self) -> dict[str, float]:
+        """Tokens that each tenant of late was charged, divided by its weight."""
+        return {name: tenant.served for name, tenant in self._tenants.items()}
+
+    def check(self) -> None:
+        """Assert that counts are what they count."""
+        waiting = {id(s): s for s in self._returning}
+        for tenant in self._tenants.values():
+            entries = [e for heap in (tenant.timely, tenant.backgrounds) for e in heap if _valid(e)]
+            assert len({id(e[3]) for e in entries}) == len(entries), "a sequence is in the queue twice"
+            waiting.update((id(e[3]), e[3]) for e in entries)
+            mine = [s for s in waiting.values() if s.terms.tenant == tenant.name]
+            assert tenant.count == len(mine), "a tenant's count is wrong"
+            assert abs(tenant.timely_seconds - sum(s.work for s in mine if s.tier == TIMELY)) < 1e-6
+            assert tenant.listed or not tenant.count, "a tenant that waits is not listed"
+        assert self._count == len(waiting) == self.by_class.total()
+
+    def _file(self, tenant: _Tenant, sequence: Sequence) -> None:
+        self._stamps += 1
+        sequence.stamp = self._stamps
+        entry = (sequence.key, sequence.order, sequence.stamp, sequence)
+        if sequence.tier == TIMELY:
+            tenant.timely_seconds += sequence.work
+            self.timely_seconds += sequence.work
+            bound = _bucket(sequence)
+            self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
+            heappush(tenant.timely, entry)
+        else:
+            heappush(tenant.backgrounds, entry)
+
+    def _unfile(self, tenant: _Tenant, sequence: Sequence) -> None:
+        tenant.timely_seconds = max(0.0, tenant.timely_seconds - sequence.work)
+        self.timely_seconds = max(0.0, self.timely_seconds - sequence.work)
+        bound = _bucket(sequence)
+        left = self._by_bound[bound] - sequence.work
+        if left > 1e-9:
+            self._by_bound[bound] = left
+        else:
+            del self._by_bound[bound]
+
+    def _on_time(self, tenant: _Tenant, now: float) -> Sequence | None:
+        """The most urgent one whose bound can be kept; those that cannot be on time any more join the others."""
+        while (head := _top(tenant.timely)) is not None and head.late(now):
+            self._unfile(tenant, head)
+            head.tier = BACKGROUND
+            head.key = head.submission.arrival
+            self._file(tenant, head)
+        return head
+
+    def _tenant(self, name: str) -> _Tenant:
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            if len(self._tenants) >= _MANY_TENANTS:
+                self._tenants = {n: t for n, t in self._tenants.items() if t.count or t.served > self._floor}
+                if len(self._tenants) >= 2 * _MANY_TENANTS:
+                    self._tenants = {n: t for n, t in self._tenants.items() if t.count}
+            tenant = self._tenants[name] = _Tenant(name, self._weights.get(name, 1.0))
+            tenant.served = self._floor
+        return tenant
+
+    def _arrive(self, tenant: _Tenant) -> None:
+        """It has waited for nothing so far: what it did not use meanwhile is no credit."""
+        least = self._least_served()
+        floor = min((one.served for one in least), default=self._floor)
+        tenant.served = max(tenant.served, floor)
+        if not tenant.listed:
+            tenant.listed = True
+            heappush(self._by_service, (tenant.served, tenant.name))
+
+    def _least_served(self) -> list[_Tenant]:
+        """Tenants that wait, of those that were served least, and nearly so."""
+        found: list[_Tenant] = []
+        heap = self._by_service
+        while heap and len(found) < _LOOKED_AT:
+            served, name = heap[0]
+            tenant = self._tenants.get(name)
+            if tenant is None or not tenant.listed or not tenant.count:
+                heappop(heap)
+                if tenant is not None:
+                    tenant.listed = False
+                continue
+            if tenant in found:  # listed twice: its record was dropped in between
+                heappop(heap)
+                continue
+            if tenant.served != served:
+                heapreplace(heap, (tenant.served, name))
+                continue
+            if found and served > found[0].served + self._fairness:
+                break
+            heappop(heap)
+            found.append(tenant)
+        for tenant in found:
+            heappush(heap, (tenant.served, tenant.name))
+        return found
+
+
+def _bucket(sequence: Sequence) -> float:
+    """Its TTFT bound, to the nearest tenth of an octave: as many numbers as there are, few are counted."""
+    bound = sequence.slo.ttft
+    return round(10 * math.log2(bound)) / 10 if bound is not None else math.inf
+
+
+def _valid(entry: _Entry) -> bool:
+    return entry[3].waiting and entry[3].stamp == entry[2]
+
+
+def _top(heap: list[_Entry]) -> Sequence | None:
+    while heap:
+        if _valid(heap[0]):
+            return heap[0][3]
+        heappop(heap)
+    return None

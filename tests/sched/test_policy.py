@@ -1,0 +1,378 @@
+"""What is promised to whom: bounds, classes, tenants, refusals, displacement. On a machine that is a formula."""
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenfold.core.config import FIRST_COME, PROFILES, Policy
+from tenfold.core.errors import ConfigError, InvalidRequest, Overloaded
+from tenfold.core.slo import DEFAULT_CLASSES, Slo, SloClass, parse_classes
+from tests.helpers.scheduling import Server
+
+BOUNDS = Slo(ttft=0.5, tpot=0.04)
+
+
+def offer(server: Server, rate: float, seconds: float, seed: int = 0, **terms: object) -> int:
+    """Chats at random times; refusals are counted in ``scheduler.refused``. Returns how many came."""
+    rng, at, count = random.Random(seed), 0.0, 0
+    while (at := at + rng.expovariate(rate)) < seconds:
+        server.run(until=at)
+        server.now = max(server.now, at)
+        prompt, outputs = min(1200, int(rng.lognormvariate(5, 0.8))) + 1, max(16, int(rng.lognormvariate(4.4, 0.6)))
+        try:
+            server.add(f"chat {count}", prompt, outputs, **terms)
+        except Overloaded:
+            pass
+        count += 1
+    server.run()
+    return count
+
+
+def good(server: Server, bounds: Slo) -> int:
+    assert bounds.ttft is not None
+    assert bounds.tpot is not None
+    return sum(
+        server.ttft(name) <= bounds.ttft and (len(times) < 2 or server.tpot(name) <= bounds.tpot)
+        for name, times in server.times.items()
+    )
+
+
+def test_what_is_accepted_is_kept() -> None:
+    """At any load: of those let in, nearly all get what they were promised; and overload costs nothing."""
+    kept = {}
+    for rate in (3.0, 6.0, 12.0, 24.0):
+        server = Server(BOUNDS)
+        offer(server, rate, 60.0)
+        kept[rate] = good(server, BOUNDS)
+        assert kept[rate] >= 0.85 * len(server.times), rate
+    assert kept[24.0] >= 0.9 * max(kept.values())
+
+
+def test_first_come_collapses_where_bounds_do_not() -> None:
+    counts = {}
+    for name, policy in (("slack", Policy()), ("arrival", FIRST_COME)):
+        server = Server(BOUNDS, policy=policy)
+        offer(server, 12.0, 60.0)
+        counts[name] = good(server, BOUNDS)
+    assert counts["slack"] > 2 * counts["arrival"]
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    server = Server(BOUNDS)
+    with pytest.raises(Overloaded, match=r"predicted to come after .* the 0\.5 s that are promised") as refused:
+        for i in range(100):
+            server.add(f"{i}", 600, 50)
+    assert 0 < refused.value.retry_after < 10
+    assert server.scheduler.refused == {"ttft": 1}
+    server.run()
+    assert all(server.ttft(name) < 0.6 for name in server.times)
+
+
+def test_what_may_not_be_shed_waits() -> None:
+    server = Server()
+    for i in range(100):
+        server.add(f"{i}", 600, 5, slo_class="batch", ttft=0.9)
+    server.run()
+    assert len(server.times) == 100
+
+
+def test_the_queue_and_each_tenants_part_are_bounded() -> None:
+    server = Server(max_waiting=5, max_waiting_per_tenant=3)
+    for i in range(3):
+        server.add(f"a{i}", 10, 5, tenant="a")
+    with pytest.raises(Overloaded, match="this tenant has 3") as refused:
+        server.add("a3", 10, 5, tenant="a")
+    assert refused.value.retry_after >= 1
+    for i in range(2):
+        server.add(f"b{i}", 10, 5, tenant="b")
+    with pytest.raises(Overloaded, match="queue is full"):
+        server.add("c", 10, 5, tenant="c")
+    assert server.scheduler.refused == {"tenant": 1, "queue": 1}
+    server.run()
+    assert len(server.times) == 5
+
+
+@pytest.mark.parametrize(
+    ("terms", "param", "said"),
+    [
+        ({"slo_class": "gold"}, "slo_class", "no SLO class 'gold': choose one of interactive, standard, batch"),
+        ({"ttft": 0.0}, "slo_ttft_ms", "above 0"),
+        ({"tpot": -1.0}, "slo_tpot_ms", "above 0"),
+        ({"ttft": float("nan")}, "slo_ttft_ms", "above 0"),
+        ({"tpot": 1e-5}, "slo_tpot_ms", r"the fastest that could be promised is [\d.]+ ms"),
+        ({"ttft": 1e-3}, "slo_ttft_ms", r"the fastest that could be promised is [\d.]+ ms"),
+        ({"priority": 5000}, "priority", "from -1000 to 1000"),
+        ({"queue_timeout": 0.0}, "queue_timeout_ms", "above 0"),
+    ],
+)
+def test_what_cannot_be_promised_is_said(terms: dict[str, object], param: str, said: str) -> None:
+    server = Server()
+    with pytest.raises(InvalidRequest, match=said) as error:
+        server.add("x", 300, 5, **terms)
+    assert error.value.param == param
+    assert server.scheduler.idle
+
+
+def test_the_fastest_that_is_named_can_be_promised() -> None:
+    import re
+
+    server = Server()
+    with pytest.raises(InvalidRequest) as error:
+        server.add("x", 3000, 5, ttft=0.01)
+    named = re.search(r"promised is ([\d.]+) ms", str(error.value))
+    assert named is not None
+    server.add("x", 3000, 5, ttft=float(named[1]) / 1000 * 1.01)
+    server.run()
+    assert server.ttft("x") == pytest.approx(float(named[1]) / 1000, rel=0.15)
+
+
+def test_an_urgent_class_takes_the_place_of_another() -> None:
+    server = Server(max_running=2)
+    for i in range(2):
+        server.add(f"batch {i}", 50, 2000, slo_class="batch")
+    server.run(until=1.0)
+    server.add("urgent", 50, 20, slo_class="interactive")
+    server.run()
+    assert server.ttft("urgent") < 1.0
+    assert server.scheduler.preemptions == {"slo": 1}
+    told = [p.reason for i in range(2) for p in server.timelines[f"batch {i}"].preemptions]
+    assert told == ["gave its place to urgent (interactive), to keep a TTFT bound of 1 s"]
+    assert all(len(server.times[f"batch {i}"]) == 2000 for i in range(2))
+
+
+def test_equals_and_the_protected_keep_their_places() -> None:
+    for classes in (
+        tuple(replace(one, weight=1.0) for one in DEFAULT_CLASSES),
+        tuple(replace(one, preemptible=False) for one in DEFAULT_CLASSES),
+    ):
+        server = Server(max_running=1, classes=classes)
+        server.add("batch", 50, 1000, slo_class="batch")
+        server.run(until=0.5)
+        server.add("urgent", 50, 20, slo_class="interactive", ttft=50.0)
+        server.run()
+        assert server.scheduler.preemptions == {}
+
+
+def test_displacement_does_not_thrash() -> None:
+    """Under a stream of urgent ones the displaced still come to an end, and each time they get some tokens first."""
+    server = Server(max_running=2)
+    for i in range(2):
+        server.add(f"batch {i}", 50, 100, slo_class="batch")
+    rng, at = random.Random(1), 0.5
+    for i in range(120):
+        at += rng.expovariate(1.5)
+        server.run(until=at)
+        server.now = max(server.now, at)
+        try:
+            server.add(f"urgent {i}", 60, 30, slo_class="interactive")
+        except Overloaded:
+            pass
+    server.run()
+    assert len(server.times["batch 0"]) == len(server.times["batch 1"]) == 100
+    for i in range(2):
+        assert len(server.timelines[f"batch {i}"].preemptions) <= 100 / 16 + 1
+
+
+def test_blocks_go_to_those_of_higher_standing() -> None:
+    """When KV runs out, the lowest class gives way first, the latest first among equals; all finish."""
+    server = Server(blocks=40)
+    server.add("batch", 100, 300, slo_class="batch")
+    server.add("standard", 100, 300)
+    server.add("interactive", 100, 300, slo_class="interactive")
+    server.run()
+    assert {name: len(times) for name, times in server.times.items()} == dict.fromkeys(
+        ("batch", "standard", "interactive"), 300
+    )
+    assert server.scheduler.preemptions["memory"] > 0
+    assert not server.timelines["interactive"].preemptions
+    assert server.times["interactive"][-1] < server.times["batch"][-1]
+
+
+def test_one_that_waits_too_long_is_given_up() -> None:
+    server = Server(max_running=1)
+    server.add("first", 50, 500)
+    server.add("patient", 50, 5)
+    server.add("hasty", 50, 5, queue_timeout=0.3)
+    server.run()
+    assert set(server.failed) == {"hasty"}
+    assert "waited for 0.3 s" in server.failed["hasty"].error
+    assert server.failed["hasty"].retry_after
+    assert set(server.times) == {"first", "patient"}
+
+
+def test_priority_is_worth_seconds_of_waiting() -> None:
+    server = Server(max_running=1)
+    server.add("first", 50, 100)
+    server.step()
+    for name, priority in (("normal", 0), ("late", 2), ("soon", -2)):
+        server.add(name, 50, 5, priority=priority)
+    server.run()
+    order = sorted(server.times, key=lambda name: server.times[name][0])
+    assert order == ["first", "soon", "normal", "late"]
+
+
+def test_a_tenant_that_sends_much_does_not_hold_up_others() -> None:
+    server = Server(max_running=4)
+    for i in range(200):
+        server.add(f"greedy {i}", 200, 30, tenant="greedy")
+    server.run(until=2.0)
+    server.add("modest", 200, 30, tenant="modest")
+    server.run()
+    assert server.ttft("modest") < 2.0
+    assert max(server.ttft(f"greedy {i}") for i in range(200)) > 5
+
+
+def test_weights_of_tenants() -> None:
+    server = Server(max_running=8, tenants={"gold": 3.0}, policy=Policy(fairness=100.0))
+    for i in range(150):
+        for tenant in ("gold", "iron"):
+            server.add(f"{tenant} {i}", 150, 20, tenant=tenant)
+    for _ in range(4000):
+        server.step()
+        if sum(name.startswith("gold") for name in server.times) >= 120:
+            break
+    started = {tenant: sum(name.startswith(tenant) for name in server.times) for tenant in ("gold", "iron")}
+    assert started["gold"] / started["iron"] == pytest.approx(3.0, rel=0.2)
+
+
+def test_what_was_not_used_is_no_credit() -> None:
+    """A tenant that comes back after a long pause does not have the machine for itself."""
+    server = Server(max_running=4, policy=Policy(fairness=500.0))
+    server.add("a first", 100, 10, tenant="a")
+    server.run()
+    for i in range(100):
+        server.add(f"b {i}", 200, 40, tenant="b")
+    server.run(until=server.now + 5.0)
+    for i in range(60):
+        server.add(f"a {i}", 200, 40, tenant="a")
+    began = server.now
+    server.run(until=began + 4.0)
+    served = {t: sum(name.startswith(t) and server.times[name][0] > began for name in server.times) for t in "ab"}
+    assert served["b"] >= 0.6 * served["a"]
+
+
+jobs = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.integers(1, 400),  # prompt
+        st.integers(1, 60),  # outputs
+        st.integers(0, 60),  # arrives before this step
+    ),
+    min_size=2,
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs=jobs, max_running=st.integers(1, 8), fairness=st.sampled_from([0.0, 200.0, 2000.0]))
+def test_service_differs_no_more_than_the_theorem_says(
+    jobs: list[tuple[str, int, int, int]], max_running: int, fairness: float
+) -> None:
+    """While two tenants wait, what they are served differs by at most twice what can be under way unseen (VTC, theorem
+    4.4: 2 max(w_p L_input, w_q M)), and by what urgency may do here."""
+    server = Server(max_running=max_running, policy=Policy(fairness=fairness))
+    under_way = max_running * (400 + 2 * 60)
+    backlogged: dict[str, float] = {}  # what a tenant had been served when it last began to wait
+    for step in range(1000):
+        for i, (tenant, prompt, outputs, arrive) in enumerate(jobs):
+            if arrive == step:
+                server.add(f"{tenant}{i}", prompt, outputs, tenant=tenant)
+        if server.step() is None and step > 60:
+            break
+        service = server.scheduler.service
+        waiting = {s for s in "abcd" if server.scheduler._queue.waiting_of(s)}
+        backlogged = {t: backlogged.get(t, service[t]) for t in waiting}
+        for a in waiting:
+            for b in waiting:
+                difference = (service[a] - backlogged[a]) - (service[b] - backlogged[b])
+                assert difference <= 2 * under_way + 2 * fairness
+    assert server.scheduler.idle
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    data=st.data(),
+    blocks=st.integers(30, 120),
+    max_running=st.integers(1, 6),
+    profile=st.sampled_from(sorted(PROFILES)),
+    slo=st.sampled_from([Slo(), Slo(0.3), Slo(tpot=0.03), Slo(0.2, 0.02), Slo(0.01, 0.0001)]),
+)
+def test_all_that_is_accepted_ends_once(
+    data: st.DataObject, blocks: int, max_running: int, profile: str, slo: Slo
+) -> None:
+    """Any classes, bounds, tenants, aborts, stalls: each ends once, books balance, times add up."""
+    server = Server(slo, blocks=blocks, max_running=max_running, policy=PROFILES[profile])
+    aborted, refused = set(), set()
+    count = data.draw(st.integers(1, 25))
+    names = []
+    for i in range(count):
+        name = f"{i}"
+        terms = {
+            "slo_class": data.draw(st.sampled_from([None, "interactive", "standard", "batch"])),
+            "tenant": data.draw(st.sampled_from(["", "a", "b"])),
+            "priority": data.draw(st.integers(-3, 3)),
+            "ttft": data.draw(st.sampled_from([None, None, 0.5, 5.0])),
+            "tpot": data.draw(st.sampled_from([None, None, 0.05, 1.0])),
+            "queue_timeout": data.draw(st.sampled_from([None, None, 0.2])),
+        }
+        try:
+            server.add(name, data.draw(st.integers(1, 300)), data.draw(st.integers(1, 60)), **terms)
+            names.append(name)
+        except (Overloaded, InvalidRequest):
+            refused.add(name)
+        for _ in range(data.draw(st.integers(0, 5))):
+            server.step()
+        if data.draw(st.integers(0, 9)) == 0:
+            server.now += 3.0  # a stall
+        if names and data.draw(st.integers(0, 5)) == 0:
+            victim = data.draw(st.sampled_from(names))
+            if server.scheduler.end(victim, server.now) is not None:
+                aborted.add(victim)
+                server.scheduler.check()
+    server.run()
+    assert server.scheduler.idle
+    assert server.cache.pool.held == 0
+    for name in names:
+        finished = name in server.timelines
+        assert finished + (name in aborted) + (name in server.failed) == 1
+        if finished:
+            line = server.timelines[name]
+            parts = line.queue + line.prefill + line.decode + line.interference + line.preempted + line.recompute
+            assert parts == pytest.approx(line.total)
+            assert line.output_tokens == len(server.times[name])
+    if profile == "fcfs":
+        assert not server.scheduler.refused.keys() & {"ttft"}
+
+
+def test_interference_is_what_others_prompts_took() -> None:
+    server = Server(Slo(tpot=0.05))
+    server.add("chat", 20, 100)
+    for _ in range(5):
+        server.step()
+    alone = pairwise(server.times["chat"])
+    step = max(b - a for a, b in alone)
+    server.add("long", 4000, 1)
+    server.run()
+    line = server.timelines["chat"]
+    assert line.interference == pytest.approx(line.interference + line.decode - 100 * step, rel=0.2)
+    assert line.interference > 0.5
+
+
+def test_classes_are_read() -> None:
+    classes = parse_classes(["interactive:ttft=200ms,preempt=yes", "bulk:tpot=1s,weight=0.5,shed=no", "batch:ttft=9s"])
+    by_name = {one.name: one for one in classes}
+    assert by_name["interactive"].slo == Slo(0.2, 0.1)
+    assert by_name["interactive"].preemptible
+    assert by_name["bulk"] == SloClass("bulk", Slo(tpot=1.0), 0.5, sheddable=False)
+    assert by_name["batch"].slo == Slo(ttft=9.0)
+    assert parse_classes(["batch:ttft=none"]) == DEFAULT_CLASSES
+
+
+@pytest.mark.parametrize("text", ["Gold:ttft=1s", "a:ttft=1", "a:weight=x", "a:weight=0", "a:shed=maybe", "a:speed=1", "a:"])
+def test_classes_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_classes([text])
