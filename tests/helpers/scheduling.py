@@ -10,7 +10,7 @@ from tenfold.core.config import CacheConfig, Policy, SchedulerConfig
 from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
 from tenfold.core.request import EngineRequest, Timeline
 from tenfold.core.sampling import SamplingParams
-from tenfold.core.slo import DEFAULT_CLASSES, Slo, SloClass, with_slo
+from tenfold.core.slo import DEFAULT_CLASSES, NO_SLO, Slo, SloClass, with_slo
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape, shape_of
 from tenfold.sched.scheduler import Scheduler
@@ -19,6 +19,7 @@ from tenfold.sched.terms import TermsOf
 from tests.cost.test_cost import cpu, traffic
 
 ATTENTION = Attention((0,))
+BALANCED = Policy()
 Machine = Callable[[StepShape], float]
 
 
@@ -33,12 +34,12 @@ class Server:
 
     def __init__(
         self,
-        slo: Slo = Slo(),
+        slo: Slo = NO_SLO,
         machine: Machine = cpu,
         blocks: int = 4000,
         *,
         classes: tuple[SloClass, ...] = DEFAULT_CLASSES,
-        policy: Policy = Policy(),
+        policy: Policy = BALANCED,
         max_running: int = 64,
         max_waiting: int = 10_000,
         **limits: object,

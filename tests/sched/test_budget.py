@@ -11,10 +11,10 @@ from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import StepShape
 from tenfold.sched.budget import StepBudget
 from tests.cost.test_cost import cpu
-from tests.helpers.scheduling import ATTENTION, Server, calibrated
+from tests.helpers.scheduling import ATTENTION, BALANCED, Server, calibrated
 
 
-def chatting(slo: Slo, chats: int, outputs: int, policy: Policy = Policy()) -> Server:
+def chatting(slo: Slo, chats: int, outputs: int, policy: Policy = BALANCED) -> Server:
     """A server in the middle of some answers."""
     server = Server(slo, policy=policy)
     for i in range(chats):

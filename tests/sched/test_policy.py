@@ -1,6 +1,7 @@
 """What is promised to whom: bounds, classes, tenants, refusals, displacement. On a machine that is a formula."""
 
 import random
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -23,10 +24,8 @@ def offer(server: Server, rate: float, seconds: float, seed: int = 0, **terms: o
         server.run(until=at)
         server.now = max(server.now, at)
         prompt, outputs = min(1200, int(rng.lognormvariate(5, 0.8))) + 1, max(16, int(rng.lognormvariate(4.4, 0.6)))
-        try:
+        with suppress(Overloaded):
             server.add(f"chat {count}", prompt, outputs, **terms)
-        except Overloaded:
-            pass
         count += 1
     server.run()
     return count
@@ -167,10 +166,8 @@ def test_displacement_does_not_thrash() -> None:
         at += rng.expovariate(1.5)
         server.run(until=at)
         server.now = max(server.now, at)
-        try:
+        with suppress(Overloaded):
             server.add(f"urgent {i}", 60, 30, slo_class="interactive")
-        except Overloaded:
-            pass
     server.run()
     assert len(server.times["batch 0"]) == len(server.times["batch 1"]) == 100
     for i in range(2):
@@ -372,7 +369,9 @@ def test_classes_are_read() -> None:
     assert parse_classes(["batch:ttft=none"]) == DEFAULT_CLASSES
 
 
-@pytest.mark.parametrize("text", ["Gold:ttft=1s", "a:ttft=1", "a:weight=x", "a:weight=0", "a:shed=maybe", "a:speed=1", "a:"])
+@pytest.mark.parametrize(
+    "text", ["Gold:ttft=1s", "a:ttft=1", "a:weight=x", "a:weight=0", "a:shed=maybe", "a:speed=1", "a:"]
+)
 def test_classes_that_make_no_sense(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_classes([text])

@@ -141,7 +141,9 @@ ProfileOption = Annotated[
 ]
 MaxWaitingPerTenant = Annotated[
     int | None,
-    typer.Option(min=1, show_default=False, help="Of the queue, at most so many of one tenant.", rich_help_panel=SLO_PANEL),
+    typer.Option(
+        min=1, show_default=False, help="Of the queue, at most so many of one tenant.", rich_help_panel=SLO_PANEL
+    ),
 ]
 TenantOption = Annotated[
     list[str] | None,

@@ -27,8 +27,8 @@ class CacheConfig:
 class Policy:
     """How the scheduler weighs one thing against another; the profiles are named settings of it.
 
-    ``order``: ``slack`` (bounds, classes and tenants decide what is next) or ``arrival`` (first come, first served, as a
-    baseline). ``least_share``: of the TPOT bound, what prefill gets of a step even where that breaks it.
+    ``order``: ``slack`` (bounds, classes and tenants decide what is next) or ``arrival`` (first come, first served, as
+    a baseline). ``least_share``: of the TPOT bound, what prefill gets of a step even where that breaks it.
     ``background_share``: of prefill's time, what prompts without a TTFT bound that can be kept get beside the others.
     ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
     ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.

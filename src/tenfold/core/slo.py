@@ -92,11 +92,11 @@ def parse_classes(texts: Iterable[str], classes: tuple[SloClass, ...] = DEFAULT_
                 one = replace(one, weight=float(fields["weight"]))
             except ValueError:
                 raise ConfigError(f"--slo-class: {fields['weight']!r} is no weight; write a number") from None
-        for field, switch in (("sheddable", "shed"), ("preemptible", "preempt")):
-            if switch in fields:
-                if fields[switch] not in _SWITCH:
-                    raise ConfigError(f"--slo-class: {switch} is yes or no, not {fields[switch]!r}")
-                one = replace(one, **{field: _SWITCH[fields[switch]]})
+        one = replace(
+            one,
+            sheddable=_switch(fields, "shed", default=one.sheddable),
+            preemptible=_switch(fields, "preempt", default=one.preemptible),
+        )
         known[name] = one
     return tuple(known.values())
 
@@ -114,6 +114,14 @@ def _fields(text: str, option: str, names: tuple[str, ...]) -> dict[str, str]:
             raise ConfigError(f"{option}: {part.strip()!r} is not understood; write it as ttft=200ms,tpot=30ms")
         found[name] = value
     return found
+
+
+def _switch(fields: dict[str, str], name: str, *, default: bool) -> bool:
+    if name not in fields:
+        return default
+    if fields[name] not in _SWITCH:
+        raise ConfigError(f"--slo-class: {name} is yes or no, not {fields[name]!r}")
+    return _SWITCH[fields[name]]
 
 
 def _seconds(text: str, option: str) -> float:

@@ -47,7 +47,9 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
-        self._slo = self._counter("slo_requests", "Finished choices by class, and whether bounds were kept", ("slo_class", "outcome"))
+        self._slo = self._counter(
+            "slo_requests", "Finished choices by class, and whether bounds were kept", ("slo_class", "outcome")
+        )
         self._in_flight = Gauge(
             "tenfold_http_requests_in_flight", "HTTP requests being answered", registry=self.registry
         )

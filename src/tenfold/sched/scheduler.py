@@ -3,9 +3,9 @@
 Each step, every sequence in decode gets its next token; what is left of the step goes to chunks of prompts. How much
 that is follows from the running sequences' TPOT bounds and the cost model; to whom it goes, from the TTFT bounds:
 prompts whose bound can be kept come first, the earliest deadline before the others (so that of equals none gets ahead
-of one that was told its time), and a part is kept for all the rest. Waiting sequences get a place when what is ahead of them does not fill the step (``queue`` says who is
-next), and where one more in decode would not break a bound. A request whose bound is predicted to be missed is refused
-when it comes.
+of one that was told its time), and a part is kept for all the rest. Waiting sequences get a place when what is ahead of
+them does not fill the step (``queue`` says who is next), and where one more in decode would not break a bound. A
+request whose bound is predicted to be missed is refused when it comes.
 
 When blocks run out, a sequence gives way to those of higher standing (a larger weight, or the same and earlier), so the
 first of all never does, and there is always progress; its blocks stay cached, so coming back costs what was evicted
@@ -162,7 +162,9 @@ class Scheduler:
         if (timeout := sequence.terms.queue_timeout) is not None:
             heappush(self._expiries, (submission.arrival + timeout, sequence.order, sequence))
             if len(self._expiries) > 2 * self.waiting + 64:  # mostly of those that have begun
-                self._expiries = [entry for entry in self._expiries if not entry[2].admitted and entry[2].id in self._sequences]
+                self._expiries = [
+                    entry for entry in self._expiries if not entry[2].admitted and entry[2].id in self._sequences
+                ]
                 heapify(self._expiries)
 
     def end(self, sequence_id: str, now: float, *, finished: bool = False) -> Timeline | None:
@@ -254,9 +256,7 @@ class Scheduler:
                     sequence.phases.enter("decode", now, self.interference)
                 finish, stop = sequence.finish_reason(sample.token) or (None, None)
                 timeline = self.end(part.id, now, finished=True) if finish else None
-                events.append(
-                    TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline)
-                )
+                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline))
         if self._backlog:
             self._forecast.progress(timely, seconds)
         return events
@@ -527,9 +527,7 @@ class Scheduler:
         victims = [
             s
             for s in self._running
-            if s.terms.slo_class.weight < weight
-            and s.terms.slo_class.preemptible
-            and len(s.tokens) >= s.protected
+            if s.terms.slo_class.weight < weight and s.terms.slo_class.preemptible and len(s.tokens) >= s.protected
         ]
         needed = self._cache.blocks_for(len(sequence.tokens) + self._cache.block_size)
         room = self._cache.pool.available - self._promised()

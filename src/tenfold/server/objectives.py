@@ -39,7 +39,9 @@ def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | 
             if told is None:
                 told = value
             elif told != value:
-                warnings.append(f"{name} is {told} in the body but {value} in the header {header.decode()}: the body counts")
+                warnings.append(
+                    f"{name} is {told} in the body but {value} in the header {header.decode()}: the body counts"
+                )
         if told is None:
             continue
         if field != "slo_class":
@@ -59,7 +61,9 @@ def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | 
     elif given is not None:
         name = given.decode("latin-1")
         if not _TENANT.fullmatch(name):
-            raise InvalidRequest("x-tenant must be 1 to 128 printable ASCII characters without spaces", param="x-tenant")
+            raise InvalidRequest(
+                "x-tenant must be 1 to 128 printable ASCII characters without spaces", param="x-tenant"
+            )
         fields["tenant"] = name
     return Objective(fields, tuple(warnings))
 

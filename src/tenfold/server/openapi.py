@@ -1,11 +1,12 @@
 """The API's description, generated from the schemas in :mod:`tenfold.server.protocol`, and the page that shows it."""
 
-from importlib.resources import files
 import re
+from importlib.resources import files
 from typing import Any
 
 import msgspec
 
+from tenfold.observe.requests import RequestReport
 from tenfold.server import protocol
 from tenfold.server.config import ServerConfig
 
@@ -39,7 +40,7 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
     ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
     ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
-    ("/debug/requests/{id}", "get", "Where the time of one of them went", None, protocol.RequestReport, None),
+    ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )
 
