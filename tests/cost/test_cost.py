@@ -188,3 +188,17 @@ def test_fits_that_make_no_sense_are_not_usable() -> None:
     for bad in ((), parts[:-1], (-1.0, *parts[1:]), (math.nan, *parts[1:]), (0.0,) * len(parts)):
         assert not StepFit(bad).usable
     assert FIRST_GUESS.usable
+
+
+def test_a_few_steps_tell_how_fast_the_machine_is_today() -> None:
+    cost = StepCost()
+    steps = traffic(random.Random(3), 80)
+    cost.settle([(s, cpu(s)) for s in steps])
+    few = [(s, 0.4 * cpu(s)) for s in steps[:7]]
+    few[3] = (few[3][0], 9.0)  # one of them was disturbed
+    fit = cost.fit
+    cost.rebase(few)
+    assert cost.drift == pytest.approx(0.4, rel=0.05)
+    assert cost.fit.parts == fit.parts
+    cost.rebase([])
+    assert cost.drift == pytest.approx(0.4, rel=0.05)

@@ -32,14 +32,18 @@ class Bench:
     """A core over the fake model whose steps take as long as ``machine`` says."""
 
     def __init__(
-        self, machine: Callable[[StepShape], float], blocks: int = 400, record: CostRecord | None = None
+        self,
+        machine: Callable[[StepShape], float],
+        blocks: int = 400,
+        record: CostRecord | None = None,
+        known: StepCost | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self.cache = CacheManager(CacheConfig(blocks, 16))
         self.inner = ChainExecutor(blocks, 16)
         self.machine = machine
         self.steps: list[float] = []
-        self.cost = StepCost()
+        self.cost = known or StepCost()
         self.core = EngineCore(
             Scheduler(LIMITS, self.cache, self.cost, ATTENTION),
             self.cache,
@@ -48,7 +52,9 @@ class Bench:
             self.clock,
             2048,
             VOCAB,
-            calibration=Calibration(self.cache, self, self.cost, ATTENTION, self.clock, LIMITS, 2048),
+            calibration=Calibration(
+                self.cache, self, self.cost, ATTENTION, self.clock, LIMITS, 2048, brief=known is not None
+            ),
             record=record,
         )
 
@@ -164,3 +170,15 @@ def test_the_loop_calibrates_once_it_has_been_quiet(monkeypatch: pytest.MonkeyPa
     assert begun[0] >= loop.QUIET
     assert not bench.core.calibrating
     assert worst(bench.cost, cpu, traffic(random.Random(1), 300)) < 0.15
+
+
+def test_what_is_known_is_only_adjusted_to_the_machine_of_today() -> None:
+    before = Bench(cpu)
+    before.calibrate()
+    today = Bench(lambda shape: 0.5 * cpu(shape), known=StepCost(before.cost.fit))
+    today.calibrate()
+    assert not today.core.calibrating
+    assert sum(today.steps) < 0.5
+    assert today.cost.drift == pytest.approx(0.5, rel=0.1)
+    assert worst(today.cost, lambda shape: 0.5 * cpu(shape), traffic(random.Random(1), 300)) < 0.2
+    assert today.cache.pool.free == today.cache.pool.blocks

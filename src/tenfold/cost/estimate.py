@@ -138,6 +138,16 @@ class StepCost:
                 self._firm.add(features, seconds, _weight(fitted, seconds) if turn else 1.0)
             self._solve(_CALIBRATION_SWEEPS)
 
+    def rebase(self, steps: Iterable[tuple[StepShape, float]]) -> None:
+        """Take from a few steps how fast the machine is at present; what is known of steps stays."""
+        ratios = [
+            seconds / fitted
+            for shape, seconds in steps
+            if 0 < seconds < math.inf and (fitted := _total(shape.features(), self._parts)) > 0
+        ]
+        if ratios:
+            self._drift = math.log(median(ratios))
+
     def _moments(self) -> Moments:
         return self._firm.plus(self._recent, 1 / self._gain)
 

@@ -53,9 +53,9 @@ def build_engine(config: EngineConfig) -> Engine:
     record = CostRecord(cache_folder() / "cost", (checkpoint.name, ops.describe(), cpu_name()))
     known = record.load()
     cost = StepCost(known or FIRST_GUESS)
-    calibration = None
-    if known is None:
-        calibration = Calibration(cache, executor, cost, attention, clock, config.scheduler, max_context)
+    calibration = Calibration(
+        cache, executor, cost, attention, clock, config.scheduler, max_context, brief=known is not None
+    )
     core = EngineCore(
         scheduler=Scheduler(config.scheduler, cache, cost, attention),
         cache=cache,

@@ -21,7 +21,10 @@ _GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 class Calibration:
-    """Owner of a few sequences of its own while it lasts; their blocks come from the cache, as all others'."""
+    """Owner of a few sequences of its own while it lasts; their blocks come from the cache, as all others'.
+
+    ``brief``: step times are known from an earlier start, and only how fast the machine is today is measured.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,8 @@ class Calibration:
         clock: Clock,
         limits: SchedulerConfig,
         max_context: int,
+        *,
+        brief: bool = False,
     ) -> None:
         self._cache = cache
         self._executor = executor
@@ -40,6 +45,7 @@ class Calibration:
         self._clock = clock
         self._limits = limits
         self._max_context = max_context
+        self.brief = brief
         self._lengths: dict[str, int] = {}  # tokens computed, by sequence
         self._started: set[str] = set()  # those that the executor knows
         self._measured: list[tuple[StepShape, float]] = []
@@ -58,7 +64,10 @@ class Calibration:
             self._plans = self._all()
         plan = next(self._plans, None)
         if plan is None:
-            self._cost.settle(self._measured)
+            if self.brief:
+                self._cost.rebase(self._measured)
+            else:
+                self._cost.settle(self._measured)
             self.done = True
             self.stop()
             return
@@ -93,6 +102,8 @@ class Calibration:
             for _ in range(_REPEATS):
                 yield from self._plan((sequence, 1) for sequence in sequences)
             self._trial.settle(self._measured)
+            if self.brief:
+                return
             more = self._open(min(len(sequences), min(self._limits.max_running, _MOST) - len(sequences)))
             if not more or sum(seconds for _, seconds in self._measured) > _BUDGET:
                 return

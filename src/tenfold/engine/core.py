@@ -98,7 +98,7 @@ class EngineCore:
         """Make one such step. For when there is nothing else to do; a request ends it, and then it begins anew."""
         assert self._calibration is not None and self.idle
         self._calibration.step()
-        if self._calibration.done:
+        if self._calibration.done and not self._calibration.brief:
             self._keep()
 
     def close(self) -> list[RequestOutput]:
@@ -106,7 +106,8 @@ class EngineCore:
         outputs = self.abort_all()
         if self._calibration is not None:
             self._calibration.stop()
-        if self._scheduler.cost.observed >= _WORTH_KEEPING and not self.calibrating:
+        known = self._calibration is None or self._calibration.brief or self._calibration.done
+        if known and self._scheduler.cost.observed >= _WORTH_KEEPING:
             self._keep()
         return outputs
 
