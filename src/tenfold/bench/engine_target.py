@@ -1,8 +1,9 @@
 """An engine as a target, without HTTP."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from tenfold.bench.record import Record
 from tenfold.bench.workload import Work
@@ -45,14 +46,20 @@ class EngineTarget:
         return await self.ask_ids(ids, work.output_tokens, kind=work.kind, began=began)
 
     async def ask_ids(
-        self, ids: tuple[int, ...], output_tokens: int, *, kind: str, began: float | None = None, salt: str = ""
+        self,
+        ids: tuple[int, ...],
+        output_tokens: int,
+        *,
+        kind: str,
+        began: float | None = None,
+        terms: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
-        """Continue token ids greedily by exactly ``output_tokens``; requests of other ``salt`` share no prefix."""
+        """Continue token ids greedily by exactly ``output_tokens``; ``terms`` are further fields of the request."""
         record = Record(kind, output_tokens, self._clock.now() if began is None else began, prompt_tokens=len(ids))
         self._requests += 1
         params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
         request = EngineRequest(
-            id=f"bench-{self._requests}", prompt_ids=ids, params=params, arrival=record.began, salt=salt
+            id=f"bench-{self._requests}", prompt_ids=ids, params=params, arrival=record.began, **terms
         )
         try:
             async for output in self._engine.submit(request):
@@ -60,7 +67,8 @@ class EngineTarget:
                     record.output(self._clock.now())
                     record.output_tokens += len(output.tokens)
                 if output.finish in ("error", "abort"):
-                    record.error = f"500 {output.error or output.finish}"
+                    status = 429 if output.retry_after is not None else 500
+                    record.error = f"{status} {output.error or output.finish}"
         except TenfoldError as error:
             record.error = f"{error.status} {error}"
         return record.end(self._clock)

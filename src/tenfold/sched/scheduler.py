@@ -43,6 +43,7 @@ from tenfold.sched.sequence import (
 )
 
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
+_AIM = 0.96  # of a TPOT bound: predictions are not exact
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _PATIENCE = 8.0  # seconds, divided by its class's weight, that a prompt without a bound lets others go first,
 _STRETCH = 3.0  # and so many times its own prefill
@@ -420,6 +421,7 @@ class Scheduler:
                 continue
             if self._tightest is None or bound < self._tightest:
                 self._tightest = bound
+            bound *= _AIM
             if s.first_token is None or s.computed != len(s.tokens) - 1:
                 continue
             left = s.first_token + bound * s.outputs - now

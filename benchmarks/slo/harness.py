@@ -1,0 +1,210 @@
+"""Arrivals, policies and figures that the benchmarks of service objectives share."""
+
+import argparse
+import asyncio
+import csv
+import random
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tenfold.bench.engine_target import EngineTarget
+from tenfold.bench.record import Record
+from tenfold.bench.report import percentile
+from tenfold.core.clock import WallClock
+from tenfold.core.config import DEFAULT_MODEL, FIRST_COME, EngineConfig, SchedulerConfig
+from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, parse_slo, with_slo
+from tenfold.engine.process import EngineProcess
+from tenfold.model.checkpoint import load_checkpoint
+from tenfold.model.store import resolve
+
+SETTLE = 6.0  # seconds for a new engine to measure its steps
+WHOLE, CHUNKS, OURS = "first come, whole prompts", "first come, 512 tokens a step", "by SLO"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request: when it comes (seconds from the start), its tokens, and its ``terms`` (an EngineRequest's fields)."""
+
+    at: float
+    prompt_ids: tuple[int, ...]
+    outputs: int
+    kind: str
+    terms: tuple[tuple[str, Any], ...] = ()
+
+
+def policies(slo: Slo) -> dict[str, SchedulerConfig]:
+    """The two baselines and ours: first come, first served, with whole prompts and with chunks; bounds in time."""
+    return {
+        WHOLE: SchedulerConfig(max_step_tokens=8192, policy=FIRST_COME),
+        CHUNKS: SchedulerConfig(policy=FIRST_COME),
+        OURS: SchedulerConfig(classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo)),
+    }
+
+
+def options(text: str | None, slo: str, rounds: int = 5) -> argparse.ArgumentParser:
+    """A command line with what all benchmarks take; ``text`` is the module's docstring."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--kv", default="int8")
+    parser.add_argument("--slo", type=parse_slo, default=parse_slo(slo), help=f"default: {slo}")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+@asynccontextmanager
+async def engine(model: str, kv: str, scheduler: SchedulerConfig, **settings: Any) -> AsyncGenerator[EngineTarget]:
+    """A new engine process that knows its step times."""
+    config = EngineConfig(model=model, kv_type=kv, scheduler=scheduler, **settings)
+    checkpoint = load_checkpoint(resolve(model))
+    target = EngineTarget(EngineProcess(config), checkpoint.tokenizer)
+    await target.start()
+    try:
+        await asyncio.sleep(SETTLE)
+        yield target
+    finally:
+        await target.stop()
+
+
+async def replay(target: EngineTarget, arrivals: Iterable[Arrival]) -> list[Record]:
+    """All arrivals, each at its time, whether or not earlier ones are answered; records in order of arrival."""
+    clock = WallClock()
+    began, tasks = clock.now(), []
+    async with asyncio.TaskGroup() as group:
+        for one in arrivals:
+            await asyncio.sleep(max(0.0, began + one.at - clock.now()))
+            tasks.append(
+                group.create_task(target.ask_ids(one.prompt_ids, one.outputs, kind=one.kind, terms=dict(one.terms)))
+            )
+    return [task.result() for task in tasks]
+
+
+def refused(record: Record) -> bool:
+    """Whether it was answered with a 429."""
+    return record.error is not None and record.error.startswith("429")
+
+
+def good(record: Record, slo: Slo) -> bool:
+    """Whether it met both bounds; refusals and errors did not."""
+    if record.error is not None or record.ttft is None:
+        return False
+    slow = slo.tpot is not None and record.tpot is not None and record.tpot > slo.tpot
+    return not slow and (slo.ttft is None or record.ttft <= slo.ttft)
+
+
+def milliseconds(values: Iterable[float | None], p: int) -> float:
+    """A percentile of what is known, in ms; 0 of nothing."""
+    return 1000 * (percentile([value for value in values if value is not None], p) or 0.0)
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """Errors that are not refusals: there should be none."""
+    return [record.error for record in records if record.error is not None and not refused(record)]
+
+
+# Where arrivals come from.
+
+
+def poisson(rate: float, seed: int) -> Iterator[float]:
+    """Times of arrivals at random, ``rate`` per second."""
+    rng, at = random.Random(seed), 0.0
+    while True:
+        at += rng.expovariate(rate)
+        yield at
+
+
+def tokens(rng: random.Random, count: int, vocab: int) -> tuple[int, ...]:
+    """A prompt of its own."""
+    return tuple(rng.randrange(vocab) for _ in range(count))
+
+
+def chat_sizes(rng: random.Random) -> tuple[int, int]:
+    """Prompt and output tokens of the ``chat`` workload (lognormal; median 130 and 81)."""
+    return min(1500, int(1.3 * rng.lognormvariate(4.6, 0.8)) + 4), max(16, min(256, int(rng.lognormvariate(4.4, 0.6))))
+
+
+def mixed_sizes(rng: random.Random) -> tuple[int, int]:
+    """Of the ``mixed`` workload: half long prompts with short answers, half the reverse."""
+    return (rng.randint(1040, 1820), 32) if rng.random() < 0.5 else (rng.randint(20, 60), 192)
+
+
+def generated(
+    sizes: Callable[[random.Random], tuple[int, int]], rate: float, seconds: float, seed: int, vocab: int, kind: str
+) -> list[Arrival]:
+    """Arrivals at random of sizes at random."""
+    rng, found = random.Random(seed), []
+    for at in poisson(rate, seed + 1):
+        if at >= seconds:
+            return found
+        prompt, outputs = sizes(rng)
+        found.append(Arrival(at, tokens(rng, prompt, vocab), outputs, kind))
+    raise AssertionError
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A row of a trace; ``at`` in seconds from its start."""
+
+    at: float
+    prompt: int
+    outputs: int
+    tenant: str = ""
+
+
+def azure(path: Path) -> list[Traced]:
+    """The Azure LLM inference trace 2023 (CSV; Patel et al., ISCA'24)."""
+    rows = list(csv.DictReader(path.open()))
+    times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
+    return [
+        Traced(at - times[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+        for at, row in zip(times, rows, strict=True)
+    ]
+
+
+def multi_tenant(path: Path) -> list[Traced]:
+    """The VTC artifact's trace of LMSYS Arena (CSV; Sheng et al., OSDI'24)."""
+    return [
+        Traced(float(row["arrival_s"]), int(row["prompt_tokens"]), int(row["output_tokens"]), row["tenant"])
+        for row in csv.DictReader(path.open())
+    ]
+
+
+def piece(trace: Sequence[Traced], start: float, seconds: float) -> list[Traced]:
+    """A part of a trace, from its own beginning."""
+    return [replace(row, at=row.at - start) for row in trace if start <= row.at < start + seconds]
+
+
+def thinned(trace: Sequence[Traced], rate: float, speed: float, seed: int) -> list[Traced]:
+    """So many rows, at random, that ``rate`` come per second when it is played ``speed`` times as fast."""
+    seconds = max(row.at for row in trace) / speed
+    rng = random.Random(seed)
+    kept = sorted(rng.sample(range(len(trace)), min(len(trace), round(rate * seconds))))
+    return [replace(trace[i], at=trace[i].at / speed) for i in kept]
+
+
+def of_trace(trace: Iterable[Traced], scale: float, most: int, seed: int, vocab: int, kind: str) -> list[Arrival]:
+    """Arrivals with prompts and answers of a trace's sizes times ``scale``, prompts of ``most`` tokens at most."""
+    rng = random.Random(seed)
+    return [
+        Arrival(
+            row.at,
+            tokens(rng, max(1, min(most, round(row.prompt * scale))), vocab),
+            max(1, round(row.outputs * scale)),
+            kind,
+            (("tenant", row.tenant),) if row.tenant else (),
+        )
+        for row in trace
+    ]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown."""
+
+    def line(row: Sequence[object]) -> str:
+        return "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |"
+
+    return "\n".join([line(columns), "|" + "---|" * len(columns), *map(line, rows)])
