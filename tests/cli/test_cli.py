@@ -109,6 +109,12 @@ def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
         (("serve", "--max-running", "8", "--max-step-tokens", "4"), "max_step_tokens"),
         (("serve", "--host", "192.0.2.1"), "--host"),
         (("serve", "--slo", "tpot=3"), "--slo"),
+        (("serve", "--slo", "ttft=0ms"), "above 0 seconds"),
+        (("serve", "--slo-class", "Gold:ttft=1s"), "no name of an SLO class"),
+        (("serve", "--slo-class", "gold:speed=1"), "--slo-class"),
+        (("serve", "--slo-class", "gold:weight=0"), "weight"),
+        (("serve", "--tenant", "acme"), "NAME=WEIGHT"),
+        (("serve", "--tenant", "acme=-1"), "weight of tenant acme"),
     ],
 )
 def test_user_errors_are_one_line(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
@@ -124,6 +130,29 @@ def test_weights_reach_the_engine(cli: Cli, tmp_path: Path, command: tuple[str, 
     where = (*command, str(folder))
     refused(cli(*where, "--weights", "int8", "--backend", "reference"), "--weights int8 needs --backend cpu")
     assert cli(*where, "--weights", "int3").exit_code == 2
+
+
+def test_what_is_promised_is_read() -> None:
+    from tenfold.cli.options import Profile, scheduler_config
+    from tenfold.core.config import PROFILES
+    from tenfold.core.slo import Slo
+
+    config = scheduler_config(
+        None,
+        64,
+        100,
+        slo="ttft=200ms,tpot=30ms",
+        slo_classes=["bulk:weight=0.5,shed=no"],
+        profile=Profile.interactive,
+        max_waiting_per_tenant=7,
+        tenants=["acme=2", "a=b=3"],
+    )
+    by_name = {one.name: one for one in config.classes}
+    assert by_name["standard"].slo == Slo(0.2, 0.03)
+    assert not by_name["bulk"].sheddable
+    assert config.policy == PROFILES["interactive"]
+    assert config.tenants == {"acme": 2.0, "a=b": 3.0}
+    assert config.max_waiting_per_tenant == 7
 
 
 def test_bench_tells_of_failed_requests(cli: Cli) -> None:
