@@ -46,7 +46,7 @@ class CacheManager:
         self._sharing = config.prefix_sharing
         self._index = PrefixIndex()
         self._order = (order or LeastWorth)(self._index, config)
-        self._pool = BlockPool(config.blocks, self._order, self._evict)
+        self._pool = BlockPool(config.blocks, self._order, self._evict if on_evict else self._index.drop)
         self._on_evict = on_evict
         self._tables: dict[str, _Table] = {}
 
@@ -128,8 +128,7 @@ class CacheManager:
             keep = node is not None
             if node is None:
                 index.drop_spare(block)
-            elif node.spares and pool.refs(block) == 1:  # another sequence holds an equal one
-                heir = node.spares[0]
+            elif pool.refs(block) == 1 and (heir := index.spare_of(node)) is not None:  # another one holds an equal one
                 index.drop_spare(heir)
                 index.move(node, heir)
                 keep = False
@@ -143,7 +142,7 @@ class CacheManager:
         for table in self._tables.values():
             for node, block in zip(table.nodes, table.blocks, strict=False):
                 assert self._index.find(node.name) is node, "a sequence holds what is not findable"
-                assert node.block == block or block in node.spares
+                assert node.block == block or self._index.is_spare(block, node)
                 assert self._pool.refs(node.block) > 0, "held under one block, cached under another"
 
     def _walk(self, name: bytes, tokens: Sequence[int]) -> Iterator[Node]:
@@ -168,8 +167,8 @@ class CacheManager:
         self._order.use(node)
 
     def _evict(self, block: int) -> None:
-        if self._on_evict is not None:
-            node = self._index.at(block)
-            assert node is not None
-            self._on_evict(node.name, block)
+        """Tell first."""
+        node = self._index.at(block)
+        assert node is not None and self._on_evict is not None
+        self._on_evict(node.name, block)
         self._index.drop(block)

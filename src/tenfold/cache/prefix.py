@@ -25,43 +25,43 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 class Node:
     """A findable prefix: ``block`` holds the KV of its last tokens, ``children`` findable ones follow it directly.
 
-    ``spares`` are further blocks that hold the same KV, computed by sequences at the same time. The fields after that
-    are the eviction order's.
+    The other fields are the eviction order's.
     """
 
-    __slots__ = ("block", "children", "depth", "idle", "name", "parent", "queue", "since", "spares", "uses")
+    __slots__ = ("block", "children", "depth", "idle", "name", "parent", "queue", "since", "uses")
+
+    depth: int  # blocks before it
+    uses: int  # by further sequences
+    idle: bool  # whether nobody used it since it was cached
+    since: int  # when it was cached last
+    queue: int
 
     def __init__(self, name: bytes, block: int, parent: "Node | None") -> None:
         self.name = name
         self.block = block
         self.parent = parent
         self.children = 0
-        self.depth: int = 0 if parent is None else parent.depth + 1  # blocks before it
-        self.spares: tuple[int, ...] = ()
-        self.uses = 0  # by further sequences
-        self.idle = False  # whether nobody used it since it was cached
-        self.since = 0  # when nobody held it any more
-        self.queue = 0
+        self.depth = 0 if parent is None else parent.depth + 1
+        self.uses = 0
 
 
 class PrefixIndex:
-    """Owner of the map between prefix names and the blocks that hold their KV."""
+    """Owner of the map between prefix names and the blocks that hold their KV.
+
+    ``find(name)`` is the node of this prefix, ``at(block)`` the node whose KV is found in this block, None where there
+    is none. *Spares* are further blocks that hold the KV of a node, computed by sequences at the same time.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[bytes, Node] = {}
         self._at: dict[int, Node] = {}
+        self._spares: dict[Node, list[int]] = {}
         self._spare: dict[int, Node] = {}
+        self.find = self._nodes.get  # one call less each, several per block
+        self.at = self._at.get
 
     def __len__(self) -> int:
         return len(self._nodes)
-
-    def find(self, name: bytes) -> Node | None:
-        """The node of this prefix, if it is findable."""
-        return self._nodes.get(name)
-
-    def at(self, block: int) -> Node | None:
-        """The node whose KV is found in ``block``; none for a spare."""
-        return self._at.get(block)
 
     def add(self, name: bytes, block: int, parent: Node | None) -> Node:
         """Make ``block`` findable after ``parent`` (None: the empty prefix); no other may hold the same prefix."""
@@ -75,7 +75,6 @@ class PrefixIndex:
         """Forget ``block``, which nothing findable follows: its contents are about to be overwritten."""
         node = self._at.pop(block)
         assert not node.children, f"block {block} was given up before what follows it"
-        assert not node.spares
         del self._nodes[node.name]
         if node.parent is not None:
             node.parent.children -= 1
@@ -88,29 +87,36 @@ class PrefixIndex:
 
     def add_spare(self, node: Node, block: int) -> None:
         """``block`` holds the same KV as ``node``'s."""
-        node.spares = (*node.spares, block)
+        self._spares.setdefault(node, []).append(block)
         self._spare[block] = node
 
-    def drop_spare(self, block: int) -> bool:
-        """Forget that ``block`` is a spare; False where it was none."""
+    def drop_spare(self, block: int) -> None:
+        """Forget that ``block`` is a spare, where it is one."""
         node = self._spare.pop(block, None)
-        if node is None:
-            return False
-        node.spares = tuple(spare for spare in node.spares if spare != block)
-        return True
+        if node is not None:
+            self._spares[node].remove(block)
+            if not self._spares[node]:
+                del self._spares[node]
+
+    def spare_of(self, node: Node) -> int | None:
+        """A spare of ``node``'s, if there is one."""
+        return self._spares[node][0] if node in self._spares else None
+
+    def is_spare(self, block: int, node: Node) -> bool:
+        """Whether ``block`` is a spare of ``node``'s."""
+        return self._spare.get(block) is node
 
     def check(self) -> None:
         """Assert that the tree is whole."""
         children: dict[Node, int] = {}
-        spares: dict[int, Node] = {}
         assert len(self._at) == len(self._nodes)
         for name, node in self._nodes.items():
             assert node.name == name and self._at[node.block] is node
-            spares.update(dict.fromkeys(node.spares, node))
             if node.parent is not None:
                 assert self._nodes.get(node.parent.name) is node.parent, "a prefix is findable, its beginning is not"
                 assert node.depth == node.parent.depth + 1
                 children[node.parent] = children.get(node.parent, 0) + 1
-        assert spares == self._spare
-        assert not spares.keys() & self._at.keys()
+        assert self._spare == {spare: node for node, spares in self._spares.items() for spare in spares}
+        assert all(self._nodes.get(node.name) is node and spares for node, spares in self._spares.items())
+        assert not self._spare.keys() & self._at.keys()
         assert all(node.children == children.get(node, 0) for node in self._nodes.values())
