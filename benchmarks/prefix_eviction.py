@@ -31,7 +31,7 @@ from tenfold.cache.worth import LeastWorth
 from tenfold.core.config import CacheConfig
 
 BLOCK = 2  # tokens of a simulated block
-SHARES = (0.2, 0.4, 0.6, 0.8)  # of an endless cache's hits, by LRU
+SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of an endless cache's hits, by LRU
 TOGETHER = 4  # requests in flight
 ATTENTION = 131072.0  # tokens after which attention takes as much as all else: the cache's default
 
@@ -264,6 +264,8 @@ def draw(found: Sequence[tuple[Traffic, Result, Sequence[Row]]], path: Path) -> 
         ):
             axes.plot(sizes_, [100 * r.hits / best.hits for r in results], "o-", color=colour, label=name, markersize=4)
         axes.set(xscale="log", xlabel="pool, blocks", ylim=(0, 104), title=traffic.name)
+        axes.set_xticks(sizes_, [f"{blocks:,}" for blocks in sizes_], fontsize=7, rotation=30)
+        axes.minorticks_off()
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("tokens found, % of an endless cache's")

@@ -53,7 +53,7 @@ class LeastWorth:
         self._cost = cost
         self._block_size = config.block_size
         self._tiers: list[int] = []  # by depth
-        self._tier_costs = [2.0 ** (tier / 2) for tier in range(_TIERS)]
+        self._tier_costs: list[float] = [2.0 ** (tier / 2) for tier in range(_TIERS)]
         self._least: OrderedDict[int, Node] = OrderedDict()  # the queue to take from,
         self._weight = 0.0  # whose heads are worth this over their age,
         self._bound = 0.0  # while that is no more than this,
