@@ -1,22 +1,25 @@
 """Block tables of the sequences in flight, with prefix sharing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from tenfold.cache.evict import EvictionOrder
 from tenfold.cache.pool import BlockPool
-from tenfold.cache.prefix import PrefixIndex, chain_hash, root_hash
+from tenfold.cache.prefix import Node, PrefixIndex, chain_hash, root_hash
+from tenfold.cache.worth import LeastWorth
 from tenfold.core.config import CacheConfig
 
 
 class _Table:
-    """One sequence's blocks and the names of its full, computed ones."""
+    """One sequence's blocks and the nodes of its full, computed ones."""
 
-    __slots__ = ("blocks", "frozen", "names", "root")
+    __slots__ = ("blocks", "found", "frozen", "nodes", "root")
 
     def __init__(self, root: bytes) -> None:
         self.root = root
         self.blocks: list[int] = []
-        self.names: list[bytes] = []  # names[i] belongs to blocks[i]
+        self.nodes: list[Node] = []  # nodes[i] is that of blocks[i], which may be a spare
+        self.found = 0  # nodes that were computed by others and are not counted as used yet
         self.frozen: tuple[int, ...] = ()  # blocks, as last handed out
 
 
@@ -25,13 +28,26 @@ class CacheManager:
 
     A sequence enters with :meth:`open`, grows with :meth:`reserve`, makes computed blocks shareable with
     :meth:`commit`, and leaves with :meth:`close`. Shared blocks are always full and never written again.
+
+    What a sequence holds is found in blocks that are held: of two that hold the same KV, computed by sequences at the
+    same time, a held one is the findable one. So nothing held follows what may be given up.
+
+    ``order`` makes the eviction order; ``on_evict(name, block)`` is told when a findable block's contents are given
+    up, before they are overwritten: a second tier's place.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(
+        self,
+        config: CacheConfig,
+        order: Callable[[PrefixIndex, CacheConfig], EvictionOrder] | None = None,
+        on_evict: Callable[[bytes, int], None] | None = None,
+    ) -> None:
         self.block_size = config.block_size
         self._sharing = config.prefix_sharing
         self._index = PrefixIndex()
-        self._pool = BlockPool(config.blocks, self._index.drop)
+        self._order = (order or LeastWorth)(self._index, config)
+        self._pool = BlockPool(config.blocks, self._order, self._evict if on_evict else self._index.drop)
+        self._on_evict = on_evict
         self._tables: dict[str, _Table] = {}
 
     @property
@@ -43,6 +59,10 @@ class CacheManager:
         """Blocks that ``tokens`` positions need."""
         return -(-tokens // self.block_size)
 
+    def match(self, tokens: Sequence[int], salt: str = "") -> int:
+        """How many tokens :meth:`open` would find now; holds nothing. Costs a hash per block found."""
+        return sum(1 for _ in self._walk(root_hash(salt), tokens)) * self.block_size
+
     def open(self, sequence: str, tokens: Sequence[int], salt: str = "") -> int:
         """Start a block table with the longest computed prefix of ``tokens``; returns that prefix's length.
 
@@ -50,19 +70,12 @@ class CacheManager:
         """
         assert sequence not in self._tables, f"{sequence} is open already"
         table = self._tables[sequence] = _Table(root_hash(salt))
-        if not self._sharing:
-            return 0
-        size = self.block_size
-        name = table.root
-        for start in range(0, len(tokens) - size, size):
-            name = chain_hash(name, tokens[start : start + size])
-            block = self._index.find(name)
-            if block is None:
-                break
-            self._pool.hold(block)
-            table.blocks.append(block)
-            table.names.append(name)
-        return len(table.blocks) * size
+        for node in self._walk(table.root, tokens):
+            self._pool.hold(node.block)
+            table.blocks.append(node.block)
+            table.nodes.append(node)
+        table.found = len(table.nodes)
+        return table.found * self.block_size
 
     def match(self, tokens: Sequence[int], salt: str = "") -> int:
         """How many of ``tokens`` :meth:`open` would find."""
@@ -102,19 +115,72 @@ class CacheManager:
         if not self._sharing:
             return
         table = self._tables[sequence]
+        if table.found:  # only now: a sequence that found no room may open often
+            for found in table.nodes[: table.found]:
+                self._order.use(found)
+            table.found = 0
         size = self.block_size
-        for i in range(len(table.names), computed // size):
-            parent = table.names[-1] if table.names else table.root
-            name = chain_hash(parent, tokens[i * size : (i + 1) * size])
-            table.names.append(name)
-            self._index.add(name, table.blocks[i])
+        nodes = table.nodes
+        for i in range(len(nodes), computed // size):
+            parent = nodes[-1] if nodes else None
+            name = chain_hash(parent.name if parent else table.root, tokens[i * size : (i + 1) * size])
+            node = self._index.find(name)
+            if node is None:
+                node = self._index.add(name, table.blocks[i], parent)
+                self._order.enter(node)
+            else:
+                self._computed_again(node, table.blocks[i])
+            nodes.append(node)
 
     def close(self, sequence: str) -> None:
-        """Let go of all blocks; the findable ones stay cached, the end of the prefix to be evicted first."""
-        table = self._tables.pop(sequence)
-        for block in reversed(table.blocks):
-            self._pool.release(block, keep=self._index.knows(block))
+        """Let go of all blocks; the findable ones stay cached."""
+        index, pool = self._index, self._pool
+        for block in reversed(self._tables.pop(sequence).blocks):
+            node = index.at(block)
+            keep = node is not None
+            if node is None:
+                index.drop_spare(block)
+            elif pool.refs(block) == 1 and (heir := index.spare_of(node)) is not None:  # another one holds an equal one
+                index.drop_spare(heir)
+                index.move(node, heir)
+                keep = False
+            pool.release(block, keep=keep)
 
     def check(self) -> None:
         """Assert conservation over all tables (tests call this after every step)."""
         self._pool.check(Counter(b for table in self._tables.values() for b in table.blocks))
+        self._index.check()
+        self._order.check()
+        for table in self._tables.values():
+            for node, block in zip(table.nodes, table.blocks, strict=False):
+                assert self._index.find(node.name) is node, "a sequence holds what is not findable"
+                assert node.block == block or self._index.is_spare(block, node)
+                assert self._pool.refs(node.block) > 0, "held under one block, cached under another"
+
+    def _walk(self, name: bytes, tokens: Sequence[int]) -> Iterator[Node]:
+        """The nodes of the longest findable prefix, without the last token."""
+        if not self._sharing:
+            return
+        size = self.block_size
+        for start in range(0, len(tokens) - size, size):
+            name = chain_hash(name, tokens[start : start + size])
+            node = self._index.find(name)
+            if node is None:
+                return
+            yield node
+
+    def _computed_again(self, node: Node, block: int) -> None:
+        """``block``, which a sequence holds, has the same KV as ``node``'s, computed by another meanwhile."""
+        if self._pool.refs(node.block):
+            self._index.add_spare(node, block)
+        else:
+            self._pool.discard(node.block)
+            self._index.move(node, block)
+        self._order.use(node)
+
+    def _evict(self, block: int) -> None:
+        """Tell first."""
+        node = self._index.at(block)
+        assert node is not None and self._on_evict is not None
+        self._on_evict(node.name, block)
+        self._index.drop(block)

@@ -7,21 +7,24 @@ A block is in exactly one of three states, so free + cached + held = total at al
 * *held*: ``refs`` sequences hold it.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
+
+from tenfold.cache.evict import EvictionOrder
 
 
 class BlockPool:
     """Owner of the blocks' reference counts.
 
-    ``on_evict(block)`` is told when a cached block's contents are given up.
+    ``order`` keeps the cached blocks and says which to give up next; ``on_evict(block)`` is told when one's contents
+    are.
     """
 
-    def __init__(self, blocks: int, on_evict: Callable[[int], None]) -> None:
+    def __init__(self, blocks: int, order: EvictionOrder, on_evict: Callable[[int], None]) -> None:
         self.blocks = blocks
+        self.evicted = 0  # blocks, since the start
         self._refs = [0] * blocks
         self._free = list(range(blocks - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently released first
+        self._cached = order
         self._on_evict = on_evict
 
     @property
@@ -44,13 +47,17 @@ class BlockPool:
         """Blocks somebody holds."""
         return self.blocks - self.available
 
+    def refs(self, block: int) -> int:
+        """How many hold ``block``."""
+        return self._refs[block]
+
     def take(self) -> int:
-        """A block to overwrite, with one reference; evicts the least recently used cached one if need be."""
+        """A block to overwrite, with one reference; gives up a cached one's contents if need be."""
         if self._free:
             block = self._free.pop()
         else:
-            assert self._cached, "take() needs an available block"
-            block, _ = self._cached.popitem(last=False)
+            block = self._cached.pop()
+            self.evicted += 1
             self._on_evict(block)
         assert self._refs[block] == 0
         self._refs[block] = 1
@@ -59,7 +66,7 @@ class BlockPool:
     def hold(self, block: int) -> None:
         """One more reference to a held or cached block."""
         if self._refs[block] == 0:
-            del self._cached[block]
+            self._cached.remove(block)
         self._refs[block] += 1
 
     def release(self, block: int, *, keep: bool) -> None:
@@ -68,14 +75,23 @@ class BlockPool:
         self._refs[block] -= 1
         if self._refs[block] == 0:
             if keep:
-                self._cached[block] = None
+                self._cached.push(block)
             else:
                 self._free.append(block)
 
+    def discard(self, block: int) -> None:
+        """A cached block's contents are worthless from now on."""
+        self._cached.remove(block)
+        self._free.append(block)
+
     def check(self, references: dict[int, int]) -> None:
         """Assert conservation, given how often each block stands in the block tables."""
-        free, cached = set(self._free), set(self._cached)
+        free = set(self._free)
         assert len(free) == len(self._free), "a block is twice in the free list"
+        cached = 0
         for block, refs in enumerate(self._refs):
             assert refs == references.get(block, 0), f"block {block}: {refs} refs, {references.get(block, 0)} uses"
-            assert (block in free) + (block in cached) + (refs > 0) == 1, f"block {block} is in no or two states"
+            states = (block in free, block in self._cached, refs > 0)
+            assert sum(states) == 1, f"block {block} is in no or two states"
+            cached += states[1]
+        assert cached == len(self._cached)
