@@ -77,18 +77,6 @@ class CacheManager:
         table.found = len(table.nodes)
         return table.found * self.block_size
 
-    def match(self, tokens: Sequence[int], salt: str = "") -> int:
-        """How many of ``tokens`` :meth:`open` would find."""
-        if not self._sharing:
-            return 0
-        size, name, found = self.block_size, root_hash(salt), 0
-        for start in range(0, len(tokens) - size, size):
-            name = chain_hash(name, tokens[start : start + size])
-            if self._index.find(name) is None:
-                break
-            found += size
-        return found
-
     def missing(self, sequence: str, tokens: int) -> int:
         """Blocks the sequence lacks to hold ``tokens`` positions."""
         return max(0, self.blocks_for(tokens) - len(self._tables[sequence].blocks))

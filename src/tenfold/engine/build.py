@@ -1,8 +1,10 @@
 """From settings to a running core: the one place where the parts are put together."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from tenfold.cache.manager import CacheManager
+from tenfold.cache.worth import LeastWorth
 from tenfold.core.clock import WallClock
 from tenfold.core.config import CacheConfig, EngineConfig
 from tenfold.core.errors import ConfigError
@@ -20,6 +22,7 @@ from tenfold.model.checkpoint import Checkpoint, load_checkpoint
 from tenfold.model.store import cache_folder, resolve
 from tenfold.ops.base import Ops
 from tenfold.ops.cores import cpu_name
+from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
 
 
@@ -47,12 +50,15 @@ def build_engine(config: EngineConfig) -> Engine:
     max_context = min(wanted, blocks * config.block_size)
     clock = WallClock()
     laps = ClockedLaps(clock) if config.profile else NO_LAPS
-    cache = CacheManager(CacheConfig(blocks, config.block_size, config.prefix_sharing))
-    executor = ModelRunner(ops, blocks, config.block_size, laps)
     attention = Attention(spec.windows)
     record = CostRecord(cache_folder() / "cost", (checkpoint.name, ops.describe(), cpu_name()))
     known = record.load()
     cost = StepCost(known or FIRST_GUESS)
+    cache = CacheManager(
+        CacheConfig(blocks, config.block_size, config.prefix_sharing),
+        partial(LeastWorth, cost=Forecast(cost, attention, config.scheduler.max_step_tokens).again),
+    )
+    executor = ModelRunner(ops, blocks, config.block_size, laps)
     calibration = Calibration(
         cache, executor, cost, attention, clock, config.scheduler, max_context, brief=known is not None
     )

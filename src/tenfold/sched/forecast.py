@@ -36,6 +36,10 @@ class Forecast:
         each = StepShape(-(-new // steps), 1, 0, 0.0, keys)
         return steps * self._cost.predict(each)
 
+    def again(self, start: int) -> float:
+        """Seconds that a chunk takes which begins after ``start`` tokens: what blocks there are worth."""
+        return self.prefill(start, start + self._chunk)
+
     def decode(self, context: int) -> float:
         """Seconds of a step with nothing but one sequence of ``context`` tokens in decode: no TPOT is below it."""
         return self._cost.predict(StepShape(1, 1, 1, self._attention.keys(1, context), 0.0))
