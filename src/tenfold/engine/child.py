@@ -11,7 +11,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from queue import SimpleQueue
 
 import msgspec
@@ -20,7 +22,8 @@ from tenfold.core.clock import WallClock
 from tenfold.core.config import EngineConfig
 from tenfold.core.errors import TenfoldError
 from tenfold.engine.build import build_engine
-from tenfold.engine.loop import run_loop
+from tenfold.engine.core import EngineCore
+from tenfold.engine.loop import Inbox, obey, run_loop
 from tenfold.engine.wire import Command, Ready, Report, Stop, Unframer, failure, frame
 
 
@@ -30,17 +33,20 @@ def main(fd: int) -> int:
     connection = socket.socket(fileno=fd)
     encoder = msgspec.msgpack.Encoder()
 
+    sending = threading.Lock()
+
     def report(message: Report) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader notices, and ends us
+        with sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader notices, and ends us
             connection.sendall(frame(encoder.encode(message)))
 
-    inbox: SimpleQueue[Command] = SimpleQueue()
+    inbox: Inbox = SimpleQueue()
+    built: Future[EngineCore] = Future()
     payloads = _payloads(connection)
     first = next(payloads, None)
     if first is None:
         return 0
     config = msgspec.msgpack.decode(first, type=EngineConfig)
-    threading.Thread(target=_read, args=(payloads, inbox), daemon=True).start()
+    threading.Thread(target=_read, args=(payloads, inbox, built, report), daemon=True).start()
     try:
         engine = build_engine(config)
     except TenfoldError as error:
@@ -48,6 +54,7 @@ def main(fd: int) -> int:
         return 2
     gc.collect()
     gc.freeze()  # the model and its vocabulary stay: no step waits for them to be looked through
+    built.set_result(engine.core)
     report(Ready(engine.info))
     run_loop(engine.core, inbox, report, WallClock())
     return 0
@@ -59,15 +66,26 @@ def _payloads(connection: socket.socket) -> Iterator[bytes]:
         yield from unframer.feed(data)
 
 
-def _read(payloads: Iterator[bytes], inbox: "SimpleQueue[Command]") -> None:
-    """Fill the inbox; when the parent is gone, leave at once, whatever the loop is doing."""
+def _read(
+    payloads: Iterator[bytes], inbox: Inbox, built: "Future[EngineCore]", report: Callable[[Report], None]
+) -> None:
+    """Do what the parent says, while steps are computed; when it is gone, leave at once, whatever the loop is doing.
+
+    So a request is refused, or another's blocks are free, within milliseconds, however long a step takes.
+    """
     decoder = msgspec.msgpack.Decoder(Command)
-    with contextlib.suppress(OSError):
-        for payload in payloads:
-            command = decoder.decode(payload)
-            inbox.put(command)
-            if isinstance(command, Stop):
-                return
+    try:
+        with contextlib.suppress(OSError):
+            for payload in payloads:
+                command = decoder.decode(payload)
+                if isinstance(command, Stop):
+                    inbox.put(command)
+                    return
+                obey(built.result(), command, report)  # nothing comes before we have said that we are ready
+                inbox.put(None)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)
 
 

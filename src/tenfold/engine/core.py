@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,11 @@ class _Sample:
 
 
 class EngineCore:
-    """Requests in, outputs out; every accepted sample ends exactly once. For one thread."""
+    """Requests in, outputs out; every accepted sample ends exactly once.
+
+    One thread makes the steps. Others may submit and abort meanwhile: while a step is computed nothing here changes, so
+    they need not wait for its end.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class EngineCore:
         record: CostRecord | None = None,
         limits: SchedulerConfig | None = None,
     ) -> None:
+        self._lock = threading.Lock()  # held but for the time in which a step is computed
         self._terms_of = TermsOf(limits or SchedulerConfig())
         self.laps = laps
         self._calibration = calibration
@@ -96,8 +102,11 @@ class EngineCore:
 
     def calibrate(self) -> None:
         """Make one such step. For when there is nothing else to do; a request ends it, and then it begins anew."""
-        assert self._calibration is not None and self.idle
-        self._calibration.step()
+        assert self._calibration is not None
+        with self._lock:
+            if not self.idle:
+                return
+            self._calibration.step()
         if self._calibration.done and not self._calibration.brief:
             self._keep()
 
@@ -113,6 +122,10 @@ class EngineCore:
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises InvalidRequest (ContextOverflow) or Overloaded, and then nothing is queued."""
+        with self._lock:
+            self._submit(request)
+
+    def _submit(self, request: EngineRequest) -> None:
         if self._calibration is not None:
             self._calibration.stop()
         params = request.params
@@ -146,9 +159,10 @@ class EngineCore:
 
     def abort(self, request_id: str) -> list[RequestOutput]:
         """End what is left of a request now; its blocks are free when this returns."""
-        names, now = tuple(self._requests.get(request_id, ())), self._clock.now()
-        timelines = [self._scheduler.end(name, now) for name in names]
-        return [self._close(name, "abort", timeline) for name, timeline in zip(names, timelines, strict=True)]
+        with self._lock:
+            names, now = tuple(self._requests.get(request_id, ())), self._clock.now()
+            timelines = [self._scheduler.end(name, now) for name in names]
+            return [self._close(name, "abort", timeline) for name, timeline in zip(names, timelines, strict=True)]
 
     def abort_all(self) -> list[RequestOutput]:
         """End everything."""
@@ -156,30 +170,32 @@ class EngineCore:
 
     def step(self) -> list[RequestOutput]:
         """Compute one step, if there is anything to compute; gives what is new of each sample."""
-        started = self._clock.now()
-        self._learn(started)
-        given_up = [self._output(event, started) for event in self._scheduler.expire(started)]
-        plan = self._scheduler.schedule(started)
-        for name, reason in self._scheduler.preempted:
-            _log.info("%s lost its place: %s", name, reason)
-        self._scheduler.preempted.clear()
-        if plan is None:
-            return given_up
-        self._running = self._scheduler.shape, started
+        with self._lock:
+            started = self._clock.now()
+            self._learn(started)
+            outputs = [self._output(event, started) for event in self._scheduler.expire(started)]
+            plan = self._scheduler.schedule(started)
+            for name, reason in self._scheduler.preempted:
+                _log.info("%s lost its place: %s", name, reason)
+            self._scheduler.preempted.clear()
+            if plan is None:
+                return outputs
+            self._running = self._scheduler.shape, started
         self.laps.step(plan)
         self.laps.lap("schedule")
         result = self._executor.execute(plan)
-        now = self._clock.now()
-        events = self._scheduler.apply(plan, result, now)
-        self.laps.lap("apply")
-        outputs = given_up + [self._output(event, now) for event in events]
-        self.laps.lap("detokenize")
-        self._steps += 1
-        ended = self._clock.now()
-        self._step_seconds += ended - started
-        if self._scheduler.idle:  # else the step lasts until the next one begins: its outputs have to be sent
-            self._learn(ended)
-        return outputs
+        with self._lock:
+            now = self._clock.now()
+            events = self._scheduler.apply(plan, result, now)
+            self.laps.lap("apply")
+            outputs += [self._output(event, now) for event in events]
+            self.laps.lap("detokenize")
+            self._steps += 1
+            ended = self._clock.now()
+            self._step_seconds += ended - started
+            if self._scheduler.idle:  # else the step lasts until the next one begins: its outputs have to be sent
+                self._learn(ended)
+            return outputs
 
     def _keep(self) -> None:
         if self._record is not None:
@@ -193,6 +209,10 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
+        with self._lock:
+            return self._stats()
+
+    def _stats(self) -> EngineStats:
         pool, scheduler = self._cache.pool, self._scheduler
         return EngineStats(
             steps_total=self._steps,

@@ -11,7 +11,7 @@ from tenfold.core.errors import EngineUnavailable
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.build import Engine, build_engine
 from tenfold.engine.client import Health, State
-from tenfold.engine.loop import run_loop
+from tenfold.engine.loop import Inbox, run_loop
 from tenfold.engine.streams import Streams
 from tenfold.engine.wire import Command, Report, Stop
 
@@ -22,7 +22,7 @@ class LocalEngine:
     def __init__(self, config: EngineConfig, clock: Clock | None = None) -> None:
         self._config = config
         self._clock = clock or WallClock()
-        self._inbox: SimpleQueue[Command] = SimpleQueue()
+        self._inbox: Inbox = SimpleQueue()
         self._streams = Streams(self._send)
         self._thread: threading.Thread | None = None
         self._progress = self._clock.now()

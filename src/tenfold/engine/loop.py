@@ -12,8 +12,12 @@ HEARTBEAT = 0.5  # seconds between reports of an idle loop, and between statisti
 QUIET = 1.0  # seconds without work before steps are made to be measured
 
 
-def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[Report], None], clock: Clock) -> None:
-    """Serve until a :class:`Stop`. Commands are taken between steps, so an abort frees its blocks within one.
+# None wakes the loop: somebody else gave the core something to do.
+Inbox = SimpleQueue[Command | None]
+
+
+def run_loop(core: EngineCore, inbox: Inbox, report: Callable[[Report], None], clock: Clock) -> None:
+    """Serve until a :class:`Stop`. Commands in the inbox are taken between steps.
 
     Reports only what happens in this loop: when it is stuck, so are the reports.
     """
@@ -29,7 +33,8 @@ def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[
             if isinstance(command, Stop):
                 report(Outputs(core.close(), core.stats()))
                 return
-            _obey(core, command, report)
+            if command is not None:
+                obey(core, command, report)
         core.laps.lap("commands")
         if calibrates and core.idle:
             core.calibrate()
@@ -46,9 +51,9 @@ def run_loop(core: EngineCore, inbox: "SimpleQueue[Command]", report: Callable[[
             core.laps.lap("report")
 
 
-def _commands(inbox: "SimpleQueue[Command]", *, wait: bool) -> list[Command]:
+def _commands(inbox: Inbox, *, wait: bool) -> list[Command | None]:
     """All commands that are there; with ``wait``, the first one is waited for, a heartbeat long."""
-    commands: list[Command] = []
+    commands: list[Command | None] = []
     try:
         if wait:
             commands.append(inbox.get(timeout=HEARTBEAT))
@@ -58,10 +63,11 @@ def _commands(inbox: "SimpleQueue[Command]", *, wait: bool) -> list[Command]:
         return commands
 
 
-def _obey(core: EngineCore, command: Submit | Abort, report: Callable[[Report], None]) -> None:
+def obey(core: EngineCore, command: Submit | Abort, report: Callable[[Report], None]) -> None:
+    """Do it and report what came of it, at once: also from another thread than the loop's, while a step is computed."""
     if isinstance(command, Abort):
         if outputs := core.abort(command.id):
-            report(Outputs(outputs))
+            report(Outputs(outputs, progress=False))
         return
     try:
         core.submit(command.request)

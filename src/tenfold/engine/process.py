@@ -173,7 +173,8 @@ class EngineProcess:
         child.kill()
 
     def _handle(self, report: Report, writer: asyncio.StreamWriter, ready: asyncio.Future[EngineInfo]) -> None:
-        self._progress = self._clock.now()
+        if isinstance(report, Ready) or (isinstance(report, Outputs) and report.progress):
+            self._progress = self._clock.now()
         if isinstance(report, Ready) and self._stopping.is_set():
             return
         if isinstance(report, Ready):

@@ -52,10 +52,12 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """What a step gave; without any output it is a heartbeat of an idle loop."""
+    """What a step gave; without any output it is a heartbeat of an idle loop. Without ``progress`` it tells nothing of
+    the loop: it may be stuck."""
 
     outputs: list[RequestOutput]
     stats: EngineStats | None = None
+    progress: bool = True
 
 
 Command = Submit | Abort | Stop

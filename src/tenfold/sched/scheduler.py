@@ -72,6 +72,7 @@ class Scheduler:
         self._attention = attention or Attention(())
         self._forecast = Forecast(self.cost, self._attention, config.max_step_tokens)
         self.shape = StepShape()  # of the last plan
+        self._planned: list[Sequence] = []  # in it
         self._sequences: dict[str, Sequence] = {}
         self._queue = WaitingQueue(config.policy.fairness, config.tenants)
         self._running: list[Sequence] = []  # by order of arrival
@@ -227,6 +228,7 @@ class Scheduler:
         predicted = budget.predicted if prefilling else decode
         self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
         self._began = now
+        self._planned = [self._sequences[name] for name in slices]
         plan = StepPlan(tuple(slices.values()), tuple(self._started), tuple(self._ended))
         self._started, self._ended = [], []
         return plan
@@ -239,10 +241,9 @@ class Scheduler:
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
         timely = 0.0
-        for part in plan.slices:
-            sequence = self._sequences.get(part.id)
-            if sequence is None:
-                continue
+        for sequence, part in zip(self._planned, plan.slices, strict=True):
+            if self._sequences.get(part.id) is not sequence:
+                continue  # ended, and perhaps another of the same id came
             if part.id in result.failed:
                 timeline = self.end(part.id, now)
                 events.append(FailEvent(part.id, result.failed[part.id], timeline=timeline))
