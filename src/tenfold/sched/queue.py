@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 
-from tenfold.sched.sequence import BACKGROUND, RETURNING, TIMELY, Sequence
+from tenfold.sched.sequence import RETURNING, TIMELY, Sequence
 
 _LOOKED_AT = 8  # tenants, of those that were served least
 _MANY_TENANTS = 1024  # records above which those of tenants that are gone are dropped
 
-_Entry = tuple[float, int, int, Sequence]  # key, order of arrival, stamp
+_Entry = tuple[int, float, int, int, Sequence]  # tier, key, order of arrival, stamp
 
 
 class _Tenant:
-    __slots__ = ("backgrounds", "count", "listed", "name", "served", "timely", "timely_seconds", "weight")
+    __slots__ = ("count", "listed", "name", "others", "served", "timely", "timely_seconds", "weight")
 
     def __init__(self, name: str, weight: float) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class _Tenant:
         self.served = 0.0  # tokens it was charged, divided by its weight
         self.count = 0  # of its sequences that wait
         self.timely: list[_Entry] = []
-        self.backgrounds: list[_Entry] = []
+        self.others: list[_Entry] = []
         self.timely_seconds = 0.0  # prefill that waits
         self.listed = False
 
@@ -104,20 +104,20 @@ class WaitingQueue:
             self._returning.remove(sequence)
         elif sequence.tier == TIMELY:
             self._unfile(tenant, sequence)
-        for heap in (tenant.timely, tenant.backgrounds):
+        for heap in (tenant.timely, tenant.others):
             if len(heap) > 2 * tenant.count + 64:  # mostly of those that left from the middle
                 heap[:] = [entry for entry in heap if _valid(entry)]
                 heapify(heap)
         return True
 
-    def next(self, now: float, *, background: bool = False) -> Sequence | None:
-        """Who is next; with ``background``, of those that nothing timely can be promised to."""
-        if self._returning and not background:
+    def next(self, now: float, *, others: bool = False) -> Sequence | None:
+        """Who is next; with ``others``, of those that are not timely."""
+        if self._returning and not others:
             return self._returning[0]
         best: Sequence | None = None
         for tenant in self._least_served():
-            head = None if background else self._on_time(tenant, now)
-            head = head or _top(tenant.backgrounds)
+            head = None if others else self._on_time(tenant, now)
+            head = head or _top(tenant.others)
             if head is not None and (best is None or head.urgency < best.urgency):
                 best = head
         return best
@@ -139,9 +139,9 @@ class WaitingQueue:
         """Assert that counts are what they count."""
         waiting = {id(s): s for s in self._returning}
         for tenant in self._tenants.values():
-            entries = [e for heap in (tenant.timely, tenant.backgrounds) for e in heap if _valid(e)]
-            assert len({id(e[3]) for e in entries}) == len(entries), "a sequence is in the queue twice"
-            waiting.update((id(e[3]), e[3]) for e in entries)
+            entries = [e for heap in (tenant.timely, tenant.others) for e in heap if _valid(e)]
+            assert len({id(e[4]) for e in entries}) == len(entries), "a sequence is in the queue twice"
+            waiting.update((id(e[4]), e[4]) for e in entries)
             mine = [s for s in waiting.values() if s.terms.tenant == tenant.name]
             assert tenant.count == len(mine), "a tenant's count is wrong"
             assert abs(tenant.timely_seconds - sum(s.work for s in mine if s.tier == TIMELY)) < 1e-6
@@ -151,7 +151,7 @@ class WaitingQueue:
     def _file(self, tenant: _Tenant, sequence: Sequence) -> None:
         self._stamps += 1
         sequence.stamp = self._stamps
-        entry = (sequence.key, sequence.order, sequence.stamp, sequence)
+        entry = (sequence.tier, sequence.key, sequence.order, sequence.stamp, sequence)
         if sequence.tier == TIMELY:
             tenant.timely_seconds += sequence.work
             self.timely_seconds += sequence.work
@@ -159,7 +159,7 @@ class WaitingQueue:
             self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
             heappush(tenant.timely, entry)
         else:
-            heappush(tenant.backgrounds, entry)
+            heappush(tenant.others, entry)
 
     def _unfile(self, tenant: _Tenant, sequence: Sequence) -> None:
         tenant.timely_seconds = max(0.0, tenant.timely_seconds - sequence.work)
@@ -175,8 +175,7 @@ class WaitingQueue:
         """The most urgent one whose bound can be kept; those that cannot be on time any more join the others."""
         while (head := _top(tenant.timely)) is not None and head.late(now):
             self._unfile(tenant, head)
-            head.tier = BACKGROUND
-            head.key = head.submission.arrival
+            head.give_up_bound()
             self._file(tenant, head)
         return head
 
@@ -234,12 +233,12 @@ def _bucket(sequence: Sequence) -> float:
 
 
 def _valid(entry: _Entry) -> bool:
-    return entry[3].waiting and entry[3].stamp == entry[2]
+    return entry[4].waiting and entry[4].stamp == entry[3]
 
 
 def _top(heap: list[_Entry]) -> Sequence | None:
     while heap:
         if _valid(heap[0]):
-            return heap[0][3]
+            return heap[0][4]
         heappop(heap)
     return None

@@ -3,9 +3,9 @@
 Each step, every sequence in decode gets its next token; what is left of the step goes to chunks of prompts. How much
 that is follows from the running sequences' TPOT bounds and the cost model; to whom it goes, from the TTFT bounds:
 prompts whose bound can be kept come first, the earliest deadline before the others (so that of equals none gets ahead
-of one that was told its time), and a part is kept for all the rest. Waiting sequences get a place when what is ahead of
-them does not fill the step (``queue`` says who is next), and where one more in decode would not break a bound. A
-request whose bound is predicted to be missed is refused when it comes.
+of one that was told its time), and a part is kept for all the rest, late ones first. Waiting sequences get a place when
+what is ahead of them does not fill the step (``queue`` says who is next), and where one more in decode would not break
+a bound. A request whose bound is predicted to be missed is refused when it comes.
 
 When blocks run out, a sequence gives way to those of higher standing (a larger weight, or the same and earlier), so the
 first of all never does, and there is always progress; its blocks stay cached, so coming back costs what was evicted
@@ -33,6 +33,7 @@ from tenfold.sched.forecast import Forecast
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import (
     BACKGROUND,
+    LATE,
     RETURNING,
     TIMELY,
     Event,
@@ -329,7 +330,7 @@ class Scheduler:
 
     def _wait(self, sequence: Sequence) -> float:
         """Predicted seconds from now to its first token."""
-        timely = [s for s in self._running if s.tier != BACKGROUND and len(s.tokens) - s.computed > 1]
+        timely = [s for s in self._running if s.tier <= TIMELY and len(s.tokens) - s.computed > 1]
         if not timely and not self._queue.timely_seconds:
             self._forecast.restart(self._fresh_rate())
         before = self._forecast.wait(self._queue.seconds_before(sequence, sum(s.work for s in timely)))
@@ -369,17 +370,18 @@ class Scheduler:
         return lost
 
     def _prefill(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
-        """Chunks of prompts, the most urgent first; a part is kept for those without a bound that can be kept."""
+        """Chunks of prompts, the most urgent first; a part is kept for those that are not timely."""
         for sequence in sequences:
             if sequence.tier == TIMELY and sequence.late(now):
-                sequence.tier, sequence.key = BACKGROUND, sequence.submission.arrival
+                sequence.give_up_bound()
         sequences.sort(key=lambda s: s.urgency)
-        background = next((i for i, s in enumerate(sequences) if s.tier == BACKGROUND), len(sequences))
-        first, others = sequences[:background], sequences[background:]
+        timely = next((i for i, s in enumerate(sequences) if s.tier > TIMELY), len(sequences))
+        first, others = sequences[:timely], sequences[timely:]
         if not first or not others:
             self._chunks(sequences, budget, slices, now)
             return
-        share, part = self._policy.background_share, 0.0
+        policy = self._policy
+        share, part = policy.late_share if others[0].tier == LATE else policy.background_share, 0.0
         if budget.seconds is not None:
             left = max(0.0, budget.seconds - budget.predicted)
             part = share * left
@@ -441,7 +443,7 @@ class Scheduler:
     def _admit(self, prefilling: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
         """Let waiting sequences in, and among ``prefilling``, while what is ahead of each does not fill the step.
 
-        Where it does, one without a bound that can be kept gets in for the part that is kept for those.
+        Where timely ones do, one that is not may get in for the part that is kept for those.
         """
         fits: int | None = None  # tokens of a prompt
         while (candidate := self._queue.next(now)) is not None:
@@ -450,11 +452,10 @@ class Scheduler:
             if ahead and fits is None:
                 fits = max(1, budget.most(0, budget.tokens))
             if fits is not None and ahead >= fits:
-                if candidate.tier == BACKGROUND or any(s.tier == BACKGROUND for s in prefilling):
+                other = self._queue.next(now, others=True) if candidate.tier == TIMELY else None
+                if other is None or any(s.tier > TIMELY and s.urgency <= other.urgency for s in prefilling):
                     return
-                candidate = self._queue.next(now, background=True)
-                if candidate is None:
-                    return
+                candidate = other
             if not self._enter(candidate, prefilling, budget, now):
                 if not self._displace(candidate, prefilling, budget, slices, now):
                     return
@@ -541,7 +542,7 @@ class Scheduler:
         reason = f"gave its place to {sequence.id} ({name}), to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
         self._preempt(victim, "slo", reason, now, budget, slices)
         victim.protected = len(victim.tokens) + _PROTECTED
-        victim.tier, victim.key = BACKGROUND, victim.submission.arrival
+        victim.give_up_bound()
         self._queue.push(victim)
         if victim in prefilling:
             prefilling.remove(victim)

@@ -8,8 +8,9 @@ from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import Preemption, Timeline
 from tenfold.sched.terms import NO_TERMS, Terms
 
-# Who goes first: sequences that had a place and lost it, those whose TTFT bound can be kept, all others.
-RETURNING, TIMELY, BACKGROUND = 0, 1, 2
+# Who goes first: sequences that had a place and lost it, those whose TTFT bound can be kept, those that missed it, and
+# those that are promised none (or that are too long for it).
+RETURNING, TIMELY, LATE, BACKGROUND = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,10 @@ class Sequence:
     def late(self, now: float) -> bool:
         """Whether its first token will be later than promised, if it begins now."""
         return self.deadline is not None and self.deadline - self.work < now
+
+    def give_up_bound(self) -> None:
+        """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
+        self.tier, self.key = LATE, self.submission.arrival
 
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""
