@@ -542,7 +542,8 @@ class Scheduler:
         reason = f"gave its place to {sequence.id} ({name}), to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
         self._preempt(victim, "slo", reason, now, budget, slices)
         victim.protected = len(victim.tokens) + _PROTECTED
-        victim.give_up_bound()
+        if victim.deadline is not None:
+            victim.give_up_bound()
         self._queue.push(victim)
         if victim in prefilling:
             prefilling.remove(victim)
