@@ -377,38 +377,39 @@ class Scheduler:
         sequences.sort(key=lambda s: s.urgency)
         timely = next((i for i, s in enumerate(sequences) if s.tier > TIMELY), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
-        if not first or not others:
-            self._chunks(sequences, budget, slices, now)
+        if not others or not (first or self._queue.timely_seconds > 0):
+            self._chunks(sequences, budget, slices, now, least=_LEAST_CHUNK)
             return
         policy = self._policy
         share, part = policy.late_share if others[0].tier == LATE else policy.background_share, 0.0
         if budget.seconds is not None:
             left = max(0.0, budget.seconds - budget.predicted)
             part = share * left
-            share = min(1.0, (part + self._owed) / left) if left > 0 else 0.0
+            share = min(0.5, (part + self._owed) / left) if left > 0 else 0.0
         budget.keep(share)
-        self._chunks(first, budget, slices, now)
-        budget.keep(0.0)
+        self._chunks(first, budget, slices, now, least=_LEAST_CHUNK)
+        # Where timely ones wait for a place, what is not used now brings the end of an answer nearer.
+        budget.keep(0.0 if first else 1 - share)
         before = len(slices)
-        self._chunks(others, budget, slices, now)
+        self._chunks(others, budget, slices, now, least=0 if slices else _LEAST_CHUNK)
         self._owed = 0.0 if len(slices) > before else self._owed + part
 
-    def _chunks(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
+    def _chunks(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float, *, least: int) -> None:
+        """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""
         for sequence in sequences:
             if budget.full:
                 break
             if sequence.waiting:
                 continue  # preempted a moment ago
-            count = budget.most(sequence.computed, sequence.pending)
+            count = budget.most(sequence.computed, sequence.pending) or min(least, sequence.pending, budget.tokens)
             if count == 0:
-                if budget.shape.prefill_keys > 0 or budget.tokens <= 0:
-                    continue
-                count = min(_LEAST_CHUNK, sequence.pending, budget.tokens)
+                continue
             if not self._cache.reserve(sequence.id, sequence.computed + count):
                 room, _ = self._make_room(sequence, sequence.computed + count, budget, slices, now)
                 if not room:
                     continue
             slices[sequence.id] = self._slice(sequence, count, budget)
+            least = 0
 
     def _seconds(self, decode: float, now: float) -> float | None:
         """How long the step may last so that no sequence in decode misses its bound; None: there is none.
