@@ -14,7 +14,6 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
-import math
 from bisect import insort
 from collections import Counter
 from dataclasses import replace
@@ -22,12 +21,13 @@ from heapq import heapify, heappop, heappush
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
-from tenfold.core.errors import ContextOverflow, InvalidRequest, Overloaded
+from tenfold.core.errors import ContextOverflow
 from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan, StepResult
 from tenfold.core.request import Preemption, Timeline
 from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
+from tenfold.sched.admission import Admission, Load
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.queue import WaitingQueue
@@ -46,8 +46,6 @@ from tenfold.sched.sequence import (
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
-_PATIENCE = 8.0  # seconds, divided by its class's weight, that a prompt without a bound lets others go first,
-_STRETCH = 3.0  # and so many times its own prefill
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
 _DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
 _PROTECTED = 16  # tokens that a displaced sequence gets before it can be displaced again
@@ -83,17 +81,14 @@ class Scheduler:
         self._started: list[SequenceStart] = []
         self._ended: list[str] = []
         self._arrivals = 0
-        self._tightest: float | None = None  # TPOT bound of those that run
-        self._decode_seconds = 0.0  # predicted, of the last plan
-        self._step_seconds = 0.0  # of late, on average
+        self._load = Load()
+        self._admission = Admission(config, cache, self._forecast, self._queue)
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
         self._backlog = False  # whether timely prompts waited for the last plan
-        self._capped = False  # whether one found no place in it, for all were taken
         self._owed = 0.0  # seconds of prefill that prompts without a bound did not get of their part
         self.interference = 0.0  # seconds that decode spent on others' prompts, for whoever was in decode throughout
         self.preemptions: Counter[str] = Counter()  # by reason
-        self.refused: Counter[str] = Counter()  # by reason
         self.preempted: list[tuple[str, str]] = []  # since this was emptied last: ids, and reasons in words
         self.computed_prompt_tokens = 0
         self.cached_prompt_tokens = 0
@@ -107,6 +102,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._queue) + self._held_count
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Requests that were not let in, or given up before they began, by reason."""
+        return self._admission.refused
 
     @property
     def waiting_by_class(self) -> dict[str, int]:
@@ -147,14 +147,16 @@ class Scheduler:
             submission = replace(submission, terms=replace(terms, slo_class=plain, slo=NO_SLO, tenant=""))
         sequence = Sequence(submission, self._arrivals)
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
-        self._check_limits(sequence)
+        self._admission.check_limits(sequence.terms.tenant, self.waiting, len(self._running), self._load)
         parent = self._sequences.get(submission.after) if submission.after else None
         if parent is not None:
             sequence.tier, sequence.key, sequence.deadline = max(parent.tier, TIMELY), parent.key, parent.deadline
             if sequence.deadline is None:
                 sequence.tier = BACKGROUND
+        elif self._by_arrival:
+            sequence.key = float(sequence.order)
         else:
-            self._promise(sequence, submission.arrival if now is None else now)
+            self._admission.promise(sequence, self._running, submission.arrival if now is None else now, self._load)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
         if parent is not None and parent.computed < parent.prompt:
@@ -198,7 +200,8 @@ class Scheduler:
             timeout = sequence.terms.queue_timeout or 0.0
             timeline = self.end(sequence.id, now)
             message = f"the request has waited for {timeout:g} s to begin, as long as it may; try again later"
-            events.append(FailEvent(sequence.id, message, self._drained(), timeline))
+            retry_after = self._admission.drained(len(self._running), self._load)
+            events.append(FailEvent(sequence.id, message, retry_after, timeline))
         return events
 
     def schedule(self, now: float) -> StepPlan | None:
@@ -210,8 +213,8 @@ class Scheduler:
         slices: Slices = {}
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
         lost = self._decode(decoding, budget, slices, now)
-        self._decode_seconds = decode = budget.predicted if slices else 0.0
-        self._capped = False
+        self._load.decode = decode = budget.predicted if slices else 0.0
+        self._load.capped = False
         prefilling = []
         if self._queue or len(decoding) != len(self._running):
             prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
@@ -237,7 +240,7 @@ class Scheduler:
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Advance by what ``plan`` computed until ``now``; sequences ended meanwhile are passed over."""
         seconds = max(0.0, now - self._began)
-        self._step_seconds += 0.1 * (seconds - self._step_seconds)
+        self._load.step += 0.1 * (seconds - self._load.step)
         self.interference += seconds * self._prefill_part
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
@@ -273,84 +276,6 @@ class Scheduler:
         assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
         assert self._held_count == sum(map(len, self._held.values()))
         assert all(s.computed < len(s.tokens) for s in self._running)
-
-    # What is promised.
-
-    def _check_limits(self, sequence: Sequence) -> None:
-        if self.waiting >= self._config.max_waiting:
-            self.refused["queue"] += 1
-            raise Overloaded(
-                f"the queue is full ({self._config.max_waiting} waiting); try again later", retry_after=self._drained()
-            )
-        most, tenant = self._config.max_waiting_per_tenant, sequence.terms.tenant
-        if most is not None and not self._by_arrival and self._queue.waiting_of(tenant) >= most:
-            self.refused["tenant"] += 1
-            raise Overloaded(
-                f"this tenant has {most} requests waiting, as many as it may; try again later",
-                retry_after=self._drained(),
-            )
-
-    def _promise(self, sequence: Sequence, now: float) -> None:
-        """Its place in the queue, from its bounds and its work. Raises InvalidRequest or Overloaded."""
-        if self._by_arrival:
-            sequence.key = float(sequence.order)
-            return
-        terms, submission = sequence.terms, sequence.submission
-        hits = self._cache.match(submission.start.prompt_ids, submission.salt)
-        sequence.work = work = self._forecast.prefill(hits, sequence.prompt)
-        asked, ttft = terms.asked, terms.slo.ttft
-        if asked.tpot is not None and asked.tpot < (least := self._forecast.decode(sequence.prompt)):
-            raise InvalidRequest(
-                f"slo_tpot_ms is {asked.tpot * 1000:g}, less than one step takes here: the fastest that could be "
-                f"promised is {_up(least)} ms",
-                param="slo_tpot_ms",
-            )
-        if asked.ttft is not None and asked.ttft < work:
-            raise InvalidRequest(
-                f"slo_ttft_ms is {asked.ttft * 1000:g}, less than this prompt of {sequence.prompt} tokens takes alone: "
-                f"the fastest that could be promised is {_up(work)} ms",
-                param="slo_ttft_ms",
-            )
-        arrival = submission.arrival
-        sequence.key = arrival + _PATIENCE / terms.slo_class.weight + _STRETCH * work + terms.priority
-        if ttft is None or work > ttft:
-            return
-        sequence.tier, sequence.deadline = TIMELY, arrival + ttft
-        sequence.key = sequence.deadline + terms.priority
-        if not terms.slo_class.sheddable or not (self._running or self._queue):
-            return
-        predicted = now - arrival + self._wait(sequence)
-        if predicted > self._policy.admit * ttft:
-            self.refused["ttft"] += 1
-            raise Overloaded(
-                f"the first token is predicted to come after {predicted:.3g} s, too close to the {ttft:.3g} s that are "
-                "promised, or beyond them; try again later",
-                retry_after=predicted - self._policy.admit * ttft,
-            )
-
-    def _wait(self, sequence: Sequence) -> float:
-        """Predicted seconds from now to its first token."""
-        timely = [s for s in self._running if s.tier <= TIMELY and len(s.tokens) - s.computed > 1]
-        if not timely and not self._queue.timely_seconds:
-            self._forecast.restart(self._fresh_rate())
-        before = self._forecast.wait(self._queue.seconds_before(sequence, sum(s.work for s in timely)))
-        if self._capped:  # places become free as answers end
-            each = self._forecast.outputs(sequence.terms.slo_class.name) * self._step_seconds
-            before = max(before, each * (len(self._queue) + 1) / max(1, len(self._running)))
-        return self._step_seconds / 2 + before + self._forecast.wait(sequence.work)
-
-    def _fresh_rate(self) -> float:
-        """Seconds of prefill per second that a prompt with nothing ahead of it gets."""
-        decode = self._decode_seconds if self._running else 0.0
-        if self._tightest is not None and self._running:
-            return max(self._policy.least_share, 1 - decode / self._tightest)
-        chunk = self._forecast.prefill(0, self._config.max_step_tokens)
-        return chunk / (chunk + decode) if chunk > 0 else 1.0
-
-    def _drained(self) -> float:
-        """Seconds until a good part of what waits has begun, roughly."""
-        each = self._forecast.outputs(self._config.default_class) * self._step_seconds
-        return max(1.0, min(60.0, each * max(1, len(self._queue)) / (2 * max(1, len(self._running)))))
 
     # What a step holds.
 
@@ -418,13 +343,13 @@ class Scheduler:
         too late even if nothing but decode (``decode`` seconds) is done holds nobody up, beyond the bound itself; and
         some time is always prefill's.
         """
-        limit, self._tightest = float("inf"), None
+        limit, tightest = float("inf"), None
         for s in self._running:
             bound = s.slo.tpot
             if bound is None:
                 continue
-            if self._tightest is None or bound < self._tightest:
-                self._tightest = bound
+            if tightest is None or bound < tightest:
+                tightest = bound
             bound *= _AIM
             if s.first_token is None or s.computed != len(s.tokens) - 1:
                 continue
@@ -433,6 +358,7 @@ class Scheduler:
                 left = max(left, bound)
             left = max(min(left, _CARRIED * bound), decode + self._policy.least_share * bound)
             limit = min(limit, left)
+        self._load.tightest = tightest
         if limit != float("inf"):
             return limit
         if self._policy.stretch is not None and decode > 0 and not self._by_arrival:
@@ -470,7 +396,7 @@ class Scheduler:
         cause the next preemption. One that found no room is looked at again when there is more.
         """
         if len(self._running) >= self._config.max_running or self._crowds(sequence, prefilling, budget):
-            self._capped = True
+            self._load.capped = True
             return False
         room = self._cache.pool.available - self._promised()
         if room <= sequence.no_room:
@@ -504,7 +430,7 @@ class Scheduler:
 
         A bound that even one sequence alone would miss keeps nobody out.
         """
-        bound, own = self._tightest, sequence.slo.tpot
+        bound, own = self._load.tightest, sequence.slo.tpot
         if own is not None and (bound is None or own < bound):
             bound = own
         if bound is None or not self._running:
@@ -654,8 +580,3 @@ class Scheduler:
             if sequence in siblings:
                 siblings.remove(sequence)
                 self._held_count -= 1
-
-
-def _up(seconds: float) -> str:
-    """Milliseconds, rounded up to tenths."""
-    return f"{math.ceil(seconds * 10_000) / 10:.10g}"
