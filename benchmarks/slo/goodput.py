@@ -58,6 +58,7 @@ class Point:
     refused: float  # of the requests
     refusal_p50: float
     refusal_p99: float
+    kinds: dict[str, tuple[float, float]]  # TTFT p95 and TPOT p95 of each kind of request
 
 
 async def measure(
@@ -85,6 +86,13 @@ async def measure(
         len(no) / len(records),
         milliseconds(no, 50),
         milliseconds(no, 99),
+        {
+            kind: (
+                milliseconds((r.ttft for r in told if r.kind == kind), 95),
+                milliseconds((r.tpot for r in told if r.kind == kind), 95),
+            )
+            for kind in sorted({r.kind for r in told})
+        },
     )
 
 
@@ -108,22 +116,26 @@ def draw(points: list[Point], slo: Slo, title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = (
-        ("goodput", "good requests per second", None),
-        ("attained", "part of requests that met both bounds", ENOUGH),
-        ("ttft_p95", "TTFT p95 of those served, ms", slo.ttft and slo.ttft * 1000),
-        ("tpot_p95", "TPOT p95 of those served, ms", slo.tpot and slo.tpot * 1000),
-    )
-    figure, grid = pyplot.subplots(1, 4, figsize=(17, 3.8))
-    for axes, (name, label, bound) in zip(grid, panels, strict=True):
+    panels: list[tuple[str, Callable[[Point], float | None], float | None]] = [
+        ("good requests per second", lambda p: p.goodput, None),
+        ("part of requests that met both bounds", lambda p: p.attained, ENOUGH),
+    ]
+    for at, name, limit in ((0, "TTFT", slo.ttft), (1, "TPOT", slo.tpot)):
+        bound = limit * 1000 if limit is not None else None
+        panels += [
+            (f"{name} p95 of those served, {kind}, ms", lambda p, k=kind, i=at: p.kinds.get(k, (None, None))[i], bound)
+            for kind in sorted({kind for point in points for kind in point.kinds})
+        ]
+    figure, grid = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8))
+    for axes, (label, value, bound) in zip(grid, panels, strict=True):
         for policy, colour in ((WHOLE, "#b0763a"), (CHUNKS, "#8c8c8c"), (OURS, "#1f5fa8")):
             mine = [p for p in points if p.policy == policy]
-            axes.plot([p.rate for p in mine], [getattr(p, name) for p in mine], "o-", color=colour, label=policy)
+            axes.plot([p.rate for p in mine], [value(p) for p in mine], "o-", color=colour, label=policy)
         if bound is not None:
             axes.axhline(bound, color="#222222", linewidth=0.8, linestyle=":")
         axes.set_xlabel("requests per second")
-        axes.set_title(label, fontsize=10)
-        if name in ("ttft_p95", "tpot_p95"):
+        axes.set_title(label, fontsize=9)
+        if label.endswith("ms"):
             axes.set_yscale("log")
         else:
             axes.set_ylim(bottom=0)
@@ -154,7 +166,7 @@ async def main() -> None:
             trace = thinned(piece(azure(told.azure), *PIECE), rate, told.speed, told.seed)
             return of_trace(trace, told.scale, told.longest, told.seed, vocab, "azure")
         sizes = mixed_sizes if told.workload == "mixed" else chat_sizes
-        return generated(sizes, rate, told.seconds, told.seed, vocab, told.workload)
+        return generated(sizes, rate, told.seconds, told.seed, vocab)
 
     points: list[Point] = []
     for rate in rates:

@@ -122,25 +122,29 @@ def tokens(rng: random.Random, count: int, vocab: int) -> tuple[int, ...]:
     return tuple(rng.randrange(vocab) for _ in range(count))
 
 
-def chat_sizes(rng: random.Random) -> tuple[int, int]:
-    """Prompt and output tokens of the ``chat`` workload (lognormal; median 130 and 81)."""
-    return min(1500, int(1.3 * rng.lognormvariate(4.6, 0.8)) + 4), max(16, min(256, int(rng.lognormvariate(4.4, 0.6))))
+Sizes = Callable[[random.Random], tuple[int, int, str]]  # prompt and output tokens, and the kind
 
 
-def mixed_sizes(rng: random.Random) -> tuple[int, int]:
+def chat_sizes(rng: random.Random) -> tuple[int, int, str]:
+    """Of the ``chat`` workload (lognormal; median 130 and 81 tokens)."""
+    prompt, outputs = int(1.3 * rng.lognormvariate(4.6, 0.8)) + 4, int(rng.lognormvariate(4.4, 0.6))
+    return min(1500, prompt), max(16, min(256, outputs)), "chat"
+
+
+def mixed_sizes(rng: random.Random) -> tuple[int, int, str]:
     """Of the ``mixed`` workload: half long prompts with short answers, half the reverse."""
-    return (rng.randint(1040, 1820), 32) if rng.random() < 0.5 else (rng.randint(20, 60), 192)
+    if rng.random() < 0.5:
+        return rng.randint(1040, 1820), 32, "long prompts"
+    return rng.randint(20, 60), 192, "short prompts"
 
 
-def generated(
-    sizes: Callable[[random.Random], tuple[int, int]], rate: float, seconds: float, seed: int, vocab: int, kind: str
-) -> list[Arrival]:
+def generated(sizes: Sizes, rate: float, seconds: float, seed: int, vocab: int) -> list[Arrival]:
     """Arrivals at random of sizes at random."""
     rng, found = random.Random(seed), []
     for at in poisson(rate, seed + 1):
         if at >= seconds:
             return found
-        prompt, outputs = sizes(rng)
+        prompt, outputs, kind = sizes(rng)
         found.append(Arrival(at, tokens(rng, prompt, vocab), outputs, kind))
     raise AssertionError
 

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=48)
     told = parser.parse_args()
     rng = random.Random(told.seed)
-    sizes = [mixed_sizes(rng) for _ in range(told.requests)]
+    sizes = [mixed_sizes(rng)[:2] for _ in range(told.requests)]
     needed = sum(-(-(prompt + outputs) // 16) * 16 for prompt, outputs in sizes)
     prompts = [tokens(rng, prompt, 40_000) for prompt, _ in sizes]
     params = [

@@ -91,7 +91,7 @@ async def main() -> None:
         for name, (scheduler, long) in runs.items():
             async with engine(told.model, told.kv, scheduler) as target:
                 vocab = target.info.vocab_size
-                chats = generated(chat_sizes, rate, told.requests / rate, seed, vocab, "chat")
+                chats = generated(chat_sizes, rate, told.requests / rate, seed, vocab)
                 figures = await run(target, with_long(chats, told.every, seed, vocab) if long else chats)
             found[name].append(figures)
             shown = "  ".join(f"{k} {v:.1f}" for k, v in figures.items() if "p50" not in k)
