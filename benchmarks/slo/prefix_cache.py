@@ -27,7 +27,7 @@ async def conversations(target: EngineTarget, seed: int, turns: int) -> list[Rec
         for _ in range(turns):
             said += tokens(rng, 60, vocab)
             records.append(await target.ask_ids(said, 64, kind="turn"))
-            said += tokens(rng, 64, vocab)  # the answer's place; other tokens than were generated: a client's own text
+            said += tuple(records[-1].ids)
         return records[1:]
 
     return [record for records in await asyncio.gather(*map(user, range(USERS))) for record in records]

@@ -65,7 +65,14 @@ class Server:
         self.steps: list[tuple[StepShape, float]] = []
 
     def add(
-        self, name: str, prompt: int | Sequence[int], outputs: int, *, salt: str | None = None, **terms: object
+        self,
+        name: str,
+        prompt: int | Sequence[int],
+        outputs: int,
+        *,
+        salt: str | None = None,
+        after: str | None = None,
+        **terms: object,
     ) -> None:
         ids = tuple(range(prompt)) if isinstance(prompt, int) else tuple(prompt)
         params = SamplingParams(max_tokens=outputs)
@@ -76,6 +83,7 @@ class Server:
             len(ids) + outputs,
             frozenset(),
             salt=name if salt is None else salt,
+            after=after,
             terms=self.terms_of(request),
         )
         self.scheduler.add(submission, self.now)

@@ -82,6 +82,7 @@ def test_the_body_counts_and_the_client_is_told(ask: Ask) -> None:
         ({"slo_ttft_ms": 0}, {}, "slo_ttft_ms"),
         ({"slo_tpot_ms": -1}, {}, "slo_tpot_ms"),
         ({"queue_timeout_ms": 0}, {}, "queue_timeout_ms"),
+        ({"priority": 2**70}, {}, "priority"),
         ({}, {"x-slo-ttft-ms": "soon"}, "x-slo-ttft-ms"),
         ({}, {"x-slo-tpot-ms": "nan"}, "slo_tpot_ms"),
         ({}, {"x-slo-ttft-ms": "inf"}, "slo_ttft_ms"),

@@ -66,6 +66,7 @@ class EngineTarget:
                 if output.tokens:
                     record.output(self._clock.now())
                     record.output_tokens += len(output.tokens)
+                    record.ids += output.tokens
                 if output.finish in ("error", "abort"):
                     status = 429 if output.retry_after is not None else 500
                     record.error = f"{status} {output.error or output.finish}"

@@ -22,6 +22,7 @@ class Record:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
+    ids: list[int] = field(default_factory=list)  # of the output, where the target tells them
 
     def output(self, now: float) -> None:
         """A piece of output (one token, or several that were produced together) has arrived."""

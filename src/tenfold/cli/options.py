@@ -8,7 +8,7 @@ import typer
 
 from tenfold.core.config import PROFILES, EngineConfig, SchedulerConfig
 from tenfold.core.errors import ConfigError
-from tenfold.core.slo import DEFAULT_CLASS, parse_classes, parse_slo, with_slo
+from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, parse_classes, parse_slo, with_slo
 
 ENGINE_PANEL = "Engine"
 SLO_PANEL = "Service objectives"
@@ -115,8 +115,8 @@ SloOption = Annotated[
         "--slo",
         metavar="BOUNDS",
         show_default=False,
-        help="What requests are promised, as ttft=200ms,tpot=30ms (or one of the two): TTFT decides whose prompt comes "
-        "next and who is refused, TPOT how much of a step prompts get.",
+        help="What requests of class standard are promised, as ttft=200ms,tpot=30ms (or one of the two): TTFT decides "
+        "whose prompt comes next and who is refused, TPOT how much of a step prompts get.",
         rich_help_panel=SLO_PANEL,
     ),
 ]
@@ -205,9 +205,8 @@ def scheduler_config(
 
     Raises ConfigError.
     """
-    classes = parse_classes(slo_classes)
-    if slo is not None:
-        classes = with_slo(classes, DEFAULT_CLASS, parse_slo(slo))
+    classes = DEFAULT_CLASSES if slo is None else with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, parse_slo(slo))
+    classes = parse_classes(slo_classes, classes)
     return SchedulerConfig(
         max_step_tokens=max_step_tokens or max(LIMITS.max_step_tokens, max_running),
         max_running=max_running,

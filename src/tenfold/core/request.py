@@ -4,6 +4,8 @@ import msgspec
 
 from tenfold.core.sampling import SamplingParams
 
+MAX_PRIORITY = 1000
+
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt to continue, ``params.n`` times.

@@ -52,6 +52,10 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
     usage = stats.blocks_held / stats.blocks if stats.blocks else 0.0
     yield GaugeMetricFamily("tenfold_num_requests_running", "Sequences in the running batch", value=stats.running)
     yield GaugeMetricFamily("tenfold_num_requests_waiting", "Sequences in the queue", value=stats.waiting)
+    waiting = GaugeMetricFamily("tenfold_num_requests_waiting_by_class", "The same, by class", labels=("slo_class",))
+    for name, count in stats.waiting_by_class.items():
+        waiting.add_metric((name,), count)
+    yield waiting
     yield GaugeMetricFamily("tenfold_kv_cache_usage_perc", "KV blocks held, 1 means all of them", value=usage)
     blocks = GaugeMetricFamily("tenfold_kv_blocks", "KV blocks by state", labels=("state",))
     for name, count in (("free", stats.blocks_free), ("cached", stats.blocks_cached), ("held", stats.blocks_held)):

@@ -49,20 +49,21 @@ class RequestLog:
     def __init__(self, capacity: int = 1024) -> None:
         self._capacity = capacity
         self._reports: OrderedDict[str, tuple[RequestReport, str | None]] = OrderedDict()  # by answer id
-        self._answers: dict[str, str] = {}  # answer id by request id; of the latest, where a client uses one again
+        # Answer id by tenant and request id; of the latest, where a client uses one again.
+        self._answers: dict[tuple[str | None, str], str] = {}
 
     def add(self, report: RequestReport, tenant: str | None) -> None:
         """Keep a report; ``tenant`` is that of the request's API key, if there are keys."""
         self._reports[report.id] = report, tenant
-        self._answers[report.request_id] = report.id
+        self._answers[tenant, report.request_id] = report.id
         if len(self._reports) > self._capacity:
-            _, (oldest, _) = self._reports.popitem(last=False)
-            if self._answers.get(oldest.request_id) == oldest.id:
-                del self._answers[oldest.request_id]
+            _, (oldest, owner) = self._reports.popitem(last=False)
+            if self._answers.get((owner, oldest.request_id)) == oldest.id:
+                del self._answers[owner, oldest.request_id]
 
     def find(self, name: str, tenant: str | None) -> RequestReport | None:
         """The report of an answer or request id, if ``tenant`` may see it."""
-        found = self._reports.get(name) or self._reports.get(self._answers.get(name, ""))
+        found = self._reports.get(name) or self._reports.get(self._answers.get((tenant, name), ""))
         return found[0] if found is not None and found[1] == tenant else None
 
     def latest(self, count: int, tenant: str | None) -> list[RequestReport]:

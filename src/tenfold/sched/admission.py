@@ -23,7 +23,7 @@ class Load:
     tightest: float | None = None  # TPOT bound of those that run
     decode: float = 0.0  # predicted, of the last plan's sequences in decode
     step: float = 0.0  # what steps took of late, on average
-    capped: bool = False  # whether a sequence found no place in the last plan, for all were taken
+    capped: bool = False  # whether a sequence found no place in the last plan, or no blocks
 
 
 class Admission:
@@ -37,8 +37,8 @@ class Admission:
         self._queue = queue
         self.refused: Counter[str] = Counter()  # by reason
 
-    def check_limits(self, tenant: str, waiting: int, running: int, load: Load) -> None:
-        """Raise Overloaded where the queue, or the tenant's part of it, is full."""
+    def check_limits(self, waiting: int, of_tenant: int, running: int, load: Load) -> None:
+        """Raise Overloaded where the queue is full, or its tenant's part of it."""
         if waiting >= self._config.max_waiting:
             self.refused["queue"] += 1
             raise Overloaded(
@@ -46,7 +46,7 @@ class Admission:
                 retry_after=self.drained(running, load),
             )
         most = self._config.max_waiting_per_tenant
-        if most is not None and self._queue.waiting_of(tenant) >= most:
+        if most is not None and of_tenant >= most:
             self.refused["tenant"] += 1
             raise Overloaded(
                 f"this tenant has {most} requests waiting, as many as it may; try again later",
@@ -100,9 +100,11 @@ class Admission:
         if not timely and not self._queue.timely_seconds:
             self._forecast.restart(self._fresh_rate(load, idle=not running))
         before = self._forecast.wait(self._queue.seconds_before(sequence, sum(s.work for s in timely)))
-        if load.capped:  # places become free as answers end
+        weight = sequence.terms.slo_class.weight
+        gives_way = any(s.terms.slo_class.preemptible and s.terms.slo_class.weight < weight for s in running)
+        if load.capped and not gives_way:  # places become free as answers end
             each = self._forecast.outputs(sequence.terms.slo_class.name) * load.step
-            before = max(before, each * (len(self._queue) + 1) / max(1, len(running)))
+            before = max(before, each * (self._queue.timely + 1) / max(1, len(running)))
         return load.step / 2 + before + self._forecast.wait(sequence.work)
 
     def _fresh_rate(self, load: Load, *, idle: bool) -> float:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 
-from tenfold.sched.sequence import RETURNING, TIMELY, Sequence
+from tenfold.sched.sequence import TIMELY, Sequence
 
 _LOOKED_AT = 8  # tenants, of those that were served least
 _MANY_TENANTS = 1024  # records above which those of tenants that are gone are dropped
@@ -48,6 +48,7 @@ class WaitingQueue:
         self._stamps = 0
         self._count = 0
         self.by_class: Counter[str] = Counter()
+        self.timely = 0  # sequences
         self.timely_seconds = 0.0
 
     def __len__(self) -> int:
@@ -68,8 +69,8 @@ class WaitingQueue:
         sooner = sum(seconds for other, seconds in self._by_bound.items() if other <= bound)
         tenant = self._tenants.get(sequence.terms.tenant)
         own = tenant.timely_seconds if tenant is not None else 0.0
-        active = sum(1 for one in self._tenants.values() if one.timely) if len(self._tenants) < _MANY_TENANTS else 1
-        if tenant is None or not tenant.timely:
+        active = sum(1 for one in self._tenants.values() if one.timely_seconds > 0) if self.timely else 0
+        if not own:
             active += 1
         return running + min(sooner, own * active + (active - 1) * sequence.work)
 
@@ -83,7 +84,7 @@ class WaitingQueue:
         if not tenant.count:
             self._arrive(tenant)
         tenant.count += 1
-        if sequence.tier == RETURNING:
+        if sequence.returning:
             insort(self._returning, sequence, key=lambda s: s.rank)
         else:
             self._file(tenant, sequence)
@@ -100,19 +101,21 @@ class WaitingQueue:
             del self.by_class[name]
         tenant = self._tenants[sequence.terms.tenant]
         tenant.count -= 1
-        if sequence.tier == RETURNING:
+        if sequence.returning:
             self._returning.remove(sequence)
         elif sequence.tier == TIMELY:
             self._unfile(tenant, sequence)
         for heap in (tenant.timely, tenant.others):
-            if len(heap) > 2 * tenant.count + 64:  # mostly of those that left from the middle
+            if not tenant.count:
+                heap.clear()
+            elif len(heap) > 2 * tenant.count + 64:  # mostly of those that left from the middle
                 heap[:] = [entry for entry in heap if _valid(entry)]
                 heapify(heap)
         return True
 
-    def next(self, now: float, *, others: bool = False) -> Sequence | None:
-        """Who is next; with ``others``, of those that are not timely."""
-        if self._returning and not others:
+    def next(self, now: float, *, others: bool = False, returning: bool = True) -> Sequence | None:
+        """Who is next: with ``others`` of those that are not timely, without ``returning`` of those that are new."""
+        if self._returning and returning and not others:
             return self._returning[0]
         best: Sequence | None = None
         for tenant in self._least_served():
@@ -143,9 +146,11 @@ class WaitingQueue:
             assert len({id(e[4]) for e in entries}) == len(entries), "a sequence is in the queue twice"
             waiting.update((id(e[4]), e[4]) for e in entries)
             mine = [s for s in waiting.values() if s.terms.tenant == tenant.name]
+            filed = [s for s in mine if s.tier == TIMELY and not s.returning]
             assert tenant.count == len(mine), "a tenant's count is wrong"
-            assert abs(tenant.timely_seconds - sum(s.work for s in mine if s.tier == TIMELY)) < 1e-6
+            assert abs(tenant.timely_seconds - sum(s.work for s in filed)) < 1e-6
             assert tenant.listed or not tenant.count, "a tenant that waits is not listed"
+        assert self.timely == sum(s.tier == TIMELY and not s.returning for s in waiting.values())
         assert self._count == len(waiting) == self.by_class.total()
 
     def _file(self, tenant: _Tenant, sequence: Sequence) -> None:
@@ -153,6 +158,7 @@ class WaitingQueue:
         sequence.stamp = self._stamps
         entry = (sequence.tier, sequence.key, sequence.order, sequence.stamp, sequence)
         if sequence.tier == TIMELY:
+            self.timely += 1
             tenant.timely_seconds += sequence.work
             self.timely_seconds += sequence.work
             bound = _bucket(sequence)
@@ -162,14 +168,13 @@ class WaitingQueue:
             heappush(tenant.others, entry)
 
     def _unfile(self, tenant: _Tenant, sequence: Sequence) -> None:
+        self.timely -= 1
         tenant.timely_seconds = max(0.0, tenant.timely_seconds - sequence.work)
         self.timely_seconds = max(0.0, self.timely_seconds - sequence.work)
         bound = _bucket(sequence)
-        left = self._by_bound[bound] - sequence.work
+        left = self._by_bound.pop(bound, 0.0) - sequence.work
         if left > 1e-9:
             self._by_bound[bound] = left
-        else:
-            del self._by_bound[bound]
 
     def _on_time(self, tenant: _Tenant, now: float) -> Sequence | None:
         """The most urgent one whose bound can be kept; those that cannot be on time any more join the others."""

@@ -32,9 +32,7 @@ from tenfold.sched.budget import StepBudget
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import (
-    BACKGROUND,
-    LATE,
-    RETURNING,
+    OTHER,
     TIMELY,
     Event,
     FailEvent,
@@ -86,7 +84,9 @@ class Scheduler:
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
         self._backlog = False  # whether timely prompts waited for the last plan
-        self._owed = 0.0  # seconds of prefill that prompts without a bound did not get of their part
+        self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part,
+        self._owed_places = 0.0  # and places
+        self._held_of: Counter[str] = Counter()  # held ones, by tenant
         self.interference = 0.0  # seconds that decode spent on others' prompts, for whoever was in decode throughout
         self.preemptions: Counter[str] = Counter()  # by reason
         self.preempted: list[tuple[str, str]] = []  # since this was emptied last: ids, and reasons in words
@@ -147,12 +147,12 @@ class Scheduler:
             submission = replace(submission, terms=replace(terms, slo_class=plain, slo=NO_SLO, tenant=""))
         sequence = Sequence(submission, self._arrivals)
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
-        self._admission.check_limits(sequence.terms.tenant, self.waiting, len(self._running), self._load)
+        tenant = sequence.terms.tenant
+        of_tenant = 0 if self._by_arrival else self._queue.waiting_of(tenant) + self._held_of[tenant]
+        self._admission.check_limits(self.waiting, of_tenant, len(self._running), self._load)
         parent = self._sequences.get(submission.after) if submission.after else None
         if parent is not None:
-            sequence.tier, sequence.key, sequence.deadline = max(parent.tier, TIMELY), parent.key, parent.deadline
-            if sequence.deadline is None:
-                sequence.tier = BACKGROUND
+            sequence.tier, sequence.key, sequence.deadline = parent.tier, parent.key, parent.deadline
         elif self._by_arrival:
             sequence.key = float(sequence.order)
         else:
@@ -162,9 +162,10 @@ class Scheduler:
         if parent is not None and parent.computed < parent.prompt:
             self._held.setdefault(parent.id, []).append(sequence)
             self._held_count += 1
+            self._held_of[tenant] += 1
         else:
             self._queue.push(sequence)
-        if (timeout := sequence.terms.queue_timeout) is not None:
+        if parent is None and (timeout := sequence.terms.queue_timeout) is not None:
             heappush(self._expiries, (submission.arrival + timeout, sequence.order, sequence))
             if len(self._expiries) > 2 * self.waiting + 64:  # mostly of those that have begun
                 self._expiries = [
@@ -198,10 +199,10 @@ class Scheduler:
                 continue
             self.refused["timeout"] += 1
             timeout = sequence.terms.queue_timeout or 0.0
-            timeline = self.end(sequence.id, now)
             message = f"the request has waited for {timeout:g} s to begin, as long as it may; try again later"
             retry_after = self._admission.drained(len(self._running), self._load)
-            events.append(FailEvent(sequence.id, message, retry_after, timeline))
+            together = (*self._held.get(sequence.id, ()), sequence)
+            events += [FailEvent(one.id, message, retry_after, self.end(one.id, now)) for one in together]
         return events
 
     def schedule(self, now: float) -> StepPlan | None:
@@ -221,7 +222,7 @@ class Scheduler:
         self._backlog = False
         if prefilling or self._queue:
             budget.seconds = self._seconds(decode, now)
-            self._backlog = self._queue.timely_seconds > 0 or any(s.tier == TIMELY for s in prefilling)
+            self._backlog = self._queue.timely > 0 or any(s.tier == TIMELY for s in prefilling)
             if not lost:
                 self._admit(prefilling, budget, slices, now)
             self._prefill(prefilling, budget, slices, now)
@@ -300,13 +301,13 @@ class Scheduler:
             if sequence.tier == TIMELY and sequence.late(now):
                 sequence.give_up_bound()
         sequences.sort(key=lambda s: s.urgency)
-        timely = next((i for i, s in enumerate(sequences) if s.tier > TIMELY), len(sequences))
+        timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
-        if not others or not (first or self._queue.timely_seconds > 0):
+        if not others or not (first or self._queue.timely):
             self._chunks(sequences, budget, slices, now, least=_LEAST_CHUNK)
             return
         policy = self._policy
-        share, part = policy.late_share if others[0].tier == LATE else policy.background_share, 0.0
+        share, part = policy.background_share if others[0].deadline is None else policy.late_share, 0.0
         if budget.seconds is not None:
             left = max(0.0, budget.seconds - budget.predicted)
             part = share * left
@@ -348,6 +349,8 @@ class Scheduler:
             bound = s.slo.tpot
             if bound is None:
                 continue
+            if 2 * bound <= decode:
+                continue  # nothing that could be done now would keep it
             if tightest is None or bound < tightest:
                 tightest = bound
             bound *= _AIM
@@ -355,8 +358,8 @@ class Scheduler:
                 continue
             left = s.first_token + bound * s.outputs - now
             if left < decode:
-                left = max(left, bound)
-            left = max(min(left, _CARRIED * bound), decode + self._policy.least_share * bound)
+                left = decode + bound if bound <= decode else max(left, bound)
+            left = max(min(left, _CARRIED * bound), decode + self._policy.least_share * max(bound, decode))
             limit = min(limit, left)
         self._load.tightest = tightest
         if limit != float("inf"):
@@ -373,21 +376,34 @@ class Scheduler:
         Where timely ones do, one that is not may get in for the part that is kept for those.
         """
         fits: int | None = None  # tokens of a prompt
-        while (candidate := self._queue.next(now)) is not None:
+        blocked: float | None = None  # the weight of a returning one that found no room
+        while (candidate := self._queue.next(now, returning=blocked is None)) is not None:
+            if blocked is not None and candidate.terms.slo_class.weight <= blocked:
+                return
+            if self._owed_places >= 1 and candidate.urgency[0] == TIMELY:
+                candidate = self._queue.next(now, others=True) or candidate
             urgency = candidate.urgency
             ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
             if ahead and fits is None:
                 fits = max(1, budget.most(0, budget.tokens))
             if fits is not None and ahead >= fits:
-                other = self._queue.next(now, others=True) if candidate.tier == TIMELY else None
-                if other is None or any(s.tier > TIMELY and s.urgency <= other.urgency for s in prefilling):
+                other = self._queue.next(now, others=True) if urgency[0] == TIMELY else None
+                if other is None or any(s.urgency[0] == OTHER and s.urgency <= other.urgency for s in prefilling):
                     return
                 candidate = other
-            if not self._enter(candidate, prefilling, budget, now):
-                if not self._displace(candidate, prefilling, budget, slices, now):
-                    return
-            elif candidate.tier == RETURNING:
-                candidate.tier = TIMELY  # it has the right of way as long as it computes again what it had
+            if self._enter(candidate, prefilling, budget, now):
+                self._count_places(candidate)
+            elif candidate.returning:
+                blocked = candidate.terms.slo_class.weight
+            elif not self._displace(candidate, prefilling, budget, slices, now):
+                return
+
+    def _count_places(self, sequence: Sequence) -> None:
+        """Of places, too, those that are not timely get their part."""
+        if sequence.tier == TIMELY and len(self._queue) > self._queue.timely:
+            self._owed_places += self._policy.background_share
+        elif sequence.tier == OTHER:
+            self._owed_places = max(0.0, self._owed_places - 1)
 
     def _enter(self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget, now: float) -> bool:
         """Give it a place and the blocks it finds; False where there is none, or not enough of them.
@@ -400,12 +416,14 @@ class Scheduler:
             return False
         room = self._cache.pool.available - self._promised()
         if room <= sequence.no_room:
+            self._load.capped = True
             return False
         cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
         room = self._cache.pool.available - self._promised()
         if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
             self._cache.close(sequence.id)
             sequence.no_room = room
+            self._load.capped = True
             return False
         sequence.no_room = -1
         self._queue.began(sequence)
@@ -432,12 +450,11 @@ class Scheduler:
         """
         bound, own = self._load.tightest, sequence.slo.tpot
         if own is not None and (bound is None or own < bound):
-            bound = own
+            alone = self._forecast.decode(len(sequence.tokens))
+            bound = own if alone <= (1 - self._policy.least_share) * own else bound
         if bound is None or not self._running:
             return False
         limit = (1 - self._policy.least_share) * bound
-        if self._forecast.decode(len(sequence.tokens)) > limit:
-            return False
         shape = budget.shape
         more = [*prefilling, sequence]
         keys = sum(self._attention.keys(1, len(s.tokens)) for s in more)
@@ -466,9 +483,10 @@ class Scheduler:
             return False
         victim = min(victims, key=self._loss)
         name = sequence.terms.slo_class.name
-        reason = f"gave its place to {sequence.id} ({name}), to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
+        reason = f"gave its place to a request of class {name}, to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
         self._preempt(victim, "slo", reason, now, budget, slices)
         victim.protected = len(victim.tokens) + _PROTECTED
+        victim.returning = False
         if victim.deadline is not None:
             victim.give_up_bound()
         self._queue.push(victim)
@@ -490,9 +508,9 @@ class Scheduler:
             least = min((s.terms.slo_class.weight for s in lower), default=0.0)
             victim = min((s for s in lower if s.terms.slo_class.weight == least), key=self._loss, default=sequence)
             taken |= victim.id in slices
-            reason = "KV blocks ran out" if victim is sequence else f"KV blocks ran out, for {sequence.id}"
+            reason = "KV blocks ran out" if victim is sequence else "KV blocks ran out, for one of higher standing"
             self._preempt(victim, "memory", reason, now, budget, slices)
-            victim.tier = RETURNING
+            victim.returning = True
             self._queue.push(victim)
             if victim is sequence:
                 return False, taken
@@ -551,8 +569,9 @@ class Scheduler:
         sequence.computed = after = before + count
         if before < sequence.reached <= after and sequence.phases.preemptions:
             sequence.phases.enter(self._phase(sequence), now, self.interference)
-        if after > sequence.reached:
+        if after >= sequence.reached:
             sequence.reached = after
+            sequence.returning = False
         self._cache.commit(sequence.id, sequence.tokens, after)
         if after >= prompt and self._held:
             self._release_held(sequence)
@@ -567,7 +586,7 @@ class Scheduler:
     def _release_held(self, sequence: Sequence) -> None:
         """Let those that waited for ``sequence``'s prefill into the queue, where its own place was."""
         for held in self._held.pop(sequence.id, []):
-            self._held_count -= 1
+            self._let_go(held)
             self._queue.push(held)
 
     def _leave(self, sequence: Sequence) -> None:
@@ -579,4 +598,11 @@ class Scheduler:
             siblings = self._held.get(sequence.submission.after or "", [])
             if sequence in siblings:
                 siblings.remove(sequence)
-                self._held_count -= 1
+                self._let_go(sequence)
+
+    def _let_go(self, held: Sequence) -> None:
+        """One that was held is held no more."""
+        self._held_count -= 1
+        self._held_of[held.terms.tenant] -= 1
+        if not self._held_of[held.terms.tenant]:
+            del self._held_of[held.terms.tenant]

@@ -8,9 +8,9 @@ from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import Preemption, Timeline
 from tenfold.sched.terms import NO_TERMS, Terms
 
-# Who goes first: sequences that had a place and lost it, those whose TTFT bound can be kept, those that missed it, and
-# those that are promised none (or that are too long for it).
-RETURNING, TIMELY, LATE, BACKGROUND = 0, 1, 2, 3
+# Who goes first: sequences that had a place and lost it, until they are where they were; those whose TTFT bound can be
+# kept; all others: that missed it, are promised none, or are too long for it.
+RETURNING, TIMELY, OTHER = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Sequence:
         "protected",
         "queued",
         "reached",
+        "returning",
         "slo",
         "stamp",
         "submission",
@@ -96,10 +97,11 @@ class Sequence:
         self.queued = 0.0  # seconds from arrival to the first admission
         self.first_token: float | None = None  # when its first output token came
         self.work = 0.0  # seconds of prefill left, alone on the machine
-        self.tier = BACKGROUND
+        self.tier = OTHER
         self.key = 0.0  # within the tier, the smallest goes first
         self.deadline: float | None = None  # of the first token, where that is promised
         self.waiting = False
+        self.returning = False  # had to give up its blocks, and has not computed them all again
         self.stamp = 0  # of its latest entry in the queue
         self.no_room = -1  # blocks there were when it last found no room
         self.protected = 0  # tokens up to which it may not be displaced again
@@ -123,15 +125,15 @@ class Sequence:
     @property
     def urgency(self) -> tuple[int, float, int]:
         """Of two prompts, the one of the smaller urgency is computed first."""
-        return self.tier, self.key, self.order
+        return RETURNING if self.returning else self.tier, self.key, self.order
 
     def late(self, now: float) -> bool:
         """Whether its first token will be later than promised, if it begins now."""
-        return self.deadline is not None and self.deadline - self.work < now
+        return self.first_token is None and self.deadline is not None and self.deadline - self.work < now
 
     def give_up_bound(self) -> None:
         """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
-        self.tier, self.key = LATE, self.submission.arrival
+        self.tier, self.key = OTHER, self.submission.arrival + self.terms.priority
 
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import InvalidRequest
-from tenfold.core.request import EngineRequest
+from tenfold.core.request import MAX_PRIORITY, EngineRequest
 from tenfold.core.slo import NO_SLO, Slo, SloClass
 
-MAX_PRIORITY = 1000
 MAX_TENANT = 128  # characters
 
 _ANY = SloClass("standard")

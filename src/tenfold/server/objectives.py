@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenfold.core.errors import InvalidRequest
+from tenfold.core.request import MAX_PRIORITY
 from tenfold.server.protocol import SamplingBody
 
 # A body's field, the header that says the same, and the engine's name for it (times are given in milliseconds).
@@ -52,6 +53,8 @@ def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | 
         _check_time("queue_timeout_ms", body.queue_timeout_ms)
         fields["queue_timeout"] = body.queue_timeout_ms / 1000
     if body.priority is not None:
+        if abs(body.priority) > MAX_PRIORITY:
+            raise InvalidRequest(f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}", param="priority")
         fields["priority"] = body.priority
     given = headers.get(b"x-tenant")
     if tenant is not None:
