@@ -191,7 +191,7 @@ def test_a_backlog_of_batch_does_not_shut_out_the_urgent() -> None:
 def test_places_are_also_those_of_who_is_promised_nothing() -> None:
     """Under overload of timely ones, a batch request begins; and so it does beside many that are late."""
     for classes in (DEFAULT_CLASSES, parse_classes(["bulk:ttft=2s,shed=no"])):
-        server = Server(Slo(ttft=20.0), max_running=4, classes=classes)
+        server = Server(Slo(ttft=20.0), blocks=400, max_running=4, classes=classes)
         kind = "bulk" if len(classes) > 3 else None
         rng, at = random.Random(2), 0.0
         for i in range(400):
@@ -204,6 +204,20 @@ def test_places_are_also_those_of_who_is_promised_nothing() -> None:
                 server.add("batch", 400, 60, slo_class="batch")
         server.run()
         assert server.ttft("batch") < (60 if kind else 5)  # bulk is not refused, so all of it is twice as much as fits
+
+
+def test_a_large_one_that_is_owed_a_place_does_not_hold_up_timely_ones() -> None:
+    server = Server(Slo(ttft=1.0), blocks=128)
+    server.add("holder", 900, 600)
+    server.run(until=1.0)
+    server.add("large", 1200, 5, slo_class="batch")
+    for i in range(40):
+        server.run(until=server.now + 0.05)
+        server.add(f"{i}", 30, 3)
+    server.run()
+    assert server.scheduler._owed_places < 2.01
+    assert max(server.ttft(f"{i}") for i in range(40)) < 0.5
+    assert len(server.times["large"]) == 5
 
 
 def test_one_that_waits_for_blocks_does_not_hold_up_higher_classes() -> None:

@@ -377,11 +377,12 @@ class Scheduler:
         """
         fits: int | None = None  # tokens of a prompt
         blocked: float | None = None  # the weight of a returning one that found no room
+        owed = self._owed_places >= 1
         while (candidate := self._queue.next(now, returning=blocked is None)) is not None:
             if blocked is not None and candidate.terms.slo_class.weight <= blocked:
                 return
-            if self._owed_places >= 1 and candidate.urgency[0] == TIMELY:
-                candidate = self._queue.next(now, others=True) or candidate
+            turn = self._queue.next(now, others=True) if owed and candidate.urgency[0] == TIMELY else None
+            candidate = turn or candidate
             urgency = candidate.urgency
             ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
             if ahead and fits is None:
@@ -393,6 +394,9 @@ class Scheduler:
                 candidate = other
             if self._enter(candidate, prefilling, budget, now):
                 self._count_places(candidate)
+                owed = self._owed_places >= 1
+            elif turn is not None:
+                owed = False  # it finds no room yet: timely ones that do need not wait for that
             elif candidate.returning:
                 blocked = candidate.terms.slo_class.weight
             elif not self._displace(candidate, prefilling, budget, slices, now):
@@ -401,7 +405,7 @@ class Scheduler:
     def _count_places(self, sequence: Sequence) -> None:
         """Of places, too, those that are not timely get their part."""
         if sequence.tier == TIMELY and len(self._queue) > self._queue.timely:
-            self._owed_places += self._policy.background_share
+            self._owed_places = min(2.0, self._owed_places + self._policy.background_share)
         elif sequence.tier == OTHER:
             self._owed_places = max(0.0, self._owed_places - 1)
 
