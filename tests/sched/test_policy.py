@@ -44,7 +44,7 @@ def test_what_is_accepted_is_kept() -> None:
     """At any load: of those let in, nearly all get what they were promised; and overload costs nothing."""
     kept = {}
     for rate in (3.0, 6.0, 12.0, 24.0):
-        server = Server(BOUNDS)
+        server = Server(BOUNDS, blocks=1500)
         offer(server, rate, 60.0)
         kept[rate] = good(server, BOUNDS)
         assert kept[rate] >= 0.85 * len(server.times), rate
@@ -61,7 +61,7 @@ def test_first_come_collapses_where_bounds_do_not() -> None:
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
-    server = Server(BOUNDS)
+    server = Server(BOUNDS, blocks=1500)
     with pytest.raises(Overloaded, match=r"predicted to come after .* the 0\.5 s that are promised") as refused:
         for i in range(100):
             server.add(f"{i}", 600, 50)
@@ -130,7 +130,7 @@ def test_the_fastest_that_is_named_can_be_promised() -> None:
 
 
 def test_an_urgent_class_takes_the_place_of_another() -> None:
-    server = Server(max_running=2)
+    server = Server(max_running=2, blocks=300)
     for i in range(2):
         server.add(f"batch {i}", 50, 2000, slo_class="batch")
     server.run(until=1.0)
@@ -148,7 +148,7 @@ def test_an_urgent_class_takes_the_place_of_another() -> None:
 )
 def test_equals_and_the_protected_keep_their_places(changed: dict[str, object], displaces: bool) -> None:
     classes = tuple(replace(one, **{"sheddable": False, **changed}) for one in DEFAULT_CLASSES)  # type: ignore[arg-type]
-    server = Server(max_running=1, classes=classes)
+    server = Server(max_running=1, blocks=300, classes=classes)
     server.add("batch", 50, 3000, slo_class="batch")
     server.run(until=0.5)
     server.add("urgent", 50, 20, slo_class="interactive")
@@ -159,7 +159,7 @@ def test_equals_and_the_protected_keep_their_places(changed: dict[str, object], 
 
 def test_displacement_does_not_thrash() -> None:
     """Under a stream of urgent ones the displaced still come to an end, and each time they get some tokens first."""
-    server = Server(max_running=2)
+    server = Server(max_running=2, blocks=300)
     for i in range(2):
         server.add(f"batch {i}", 50, 1500, slo_class="batch")
     rng, at, urgent = random.Random(1), 0.5, []
@@ -179,7 +179,7 @@ def test_displacement_does_not_thrash() -> None:
 
 
 def test_a_backlog_of_batch_does_not_shut_out_the_urgent() -> None:
-    server = Server(max_running=2)
+    server = Server(max_running=2, blocks=300)
     for i in range(40):
         server.add(f"batch {i}", 50, 500, slo_class="batch")
     server.run(until=2.0)
@@ -307,7 +307,7 @@ def test_priority_is_worth_seconds_of_waiting() -> None:
 
 
 def test_a_tenant_that_sends_much_does_not_hold_up_others() -> None:
-    server = Server(max_running=4)
+    server = Server(max_running=4, blocks=300)
     for i in range(200):
         server.add(f"greedy {i}", 200, 30, tenant="greedy")
     server.run(until=2.0)
