@@ -94,6 +94,21 @@ def test_follows_a_machine_that_becomes_slower() -> None:
     assert worst(cost, cpu, traffic(draws, 100)) < 0.1
 
 
+def test_the_scale_stays_whatever_the_noise_and_however_often_it_starts() -> None:
+    draws = random.Random(6)
+    cost = StepCost()
+    cost.settle([(s, cpu(s)) for s in traffic(draws, 60)])
+    chunk = StepShape()
+    chunk.add(400, Attention((0,)).keys(400, 400), True)
+    for _ in range(12):
+        for shape in traffic(draws, 1500):
+            cost.observe(shape, 1.5 * cpu(shape) * (1 + draws.expovariate(8)))
+        cost = StepCost(cost.fit)
+        cost.rebase([(s, 1.5 * cpu(s)) for s in traffic(draws, 8)])
+    assert cost.drift == pytest.approx(1.5, rel=0.15)
+    assert cost.predict(chunk) == pytest.approx(1.5 * cpu(chunk), rel=0.15)
+
+
 def test_long_decode_does_not_make_it_forget_prefill() -> None:
     draws = random.Random(5)
     cost = StepCost()

@@ -33,7 +33,8 @@ class Policy:
     ``background_share``: what prompts without a bound get beside those.
     ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
     ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.
-    ``fairness``: tokens by which tenants' service may differ before the one behind goes first.
+    ``fairness``: tokens by which tenants' service may differ before the one behind goes first. ``reserve``: of places,
+    decode's time and KV blocks, what a tenant that holds much more than its share leaves to others that were here.
     """
 
     order: str = "slack"
@@ -43,13 +44,14 @@ class Policy:
     stretch: float | None = None
     admit: float = 0.9
     fairness: float = 4096.0
+    reserve: float = 0.3
 
 
 FIRST_COME = Policy(order="arrival")
 PROFILES = {
     "interactive": Policy(least_share=0.1, stretch=3.0, fairness=2048.0),
     "balanced": Policy(),
-    "throughput": Policy(least_share=0.5, background_share=0.5, late_share=0.5, fairness=16384.0),
+    "throughput": Policy(least_share=0.5, background_share=0.5, late_share=0.5, fairness=16384.0, reserve=0.0),
     "fcfs": FIRST_COME,
 }
 

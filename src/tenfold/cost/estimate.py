@@ -26,6 +26,7 @@ _CALIBRATION_SWEEPS = 400
 _KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
 _DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
 _DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
+_LEAST_SCALE = 1e-3  # of a fit beside its calibration: what is beyond is no scale
 _JUDGED = 512  # steps over which the error is reported
 
 
@@ -45,6 +46,17 @@ class Moments(msgspec.Struct):
                 products[at] += weight * x[i] * x[j]
         self.aims = [aim + weight * value for aim, value in zip(self.aims, x, strict=True)]
         self.weight += weight
+
+    def slowed(self, factor: float) -> "Moments":
+        """These as if each step had taken ``factor`` times as long."""
+        return Moments([p / factor**2 for p in self.products], [a / factor for a in self.aims], self.weight)
+
+    def scale(self, parts: Sequence[float]) -> float:
+        """What ``parts`` are to be multiplied by to predict these steps best; 0 where they tell nothing."""
+        square = sum(
+            p * parts[i] * parts[j] * (1 if i == j else 2) for p, (i, j) in zip(self.products, _PAIRS, strict=True)
+        )
+        return _total(self.aims, parts) / square if square > 0 else 0.0
 
     def plus(self, other: "Moments", by: float) -> "Moments":
         """These and ``by`` times the others."""
@@ -124,6 +136,7 @@ class StepCost:
             self._recent, self._gain = Moments().plus(self._recent, 1 / self._gain), 1.0
         if self.observed % _REFIT == 0:
             self._solve(_SWEEPS)
+            self._keep_scale()
 
     def settle(self, steps: Iterable[tuple[StepShape, float]]) -> None:
         """Begin anew from steps measured on purpose, which will not be forgotten."""
@@ -150,6 +163,18 @@ class StepCost:
 
     def _moments(self) -> Moments:
         return self._firm.plus(self._recent, 1 / self._gain)
+
+    def _keep_scale(self) -> None:
+        """Whatever part of the machine's factor was learned as the fit's is given back to the factor.
+
+        Both follow the same steps, each in its own way: without this they drift apart without end.
+        """
+        scale = self._firm.scale(self._parts)
+        if not _LEAST_SCALE < scale < 1 / _LEAST_SCALE:
+            return  # no calibration, or nothing like one
+        self._parts = [part * scale for part in self._parts]
+        self._recent = self._recent.slowed(scale)
+        self._drift -= math.log(scale)
 
     def _solve(self, sweeps: int) -> None:
         """Coordinate descent towards the least squares with no part below 0; what no step has told stays."""

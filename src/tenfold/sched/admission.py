@@ -3,38 +3,36 @@
 import math
 from collections import Counter
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import InvalidRequest, Overloaded
-from tenfold.sched.forecast import Forecast
+from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import TIMELY, Sequence
+from tenfold.sched.shares import Shares
 
 _PATIENCE = 8.0  # seconds, divided by its class's weight, that a prompt without a bound lets others go first,
 _STRETCH = 3.0  # and so many times its own prefill
 
 
-@dataclass(slots=True)
-class Load:
-    """How things stand, in seconds. The scheduler keeps it; a promise is made by it."""
-
-    tightest: float | None = None  # TPOT bound of those that run
-    decode: float = 0.0  # predicted, of the last plan's sequences in decode
-    step: float = 0.0  # what steps took of late, on average
-    capped: bool = False  # whether a sequence found no place in the last plan, or no blocks
-
-
 class Admission:
     """Gives sequences their place in the order, from their bounds and their work, or refuses them."""
 
-    def __init__(self, config: SchedulerConfig, cache: CacheManager, forecast: Forecast, queue: WaitingQueue) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cache: CacheManager,
+        forecast: Forecast,
+        queue: WaitingQueue,
+        shares: Shares,
+    ) -> None:
         self._config = config
         self._policy = config.policy
         self._cache = cache
         self._forecast = forecast
         self._queue = queue
+        self._shares = shares
         self.refused: Counter[str] = Counter()  # by reason
 
     def check_limits(self, waiting: int, of_tenant: int, running: int, load: Load) -> None:
@@ -97,15 +95,17 @@ class Admission:
     def _wait(self, sequence: Sequence, running: Many[Sequence], load: Load) -> float:
         """Predicted seconds from now to its first token."""
         timely = [s for s in running if s.tier <= TIMELY and len(s.tokens) - s.computed > 1]
-        if not timely and not self._queue.timely_seconds:
+        seconds, places = self._queue.before(sequence, timely)
+        if not seconds:
             self._forecast.restart(self._fresh_rate(load, idle=not running))
-        before = self._forecast.wait(self._queue.seconds_before(sequence, sum(s.work for s in timely)))
+        part = self._shares.part(sequence.terms.tenant)
+        before = self._forecast.wait(seconds / part)
         weight = sequence.terms.slo_class.weight
         gives_way = any(s.terms.slo_class.preemptible and s.terms.slo_class.weight < weight for s in running)
-        if load.capped and not gives_way:  # places become free as answers end
+        if (load.full if part < 1 else load.capped) and not gives_way:  # places become free as answers end
             each = self._forecast.outputs(sequence.terms.slo_class.name) * load.step
-            before = max(before, each * (self._queue.timely + 1) / max(1, len(running)))
-        return load.step / 2 + before + self._forecast.wait(sequence.work)
+            before = max(before, each * (places + 1) / max(1, len(running)))
+        return load.step / 2 + before + self._forecast.wait(sequence.work / part)
 
     def _fresh_rate(self, load: Load, *, idle: bool) -> float:
         """Seconds of prefill per second that a prompt with nothing ahead of it gets."""

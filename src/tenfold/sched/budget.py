@@ -5,12 +5,22 @@ from tenfold.cost.shape import Attention, StepShape
 
 
 class StepBudget:
-    """One step being put together. ``seconds`` None: only tokens are counted.
+    """One step being put together: decode, then, once it is :meth:`open`, prefill.
 
-    ``kept`` is a part of what was left when it was set, 0 to 1, that :meth:`most` does not give.
+    ``seconds`` None: only tokens are counted.
     """
 
-    __slots__ = ("_attention", "_cost", "_kept_seconds", "_kept_tokens", "seconds", "shape", "tokens")
+    __slots__ = (
+        "_attention",
+        "_cost",
+        "_decode",
+        "_kept_seconds",
+        "_kept_tokens",
+        "_opened",
+        "seconds",
+        "shape",
+        "tokens",
+    )
 
     def __init__(self, cost: StepCost, attention: Attention, tokens: int) -> None:
         self._cost = cost
@@ -18,6 +28,8 @@ class StepBudget:
         self.shape = StepShape()
         self.tokens = tokens  # left
         self.seconds: float | None = None
+        self._opened = tokens
+        self._decode = 0.0  # seconds of what it held when it was opened
         self._kept_tokens = 0
         self._kept_seconds = 0.0
 
@@ -33,8 +45,14 @@ class StepBudget:
         """Seconds of what it holds so far."""
         return self._cost.predict(self.shape)
 
+    def open(self, seconds: float | None) -> None:
+        """What is there now is decode; prefill may be added until the step takes so long."""
+        self.seconds = seconds
+        self._opened = self.tokens
+        self._decode = self.predicted if seconds is not None else 0.0
+
     def keep(self, part: float) -> None:
-        """From now on hold back this part of what is left."""
+        """From now on hold back this part of what is left, 0 to 1: :meth:`most` does not give it."""
         self._kept_tokens = int(self.tokens * part)
         self._kept_seconds = part * max(0.0, self.seconds - self.predicted) if self.seconds is not None else 0.0
 
@@ -48,14 +66,15 @@ class StepBudget:
         self.shape.remove(new, self._attention.keys(new, start + new), sample)
         self.tokens += new
 
-    def most(self, start: int, pending: int) -> int:
-        """How many of a sequence's ``pending`` tokens from ``start`` on fit: 0 where none does."""
-        many = min(pending, self.tokens - self._kept_tokens)
+    def most(self, start: int, pending: int, part: float = 1.0) -> int:
+        """How many of a sequence's ``pending`` tokens from ``start`` on fit, into the first ``part`` of the room that
+        there was for prefill: 0 where none does."""
+        many = min(pending, self.tokens - self._kept_tokens, self.tokens - int((1 - part) * self._opened))
         if many <= 0:
             return 0
         if self.seconds is None:
             return many
-        limit = self.seconds - self._kept_seconds
+        limit = min(self.seconds - self._kept_seconds, self._decode + part * (self.seconds - self._decode))
         if self._seconds_with(start, many, pending) <= limit:
             return many
         fits = 0  # and `many` does not

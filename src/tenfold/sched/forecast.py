@@ -1,6 +1,7 @@
 """What will become of a request: when its first token comes, and how long it runs."""
 
 import math
+from dataclasses import dataclass
 
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
@@ -9,6 +10,18 @@ _FOLLOWS = 2.0  # seconds over which the rate of prefill is an average
 _FIRST_OUTPUTS = 128.0  # tokens of an answer, before one was seen
 _LENGTH_RATE = 0.05  # how fast the mean length of a class follows an answer
 _SLOWEST = 0.02  # seconds of prefill per second, at least: a forecast stays finite
+
+
+@dataclass(slots=True)
+class Load:
+    """How things stand, in seconds. The scheduler keeps it; promises are made by it."""
+
+    tightest: float | None = None  # TPOT bound of those that run
+    decode: float = 0.0  # predicted, of the last plan's sequences in decode
+    interference: float = 0.0  # spent on others' prompts, for whoever was in decode throughout
+    step: float = 0.0  # what steps took of late, on average
+    full: bool = False  # whether a sequence found no place in the last plan, or no blocks
+    capped: bool = False  # and whether that was one which may have the last
 
 
 class Forecast:

@@ -9,8 +9,8 @@ Every operation costs the logarithm of what waits.
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Mapping
-from heapq import heapify, heappop, heappush, heapreplace
+from collections.abc import Container, Iterable, Mapping
+from heapq import heapify, heappop, heappush
 
 from tenfold.sched.sequence import TIMELY, Sequence
 
@@ -42,9 +42,9 @@ class WaitingQueue:
         self._weights = weights
         self._tenants: dict[str, _Tenant] = {}
         self._by_bound: dict[float, float] = {}  # seconds of timely prefill that wait, by TTFT bound (or nearly)
-        self._by_service: list[tuple[float, str]] = []  # a heap; entries may be older than what they tell
+        self._by_service: list[tuple[float, str]] = []  # in order; entries may be older than what they tell
         self._returning: list[Sequence] = []
-        self._floor = 0.0  # what the tenant that was served last had then: a newcomer begins there
+        self._floor = fairness  # what the tenant that was served last had then: newcomers begin that much below
         self._stamps = 0
         self._count = 0
         self.by_class: Counter[str] = Counter()
@@ -59,20 +59,27 @@ class WaitingQueue:
         found = self._tenants.get(tenant)
         return found.count if found is not None else 0
 
-    def seconds_before(self, sequence: Sequence, running: float) -> float:
-        """Seconds of prefill that go before a new timely one, ``running`` of which have a place already.
+    def before(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[float, int]:
+        """What goes before a new timely one: seconds of prefill, and sequences that want a place.
 
-        Others that are served less may come in between; those that have had more than their part may not: a tenant of
-        n gets one in n.
+        ``running`` are timely ones that have theirs already. Tenants that were served more, beyond fairness, come
+        later; of n others each gets one in n.
         """
         bound = _bucket(sequence)
         sooner = sum(seconds for other, seconds in self._by_bound.items() if other <= bound)
         tenant = self._tenants.get(sequence.terms.tenant)
-        own = tenant.timely_seconds if tenant is not None else 0.0
-        active = sum(1 for one in self._tenants.values() if one.timely_seconds > 0) if self.timely else 0
-        if not own:
-            active += 1
-        return running + min(sooner, own * active + (active - 1) * sequence.work)
+        served, own, count = (
+            (tenant.served, tenant.timely_seconds, tenant.count) if tenant is not None else (-math.inf, 0.0, 0)
+        )
+        if not count:
+            served = max(served, self._credited())
+        most = served + self._fairness
+        ahead = sum(one.work for one in running if self._tenant(one.terms.tenant).served <= most)
+        active = 0 if own else 1
+        if self.timely:
+            active += sum(1 for one in self._tenants.values() if one.timely_seconds > 0 and one.served <= most)
+        seconds = ahead + min(sooner, own * active + (active - 1) * sequence.work)
+        return seconds, min(self.timely, count * active + active - 1)
 
     def push(self, sequence: Sequence) -> None:
         """A sequence waits, in the tier and with the key it has."""
@@ -113,17 +120,28 @@ class WaitingQueue:
                 heapify(heap)
         return True
 
-    def next(self, now: float, *, others: bool = False, returning: bool = True) -> Sequence | None:
-        """Who is next: with ``others`` of those that are not timely, without ``returning`` of those that are new."""
+    def next(
+        self, now: float, *, others: bool = False, returning: bool = True, passed: Container[str] = ()
+    ) -> Sequence | None:
+        """Who is next: with ``others`` of those that are not timely, without ``returning`` of those that are new; not
+        of the tenants that are ``passed``."""
         if self._returning and returning and not others:
             return self._returning[0]
         best: Sequence | None = None
-        for tenant in self._least_served():
+        for tenant in self._least_served(passed):
             head = None if others else self._on_time(tenant, now)
             head = head or _top(tenant.others)
             if head is not None and (best is None or head.urgency < best.urgency):
                 best = head
         return best
+
+    def tell_apart(self, prefilling: Iterable[Sequence]) -> None:
+        """Mark those with a place whose tenant was served more than another's that want prefill, beyond fairness."""
+        waiting = self._least_served()
+        served = {one.terms.tenant: self._tenant(one.terms.tenant).served for one in prefilling}
+        least = min([*served.values(), *(one.served for one in waiting[:1])], default=0.0)
+        for one in prefilling:
+            one.over = served[one.terms.tenant] > least + self._fairness
 
     def charge(self, tenant: str, tokens: float) -> None:
         """A tenant was served so many tokens; an output token may count as several."""
@@ -188,46 +206,53 @@ class WaitingQueue:
         tenant = self._tenants.get(name)
         if tenant is None:
             if len(self._tenants) >= _MANY_TENANTS:
-                self._tenants = {n: t for n, t in self._tenants.items() if t.count or t.served > self._floor}
-                if len(self._tenants) >= 2 * _MANY_TENANTS:
-                    self._tenants = {n: t for n, t in self._tenants.items() if t.count}
+                self._drop()
             tenant = self._tenants[name] = _Tenant(name, self._weights.get(name, 1.0))
-            tenant.served = self._floor
+            tenant.served = self._credited()
         return tenant
 
+    def _drop(self) -> None:
+        """Forget tenants that wait for nothing and were served no more than one that is new; if need be, more."""
+        least = self._floor - self._fairness
+        kept = {n: t for n, t in self._tenants.items() if t.count or t.served > least}
+        if len(kept) >= 2 * _MANY_TENANTS:
+            kept = {n: t for n, t in kept.items() if t.count}
+        self._tenants = kept
+        self._by_service = [entry for entry in self._by_service if entry[1] in kept]
+
     def _arrive(self, tenant: _Tenant) -> None:
-        """It has waited for nothing so far: what it did not use meanwhile is no credit."""
-        least = self._least_served()
-        floor = min((one.served for one in least), default=self._floor)
-        tenant.served = max(tenant.served, floor)
+        """It has waited for nothing so far: what it did not use meanwhile is no credit, but for ``fairness`` tokens, so
+        that it goes before a tenant that keeps others waiting."""
+        tenant.served = max(tenant.served, self._credited())
         if not tenant.listed:
             tenant.listed = True
-            heappush(self._by_service, (tenant.served, tenant.name))
+            insort(self._by_service, (tenant.served, tenant.name))
 
-    def _least_served(self) -> list[_Tenant]:
+    def _credited(self) -> float:
+        """Where a tenant begins that has not waited for anything."""
+        floor = min((one.served for one in self._least_served()), default=self._floor)
+        return floor - self._fairness
+
+    def _least_served(self, passed: Container[str] = ()) -> list[_Tenant]:
         """Tenants that wait, of those that were served least, and nearly so."""
         found: list[_Tenant] = []
-        heap = self._by_service
-        while heap and len(found) < _LOOKED_AT:
-            served, name = heap[0]
-            tenant = self._tenants.get(name)
-            if tenant is None or not tenant.listed or not tenant.count:
-                heappop(heap)
-                if tenant is not None:
-                    tenant.listed = False
-                continue
-            if tenant in found:  # listed twice: its record was dropped in between
-                heappop(heap)
-                continue
-            if tenant.served != served:
-                heapreplace(heap, (tenant.served, name))
-                continue
-            if found and served > found[0].served + self._fairness:
+        order, at, least = self._by_service, 0, math.inf
+        while at < len(order) and len(found) < _LOOKED_AT:
+            served, name = order[at]
+            tenant = self._tenants[name]
+            if not tenant.count:
+                del order[at]
+                tenant.listed = False
+            elif tenant.served != served:
+                del order[at]
+                insort(order, (tenant.served, name))
+            elif served > least + self._fairness:
                 break
-            heappop(heap)
-            found.append(tenant)
-        for tenant in found:
-            heappush(heap, (tenant.served, tenant.name))
+            else:
+                at += 1
+                if name not in passed:
+                    found.append(tenant)
+                    least = min(least, served)
         return found
 
 

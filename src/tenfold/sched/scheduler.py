@@ -14,7 +14,7 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
-from bisect import insort
+import math
 from collections import Counter
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
@@ -22,14 +22,16 @@ from heapq import heapify, heappop, heappush
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow
-from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan, StepResult
-from tenfold.core.request import Preemption, Timeline
+from tenfold.core.plan import StepPlan, StepResult
+from tenfold.core.request import Timeline
 from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
-from tenfold.sched.admission import Admission, Load
+from tenfold.sched.admission import Admission
 from tenfold.sched.budget import StepBudget
-from tenfold.sched.forecast import Forecast
+from tenfold.sched.draft import Draft
+from tenfold.sched.forecast import Forecast, Load
+from tenfold.sched.places import Places
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import (
     OTHER,
@@ -45,10 +47,6 @@ _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there 
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
-_DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
-_PROTECTED = 16  # tokens that a displaced sequence gets before it can be displaced again
-
-Slices = dict[str, SequenceSlice]
 
 
 class Scheduler:
@@ -72,26 +70,21 @@ class Scheduler:
         self._planned: list[Sequence] = []  # in it
         self._sequences: dict[str, Sequence] = {}
         self._queue = WaitingQueue(config.policy.fairness, config.tenants)
-        self._running: list[Sequence] = []  # by order of arrival
+        self._load = Load()
+        self._places = Places(config, cache, self._queue, self.cost, self._attention, self._forecast, self._load)
+        self._running = self._places.running
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._held_count = 0
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
-        self._started: list[SequenceStart] = []
         self._ended: list[str] = []
         self._arrivals = 0
-        self._load = Load()
-        self._admission = Admission(config, cache, self._forecast, self._queue)
+        self._admission = Admission(config, cache, self._forecast, self._queue, self._places.shares)
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
-        self._backlog = False  # whether timely prompts waited for the last plan
-        self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part,
-        self._owed_places = 0.0  # and places
+        self._backlog = False  # whether the last plan held as much of timely prompts as it could
+        self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part
         self._held_of: Counter[str] = Counter()  # held ones, by tenant
-        self.interference = 0.0  # seconds that decode spent on others' prompts, for whoever was in decode throughout
-        self.preemptions: Counter[str] = Counter()  # by reason
-        self.preempted: list[tuple[str, str]] = []  # since this was emptied last: ids, and reasons in words
         self.computed_prompt_tokens = 0
-        self.cached_prompt_tokens = 0
 
     @property
     def running(self) -> int:
@@ -102,6 +95,21 @@ class Scheduler:
     def waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._queue) + self._held_count
+
+    @property
+    def preemptions(self) -> Counter[str]:
+        """How often a sequence lost its place, by reason."""
+        return self._places.preemptions
+
+    @property
+    def preempted(self) -> list[tuple[str, str]]:
+        """Those that lost it since this was emptied last: ids, and reasons in words."""
+        return self._places.preempted
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Tokens of prompts that were found in the cache when they got a place."""
+        return self._places.cached_prompt_tokens
 
     @property
     def refused(self) -> Counter[str]:
@@ -156,7 +164,9 @@ class Scheduler:
         elif self._by_arrival:
             sequence.key = float(sequence.order)
         else:
-            self._admission.promise(sequence, self._running, submission.arrival if now is None else now, self._load)
+            now = submission.arrival if now is None else now
+            self._places.shares.came(tenant, now)
+            self._admission.promise(sequence, self._running, now, self._load)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
         if parent is not None and parent.computed < parent.prompt:
@@ -182,13 +192,14 @@ class Scheduler:
         if sequence is None:
             return None
         self._release_held(sequence)
-        if not self._queue.remove(sequence):
-            self._leave(sequence)
+        if not self._queue.remove(sequence) and not self._places.leave(sequence):
+            self._held[sequence.submission.after or ""].remove(sequence)
+            self._let_go(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
         if finished:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
-        return sequence.timeline(now, self.interference)
+        return sequence.timeline(now, self._load.interference)
 
     def expire(self, now: float) -> list[FailEvent]:
         """Give up those that have waited to begin for longer than they may."""
@@ -211,38 +222,39 @@ class Scheduler:
         Every plan must be applied before the next is asked for.
         """
         budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
-        slices: Slices = {}
+        draft, load = Draft(budget, now), self._load
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
-        lost = self._decode(decoding, budget, slices, now)
-        self._load.decode = decode = budget.predicted if slices else 0.0
-        self._load.capped = False
-        prefilling = []
-        if self._queue or len(decoding) != len(self._running):
-            prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
+        lost = self._decode(decoding, draft)
+        load.decode = budget.predicted if draft.slices else 0.0
+        if len(decoding) != len(self._running) or lost:
+            draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
+        load.full = load.capped = closed = self._places.closed
         self._backlog = False
-        if prefilling or self._queue:
-            budget.seconds = self._seconds(decode, now)
-            self._backlog = self._queue.timely > 0 or any(s.tier == TIMELY for s in prefilling)
+        if draft.prefilling or (self._queue and not closed):
+            budget.open(self._seconds(load.decode, now))
+            self._queue.tell_apart(draft.prefilling)
             if not lost:
-                self._admit(prefilling, budget, slices, now)
-            self._prefill(prefilling, budget, slices, now)
-        if not slices:
+                self._places.admit(draft)
+            part = self._places.shares.part
+            self._backlog = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
+            self._prefill(draft)
+        if not draft.slices:
             assert not self._running and not self._queue, "sequences wait but none can run"
             return None
         self.shape = budget.shape
-        predicted = budget.predicted if prefilling else decode
-        self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
+        predicted = budget.predicted if draft.prefilling else load.decode
+        self._prefill_part = 1 - load.decode / predicted if predicted > 0 else 0.0
         self._began = now
-        self._planned = [self._sequences[name] for name in slices]
-        plan = StepPlan(tuple(slices.values()), tuple(self._started), tuple(self._ended))
-        self._started, self._ended = [], []
+        self._planned = [self._sequences[name] for name in draft.slices]
+        plan = StepPlan(tuple(draft.slices.values()), tuple(self._places.started), tuple(self._ended))
+        self._places.started, self._ended = [], []
         return plan
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Advance by what ``plan`` computed until ``now``; sequences ended meanwhile are passed over."""
         seconds = max(0.0, now - self._began)
         self._load.step += 0.1 * (seconds - self._load.step)
-        self.interference += seconds * self._prefill_part
+        self._load.interference += seconds * self._prefill_part
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
         timely = 0.0
@@ -260,7 +272,7 @@ class Scheduler:
                 self._queue.charge(sequence.terms.tenant, _OUTPUT_CHARGE)
                 if sequence.first_token is None:
                     sequence.first_token = now
-                    sequence.phases.enter("decode", now, self.interference)
+                    sequence.phases.enter("decode", now, self._load.interference)
                 finish, stop = sequence.finish_reason(sample.token) or (None, None)
                 timeline = self.end(part.id, now, finished=True) if finish else None
                 events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline))
@@ -280,7 +292,7 @@ class Scheduler:
 
     # What a step holds.
 
-    def _decode(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> bool:
+    def _decode(self, sequences: list[Sequence], draft: Draft) -> bool:
         """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
         lost = crowded = False
         for sequence in sequences:
@@ -288,23 +300,24 @@ class Scheduler:
                 continue  # preempted a moment ago
             if not self._cache.reserve(sequence.id, sequence.computed + 1):
                 crowded = True
-                room, taken = self._make_room(sequence, sequence.computed + 1, budget, slices, now)
+                room, taken = self._places.make_room(sequence, sequence.computed + 1, draft)
                 lost |= taken
                 if not room:
                     continue
-            slices[sequence.id] = self._slice(sequence, 1, budget)
+            draft.put(sequence, 1, self._cache.blocks(sequence.id))
         return lost
 
-    def _prefill(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
+    def _prefill(self, draft: Draft) -> None:
         """Chunks of prompts, the most urgent first; a part is kept for those that are not timely."""
-        for sequence in sequences:
-            if sequence.tier == TIMELY and sequence.late(now):
+        budget = draft.budget
+        for sequence in draft.prefilling:
+            if sequence.tier == TIMELY and sequence.late(draft.now):
                 sequence.give_up_bound()
-        sequences.sort(key=lambda s: s.urgency)
+        sequences = sorted(draft.prefilling, key=lambda s: s.urgency)
         timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
         if not others or not (first or self._queue.timely):
-            self._chunks(sequences, budget, slices, now, least=_LEAST_CHUNK)
+            self._chunks(sequences, draft, least=_LEAST_CHUNK)
             return
         policy = self._policy
         share, part = policy.background_share if others[0].deadline is None else policy.late_share, 0.0
@@ -313,28 +326,31 @@ class Scheduler:
             part = share * left
             share = min(0.5, (part + self._owed) / left) if left > 0 else 0.0
         budget.keep(share)
-        self._chunks(first, budget, slices, now, least=_LEAST_CHUNK)
+        self._chunks(first, draft, least=_LEAST_CHUNK)
         # Where timely ones wait for a place, what is not used now brings the end of an answer nearer.
         budget.keep(0.0 if first else 1 - share)
-        before = len(slices)
-        self._chunks(others, budget, slices, now, least=0 if slices else _LEAST_CHUNK)
-        self._owed = 0.0 if len(slices) > before else self._owed + part
+        before = len(draft.slices)
+        self._chunks(others, draft, least=0 if draft.slices else _LEAST_CHUNK)
+        self._owed = 0.0 if len(draft.slices) > before else self._owed + part
 
-    def _chunks(self, sequences: list[Sequence], budget: StepBudget, slices: Slices, now: float, *, least: int) -> None:
+    def _chunks(self, sequences: list[Sequence], draft: Draft, *, least: int) -> None:
         """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""
+        budget = draft.budget
         for sequence in sequences:
             if budget.full:
                 break
             if sequence.waiting:
                 continue  # preempted a moment ago
-            count = budget.most(sequence.computed, sequence.pending) or min(least, sequence.pending, budget.tokens)
+            part = self._places.shares.part(sequence.terms.tenant)
+            count = budget.most(sequence.computed, sequence.pending, part)
+            count = count or min(least, sequence.pending, budget.tokens)
             if count == 0:
                 continue
             if not self._cache.reserve(sequence.id, sequence.computed + count):
-                room, _ = self._make_room(sequence, sequence.computed + count, budget, slices, now)
+                room, _ = self._places.make_room(sequence, sequence.computed + count, draft)
                 if not room:
                     continue
-            slices[sequence.id] = self._slice(sequence, count, budget)
+            draft.put(sequence, count, self._cache.blocks(sequence.id))
             least = 0
 
     def _seconds(self, decode: float, now: float) -> float | None:
@@ -344,218 +360,28 @@ class Scheduler:
         too late even if nothing but decode (``decode`` seconds) is done holds nobody up, beyond the bound itself; and
         some time is always prefill's.
         """
-        limit, tightest = float("inf"), None
+        limit, tightest, least_share = math.inf, math.inf, self._policy.least_share
         for s in self._running:
             bound = s.slo.tpot
-            if bound is None:
-                continue
-            if 2 * bound <= decode:
+            if bound is None or 2 * bound <= decode:
                 continue  # nothing that could be done now would keep it
-            if tightest is None or bound < tightest:
+            if bound < tightest:
                 tightest = bound
-            bound *= _AIM
             if s.first_token is None or s.computed != len(s.tokens) - 1:
                 continue
-            left = s.first_token + bound * s.outputs - now
+            bound *= _AIM
+            left = s.first_token + bound * (len(s.tokens) - s.prompt) - now
+            if left >= limit <= _CARRIED * bound:
+                continue  # the most frequent case: there is one that has less
             if left < decode:
                 left = decode + bound if bound <= decode else max(left, bound)
-            left = max(min(left, _CARRIED * bound), decode + self._policy.least_share * max(bound, decode))
-            limit = min(limit, left)
-        self._load.tightest = tightest
-        if limit != float("inf"):
+            limit = min(limit, max(min(left, _CARRIED * bound), decode + least_share * max(bound, decode)))
+        self._load.tightest = tightest if tightest < math.inf else None
+        if limit < math.inf:
             return limit
         if self._policy.stretch is not None and decode > 0 and not self._by_arrival:
             return self._policy.stretch * decode
         return None
-
-    # Who gets a place, and who loses it.
-
-    def _admit(self, prefilling: list[Sequence], budget: StepBudget, slices: Slices, now: float) -> None:
-        """Let waiting sequences in, and among ``prefilling``, while what is ahead of each does not fill the step.
-
-        Where timely ones do, one that is not may get in for the part that is kept for those.
-        """
-        fits: int | None = None  # tokens of a prompt
-        blocked: float | None = None  # the weight of a returning one that found no room
-        owed = self._owed_places >= 1
-        while (candidate := self._queue.next(now, returning=blocked is None)) is not None:
-            if blocked is not None and candidate.terms.slo_class.weight <= blocked:
-                return
-            turn = self._queue.next(now, others=True) if owed and candidate.urgency[0] == TIMELY else None
-            candidate = turn or candidate
-            urgency = candidate.urgency
-            ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
-            if ahead and fits is None:
-                fits = max(1, budget.most(0, budget.tokens))
-            if fits is not None and ahead >= fits:
-                other = self._queue.next(now, others=True) if urgency[0] == TIMELY else None
-                if other is None or any(s.urgency[0] == OTHER and s.urgency <= other.urgency for s in prefilling):
-                    return
-                candidate = other
-            if self._enter(candidate, prefilling, budget, now):
-                self._count_places(candidate)
-                owed = self._owed_places >= 1
-            elif turn is not None:
-                owed = False  # it finds no room yet: timely ones that do need not wait for that
-            elif candidate.returning:
-                blocked = candidate.terms.slo_class.weight
-            elif not self._displace(candidate, prefilling, budget, slices, now):
-                return
-
-    def _count_places(self, sequence: Sequence) -> None:
-        """Of places, too, those that are not timely get their part."""
-        if sequence.tier == TIMELY and len(self._queue) > self._queue.timely:
-            self._owed_places = min(2.0, self._owed_places + self._policy.background_share)
-        elif sequence.tier == OTHER:
-            self._owed_places = max(0.0, self._owed_places - 1)
-
-    def _enter(self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget, now: float) -> bool:
-        """Give it a place and the blocks it finds; False where there is none, or not enough of them.
-
-        What the running ones still need for their prompts and next block is kept back, so that a newcomer does not
-        cause the next preemption. One that found no room is looked at again when there is more.
-        """
-        if len(self._running) >= self._config.max_running or self._crowds(sequence, prefilling, budget):
-            self._load.capped = True
-            return False
-        room = self._cache.pool.available - self._promised()
-        if room <= sequence.no_room:
-            self._load.capped = True
-            return False
-        cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
-        room = self._cache.pool.available - self._promised()
-        if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
-            self._cache.close(sequence.id)
-            sequence.no_room = room
-            self._load.capped = True
-            return False
-        sequence.no_room = -1
-        self._queue.began(sequence)
-        self._queue.remove(sequence)
-        insort(self._running, sequence, key=lambda s: s.order)
-        sequence.computed = cached
-        sequence.reached = max(sequence.reached, cached)
-        if not sequence.admitted:
-            sequence.admitted = True
-            sequence.queued = max(0.0, now - sequence.submission.arrival)
-            sequence.cached = cached
-            self.cached_prompt_tokens += cached
-            self._started.append(sequence.submission.start)
-            sequence.phases.enter("prefill", now, self.interference)
-        else:
-            sequence.phases.enter(self._phase(sequence), now, self.interference)
-        prefilling.append(sequence)
-        return True
-
-    def _crowds(self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget) -> bool:
-        """Whether decode with one more sequence is predicted to leave too little of the tightest TPOT bound.
-
-        A bound that even one sequence alone would miss keeps nobody out.
-        """
-        bound, own = self._load.tightest, sequence.slo.tpot
-        if own is not None and (bound is None or own < bound):
-            alone = self._forecast.decode(len(sequence.tokens))
-            bound = own if alone <= (1 - self._policy.least_share) * own else bound
-        if bound is None or not self._running:
-            return False
-        limit = (1 - self._policy.least_share) * bound
-        shape = budget.shape
-        more = [*prefilling, sequence]
-        keys = sum(self._attention.keys(1, len(s.tokens)) for s in more)
-        rows = shape.rows + len(more)
-        together = StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0)
-        return self.cost.predict(together) > limit
-
-    def _displace(
-        self, sequence: Sequence, prefilling: list[Sequence], budget: StepBudget, slices: Slices, now: float
-    ) -> bool:
-        """Take a place from a running sequence of less weight, if that is how this one's bound can still be kept."""
-        if sequence.tier != TIMELY or sequence.deadline is None or sequence.slo.ttft is None:
-            return False
-        slack = sequence.deadline - sequence.work - now
-        if slack > _DISPLACES * (sequence.slo.ttft - sequence.work):
-            return False
-        weight = sequence.terms.slo_class.weight
-        victims = [
-            s
-            for s in self._running
-            if s.terms.slo_class.weight < weight and s.terms.slo_class.preemptible and len(s.tokens) >= s.protected
-        ]
-        needed = self._cache.blocks_for(len(sequence.tokens) + self._cache.block_size)
-        room = self._cache.pool.available - self._promised()
-        if not victims or needed > room + sum(len(self._cache.blocks(s.id)) for s in victims):
-            return False
-        victim = min(victims, key=self._loss)
-        name = sequence.terms.slo_class.name
-        reason = f"gave its place to a request of class {name}, to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
-        self._preempt(victim, "slo", reason, now, budget, slices)
-        victim.protected = len(victim.tokens) + _PROTECTED
-        victim.returning = False
-        if victim.deadline is not None:
-            victim.give_up_bound()
-        self._queue.push(victim)
-        if victim in prefilling:
-            prefilling.remove(victim)
-        sequence.no_room = -1
-        return True
-
-    def _make_room(
-        self, sequence: Sequence, tokens: int, budget: StepBudget, slices: Slices, now: float
-    ) -> tuple[bool, bool]:
-        """Reserve ``tokens`` positions, preempting those of lower standing as needed, at worst ``sequence`` itself.
-
-        Returns whether there is room now, and whether the step lost a sequence by that.
-        """
-        taken = False
-        while not self._cache.reserve(sequence.id, tokens):
-            lower = [s for s in self._running if s.rank > sequence.rank]
-            least = min((s.terms.slo_class.weight for s in lower), default=0.0)
-            victim = min((s for s in lower if s.terms.slo_class.weight == least), key=self._loss, default=sequence)
-            taken |= victim.id in slices
-            reason = "KV blocks ran out" if victim is sequence else "KV blocks ran out, for one of higher standing"
-            self._preempt(victim, "memory", reason, now, budget, slices)
-            victim.returning = True
-            self._queue.push(victim)
-            if victim is sequence:
-                return False, taken
-        return True, taken
-
-    def _loss(self, sequence: Sequence) -> tuple[bool, float, int]:
-        """What is lost if it gives way: a bound it keeps so far; seconds to compute it again, per block; the latest
-        has waited least."""
-        harmed = sequence.slo.tpot is not None and sequence.first_token is not None
-        seconds = self._forecast.prefill(0, sequence.computed)
-        return harmed, seconds / max(1, len(self._cache.blocks(sequence.id))), -sequence.order
-
-    def _preempt(
-        self, victim: Sequence, kind: str, reason: str, now: float, budget: StepBudget, slices: Slices
-    ) -> None:
-        part = slices.pop(victim.id, None)
-        if part is not None:
-            budget.give_back(part.start, len(part.tokens), sample=part.sample)
-        self._leave(victim)
-        victim.computed = 0
-        victim.phases.preemptions.append(Preemption(max(0.0, now - victim.submission.arrival), reason))
-        victim.phases.enter("preempted", now, self.interference)
-        self.preemptions[kind] += 1
-        self.preempted.append((victim.id, reason))
-
-    def _promised(self) -> int:
-        """Blocks the running sequences will ask for next."""
-        ahead = self._cache.block_size
-        return sum(self._cache.missing(s.id, len(s.tokens) + ahead) for s in self._running)
-
-    def _slice(self, sequence: Sequence, count: int, budget: StepBudget) -> SequenceSlice:
-        start, end = sequence.computed, sequence.computed + count
-        sample = end == len(sequence.tokens)
-        budget.take(start, count, sample=sample)
-        return SequenceSlice(
-            id=sequence.id,
-            start=start,
-            tokens=tuple(sequence.tokens[start:end]),
-            blocks=self._cache.blocks(sequence.id),
-            sample=sample,
-        )
 
     def _advance(self, sequence: Sequence, count: int, now: float) -> float:
         """It has ``count`` more tokens in memory. Returns how much timely work that was, in seconds."""
@@ -572,7 +398,7 @@ class Scheduler:
             sequence.work = max(0.0, sequence.work - done)
         sequence.computed = after = before + count
         if before < sequence.reached <= after and sequence.phases.preemptions:
-            sequence.phases.enter(self._phase(sequence), now, self.interference)
+            sequence.phases.enter(sequence.phase, now, self._load.interference)
         if after >= sequence.reached:
             sequence.reached = after
             sequence.returning = False
@@ -581,28 +407,11 @@ class Scheduler:
             self._release_held(sequence)
         return done if sequence.tier == TIMELY else 0.0
 
-    def _phase(self, sequence: Sequence) -> str:
-        """What a sequence with a place spends its time on."""
-        if sequence.computed < sequence.reached:
-            return "recompute"
-        return "prefill" if sequence.first_token is None else "decode"
-
     def _release_held(self, sequence: Sequence) -> None:
         """Let those that waited for ``sequence``'s prefill into the queue, where its own place was."""
         for held in self._held.pop(sequence.id, []):
             self._let_go(held)
             self._queue.push(held)
-
-    def _leave(self, sequence: Sequence) -> None:
-        """Out of the running set (or the held ones), blocks released."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-            self._cache.close(sequence.id)
-        else:
-            siblings = self._held.get(sequence.submission.after or "", [])
-            if sequence in siblings:
-                siblings.remove(sequence)
-                self._let_go(sequence)
 
     def _let_go(self, held: Sequence) -> None:
         """One that was held is held no more."""

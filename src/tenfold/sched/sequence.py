@@ -66,6 +66,7 @@ class Sequence:
         "key",
         "no_room",
         "order",
+        "over",
         "phases",
         "prompt",
         "protected",
@@ -98,6 +99,7 @@ class Sequence:
         self.first_token: float | None = None  # when its first output token came
         self.work = 0.0  # seconds of prefill left, alone on the machine
         self.tier = OTHER
+        self.over = False  # has a place, and its tenant was served more than others that want prefill
         self.key = 0.0  # within the tier, the smallest goes first
         self.deadline: float | None = None  # of the first token, where that is promised
         self.waiting = False
@@ -123,9 +125,16 @@ class Sequence:
         return -self.terms.slo_class.weight, self.order
 
     @property
-    def urgency(self) -> tuple[int, float, int]:
+    def urgency(self) -> tuple[int, bool, float, int]:
         """Of two prompts, the one of the smaller urgency is computed first."""
-        return RETURNING if self.returning else self.tier, self.key, self.order
+        return RETURNING if self.returning else self.tier, self.over, self.key, self.order
+
+    @property
+    def phase(self) -> str:
+        """What it spends its time on while it has a place."""
+        if self.computed < self.reached:
+            return "recompute"
+        return "prefill" if self.first_token is None else "decode"
 
     def late(self, now: float) -> bool:
         """Whether its first token will be later than promised, if it begins now."""

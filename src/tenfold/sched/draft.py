@@ -1,0 +1,40 @@
+"""A step while it is put together."""
+
+from tenfold.core.plan import SequenceSlice
+from tenfold.sched.budget import StepBudget
+from tenfold.sched.sequence import Sequence
+
+
+class Draft:
+    """What the next step holds so far, who else wants prefill, and when it is."""
+
+    __slots__ = ("budget", "now", "prefilling", "slices")
+
+    def __init__(self, budget: StepBudget, now: float) -> None:
+        self.budget = budget
+        self.now = now
+        self.slices: dict[str, SequenceSlice] = {}
+        self.prefilling: list[Sequence] = []  # those that have a place and more than one token to compute
+
+    def put(self, sequence: Sequence, count: int, blocks: tuple[int, ...]) -> None:
+        """The next ``count`` tokens of a sequence, whose KV goes to ``blocks``."""
+        start, end = sequence.computed, sequence.computed + count
+        sample = end == len(sequence.tokens)
+        self.budget.take(start, count, sample=sample)
+        self.slices[sequence.id] = SequenceSlice(
+            id=sequence.id,
+            start=start,
+            tokens=tuple(sequence.tokens[start:end]),
+            blocks=blocks,
+            sample=sample,
+        )
+
+    def drop(self, sequence: Sequence) -> bool:
+        """A sequence loses its place: nothing of it is in this step. Returns whether something was."""
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
+        part = self.slices.pop(sequence.id, None)
+        if part is None:
+            return False
+        self.budget.give_back(part.start, len(part.tokens), sample=part.sample)
+        return True
