@@ -35,7 +35,8 @@ from tenfold.core.slo import Slo
 
 STAY = "by SLO, nobody displaced"
 CLASSES = ("interactive", "standard", "batch")
-BACKLOG = (300, 400)  # tokens of a prompt and of an answer
+BACKLOG = (300, 600)  # tokens of a prompt and of an answer
+FILLED = 12.0  # seconds after which all places are taken, and chats begin
 CHATS_OF = {"interactive": 2 / 3, "standard": 1 / 3}
 
 
@@ -61,12 +62,12 @@ def of_class(arrivals: Iterable[Arrival], name: str) -> list[Arrival]:
 
 
 def load(rate: float, seconds: float, backlog: int, seed: int, vocab: int) -> list[Arrival]:
-    """The backlog at once, then chats."""
+    """The backlog at once, then, when it has all places, chats."""
     rng, (prompt, outputs) = random.Random(seed), BACKLOG
     found = of_class((Arrival(0.0, tokens(rng, prompt, vocab), outputs, "") for _ in range(backlog)), "batch")
     for i, (name, part) in enumerate(CHATS_OF.items()):
         chats = generated(chat_sizes, part * rate, seconds, seed + 1 + i, vocab)
-        found += of_class((replace(one, at=one.at + 2.0) for one in chats), name)
+        found += of_class((replace(one, at=one.at + FILLED) for one in chats), name)
     return sorted(found, key=lambda one: one.at)
 
 

@@ -40,6 +40,7 @@ class Server:
         *,
         classes: tuple[SloClass, ...] = DEFAULT_CLASSES,
         policy: Policy = BALANCED,
+        max_step_tokens: int = 512,
         max_running: int = 64,
         max_waiting: int = 10_000,
         **limits: object,
@@ -48,7 +49,7 @@ class Server:
         self.machine = machine
         self.cost = calibrated(machine)
         config = SchedulerConfig(
-            512,
+            max_step_tokens,
             max_running,
             max_waiting,
             classes=with_slo(classes, "standard", slo) if slo.bounded else classes,

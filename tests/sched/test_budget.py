@@ -177,3 +177,19 @@ def test_parse(text: str, slo: Slo) -> None:
 def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_slo(text)
+
+
+def test_those_that_ask_for_a_part_share_it() -> None:
+    budget = StepBudget(StepCost(), ATTENTION, 100)
+    budget.take(40, 1, sample=True)
+    budget.open(None)
+    budget.take(0, 19, sample=False)  # of others, in full
+    assert budget.most(0, 500, 0.25) == 24
+    budget.take(0, 20, sample=False)
+    assert budget.most(0, 500, 0.25) == 4
+    assert budget.most(0, 500) == 60
+    cost = calibrated(cpu)
+    budget = StepBudget(cost, ATTENTION, 512)
+    budget.open(0.08)
+    part = budget.most(0, 500, 0.25)
+    assert cost.predict(StepShape(part, 1, 0, 0.0, ATTENTION.keys(part, part))) == pytest.approx(0.02, rel=0.1)

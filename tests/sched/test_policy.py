@@ -306,6 +306,21 @@ def test_priority_is_worth_seconds_of_waiting() -> None:
     assert order == ["first", "soon", "normal", "late"]
 
 
+@pytest.mark.parametrize("step_tokens", [6, 8])
+def test_a_prompt_goes_on_when_all_that_decode_lose_their_place(step_tokens: int) -> None:
+    """One in decode that gives way to a prompt which came earlier leaves a step of that prompt alone."""
+    lost = 0
+    for prompt in range(1, 17):
+        server = Server(blocks=27, max_step_tokens=step_tokens, max_running=4)
+        server.add("long", 400, 4)
+        server.step()
+        server.add("short", prompt, 100)
+        server.run()
+        assert {name: len(times) for name, times in server.times.items()} == {"long": 4, "short": 100}
+        lost += server.scheduler.preemptions["memory"]
+    assert lost > 0
+
+
 @settings(max_examples=120, deadline=None)
 @given(
     data=st.data(),

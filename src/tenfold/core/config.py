@@ -33,8 +33,9 @@ class Policy:
     ``background_share``: what prompts without a bound get beside those.
     ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
     ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.
-    ``fairness``: tokens by which tenants' service may differ before the one behind goes first. ``reserve``: of places,
-    decode's time and KV blocks, what a tenant that holds much more than its share leaves to others that were here.
+    ``fairness``: tokens by which tenants' service may differ before the one behind goes first.
+    ``reserve``: of places, decode's time and KV blocks, what a tenant that holds much more than its share, and wants
+    more, leaves to others that were here of late; its prompts then get a quarter of a step's room. 0: nothing of that.
     """
 
     order: str = "slack"

@@ -10,7 +10,7 @@ from tenfold.core.errors import InvalidRequest, Overloaded
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import TIMELY, Sequence
-from tenfold.sched.shares import Shares
+from tenfold.sched.tenants import Tenants
 
 _PATIENCE = 8.0  # seconds, divided by its class's weight, that a prompt without a bound lets others go first,
 _STRETCH = 3.0  # and so many times its own prefill
@@ -25,14 +25,14 @@ class Admission:
         cache: CacheManager,
         forecast: Forecast,
         queue: WaitingQueue,
-        shares: Shares,
+        tenants: Tenants,
     ) -> None:
         self._config = config
         self._policy = config.policy
         self._cache = cache
         self._forecast = forecast
         self._queue = queue
-        self._shares = shares
+        self._tenants = tenants
         self.refused: Counter[str] = Counter()  # by reason
 
     def check_limits(self, waiting: int, of_tenant: int, running: int, load: Load) -> None:
@@ -95,24 +95,27 @@ class Admission:
     def _wait(self, sequence: Sequence, running: Many[Sequence], load: Load) -> float:
         """Predicted seconds from now to its first token."""
         timely = [s for s in running if s.tier <= TIMELY and len(s.tokens) - s.computed > 1]
+        fresh = self._fresh_rate(running, load)
+        if not timely and not self._queue.timely:
+            self._forecast.restart(fresh)
         seconds, places = self._queue.before(sequence, timely)
-        if not seconds:
-            self._forecast.restart(self._fresh_rate(load, idle=not running))
-        part = self._shares.part(sequence.terms.tenant)
-        before = self._forecast.wait(seconds / part)
+        part = self._tenants.part(sequence.terms.tenant)
+        rate = part * (self._forecast.rate if seconds else fresh)
+        before = seconds / rate
         weight = sequence.terms.slo_class.weight
         gives_way = any(s.terms.slo_class.preemptible and s.terms.slo_class.weight < weight for s in running)
         if (load.full if part < 1 else load.capped) and not gives_way:  # places become free as answers end
             each = self._forecast.outputs(sequence.terms.slo_class.name) * load.step
             before = max(before, each * (places + 1) / max(1, len(running)))
-        return load.step / 2 + before + self._forecast.wait(sequence.work / part)
+        return load.step / 2 + before + sequence.work / rate
 
-    def _fresh_rate(self, load: Load, *, idle: bool) -> float:
+    def _fresh_rate(self, running: Many[Sequence], load: Load) -> float:
         """Seconds of prefill per second that a prompt with nothing ahead of it gets."""
-        if idle:
+        if not running:
             return 1.0
-        if load.tightest is not None:
-            return max(self._policy.least_share, 1 - load.decode / load.tightest)
+        bounds = [s.slo.tpot for s in running if s.slo.tpot is not None and 2 * s.slo.tpot > load.decode]
+        if bounds:
+            return max(self._policy.least_share, 1 - load.decode / min(bounds))
         chunk = self._forecast.prefill(0, self._config.max_step_tokens)
         return chunk / (chunk + load.decode) if chunk > 0 else 1.0
 

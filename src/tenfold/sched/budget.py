@@ -1,5 +1,7 @@
 """What a step may hold: so many tokens, and so much work that no running sequence is predicted to miss its bound."""
 
+import math
+
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
 
@@ -17,6 +19,7 @@ class StepBudget:
         "_kept_seconds",
         "_kept_tokens",
         "_opened",
+        "_rationed",
         "seconds",
         "shape",
         "tokens",
@@ -30,6 +33,7 @@ class StepBudget:
         self.seconds: float | None = None
         self._opened = tokens
         self._decode = 0.0  # seconds of what it held when it was opened
+        self._rationed: tuple[int, float] | None = None  # tokens left and seconds used when a part was first asked for
         self._kept_tokens = 0
         self._kept_seconds = 0.0
 
@@ -67,14 +71,23 @@ class StepBudget:
         self.tokens += new
 
     def most(self, start: int, pending: int, part: float = 1.0) -> int:
-        """How many of a sequence's ``pending`` tokens from ``start`` on fit, into the first ``part`` of the room that
-        there was for prefill: 0 where none does."""
-        many = min(pending, self.tokens - self._kept_tokens, self.tokens - int((1 - part) * self._opened))
+        """How many of a sequence's ``pending`` tokens from ``start`` on fit: 0 where none does.
+
+        All that ask for a ``part`` get, together, no more than that of the room which there was for prefill.
+        """
+        many, longest = min(pending, self.tokens - self._kept_tokens), math.inf
+        if part < 1:
+            if self._rationed is None:
+                self._rationed = self.tokens, self.predicted
+            tokens, used = self._rationed
+            many = min(many, self.tokens - (tokens - int(part * self._opened)))
+            if self.seconds is not None:
+                longest = used + part * (self.seconds - self._decode)
         if many <= 0:
             return 0
         if self.seconds is None:
             return many
-        limit = min(self.seconds - self._kept_seconds, self._decode + part * (self.seconds - self._decode))
+        limit = min(self.seconds - self._kept_seconds, longest)
         if self._seconds_with(start, many, pending) <= limit:
             return many
         fits = 0  # and `many` does not

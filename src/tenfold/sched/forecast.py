@@ -37,7 +37,7 @@ class Forecast:
     @property
     def rate(self) -> float:
         """Seconds of prefill that waited for it that a second does."""
-        return self._rate
+        return max(self._rate, _SLOWEST)
 
     def prefill(self, start: int, tokens: int) -> float:
         """Seconds that positions ``start`` … ``tokens`` - 1 of a prompt take alone on the machine."""
@@ -75,7 +75,3 @@ class Forecast:
         """An answer came to its own end with so many tokens."""
         mean = self.outputs(slo_class)
         self._outputs[slo_class] = mean + _LENGTH_RATE * (outputs - mean)
-
-    def wait(self, seconds_before: float) -> float:
-        """Seconds until as much prefill is done."""
-        return seconds_before / max(self._rate, _SLOWEST)

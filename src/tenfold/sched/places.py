@@ -2,7 +2,6 @@
 
 from bisect import insort
 from collections import Counter
-from math import ceil
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
@@ -14,7 +13,7 @@ from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import OTHER, TIMELY, Sequence
-from tenfold.sched.shares import Shares
+from tenfold.sched.tenants import Tenants
 
 _DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
 _PROTECTED = 16  # tokens that a displaced sequence gets before it can be displaced again
@@ -28,6 +27,7 @@ class Places:
         config: SchedulerConfig,
         cache: CacheManager,
         queue: WaitingQueue,
+        tenants: Tenants,
         cost: StepCost,
         attention: Attention,
         forecast: Forecast,
@@ -37,13 +37,13 @@ class Places:
         self._policy = config.policy
         self._cache = cache
         self._queue = queue
+        self._tenants = tenants
         self._cost = cost
         self._attention = attention
         self._forecast = forecast
         self._load = load
         self._owed = 0.0  # places that those that are not timely did not get of their part
         self.running: list[Sequence] = []  # by order of arrival
-        self.shares = Shares(config.tenants, config.policy.reserve)
         self.started: list[SequenceStart] = []  # since this was emptied last
         self.preempted: list[tuple[str, str]] = []  # likewise: ids, and reasons in words
         self.preemptions: Counter[str] = Counter()  # by reason
@@ -59,7 +59,7 @@ class Places:
         if sequence not in self.running:
             return False
         self.running.remove(sequence)
-        self.shares.left(sequence.terms.tenant)
+        self._tenants.left(sequence.terms.tenant)
         self._cache.close(sequence.id)
         return True
 
@@ -89,15 +89,17 @@ class Places:
                     return
                 candidate = other
             tenant = candidate.terms.tenant
-            kept = self.shares.kept(tenant)
+            kept = 0.0 if candidate.returning else self._tenants.kept(tenant)
             if self._enter(candidate, draft, kept):
                 owed = self._owed >= 1
                 continue
             self._load.full = True
             self._load.capped |= not kept
-            if kept and not candidate.returning:
-                swapped = self._displace(candidate, draft, tenant) and self._enter(candidate, draft, 0.0)
-                if not swapped:
+            if kept:
+                while self._displace(candidate, draft, tenant):
+                    if self._enter(candidate, draft, 0.0):
+                        break
+                else:
                     passed.add(tenant)
             elif turn is not None:
                 owed = False  # it finds no room yet: timely ones that do need not wait for that
@@ -131,26 +133,24 @@ class Places:
         kept back, too, so that a newcomer does not cause the next preemption. One that found no room is looked at again
         when there is more.
         """
-        most = self._config.max_running - ceil(kept * self._config.max_running)
+        most = self._config.max_running - int(kept * self._config.max_running)
         if len(self.running) >= most or self._crowds(sequence, draft, kept):
             return False
-        room = self._room()
-        if room <= sequence.no_room:
+        kept_blocks = int(kept * self._cache.pool.blocks)
+        if self._room() - kept_blocks <= sequence.no_room:
             return False
         cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
-        room = self._room()
-        if self._cache.missing(sequence.id, len(sequence.tokens)) > room - int(kept * self._cache.pool.blocks):
+        room = self._room() - kept_blocks
+        if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
             self._cache.close(sequence.id)
             sequence.no_room = room
             return False
         sequence.no_room = -1
-        self._queue.began(sequence)
         self._queue.remove(sequence)
         self._count(sequence)
-        self.shares.took(sequence.terms.tenant)
+        self._tenants.took(sequence.terms.tenant)
         insort(self.running, sequence, key=lambda s: s.order)
         draft.prefilling.append(sequence)
-        sequence.over = False
         sequence.computed = cached
         sequence.reached = max(sequence.reached, cached)
         if not sequence.admitted:
@@ -226,6 +226,7 @@ class Places:
         taken = draft.drop(victim)
         self.leave(victim)
         victim.computed = 0
+        victim.over = False
         victim.phases.preemptions.append(Preemption(max(0.0, draft.now - victim.submission.arrival), reason))
         victim.phases.enter("preempted", draft.now, self._load.interference)
         self.preemptions[kind] += 1

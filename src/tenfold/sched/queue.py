@@ -1,63 +1,59 @@
 """Who waits, and who is next.
 
-Between tenants the one that was served least goes first (virtual token counters: Sheng et al., OSDI'24), unless others
-that were served nearly as little have something more urgent. Within a tenant: sequences that had a place and lost it,
-then those whose TTFT bound can still be kept, the earliest deadline first, then all others.
-Every operation costs the logarithm of what waits.
+Between tenants the one that was served least goes first (``tenants``), unless others that were served nearly as little
+have something more urgent. Within a tenant: sequences that had a place and lost it, then those whose TTFT bound can
+still be kept, the earliest deadline first, then all others. Coming, leaving and being next cost the logarithm of what
+waits; a promise, the number of tenants that wait.
 """
 
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from heapq import heapify, heappop, heappush
 
 from tenfold.sched.sequence import TIMELY, Sequence
+from tenfold.sched.tenants import Tenants
 
-_LOOKED_AT = 8  # tenants, of those that were served least
-_MANY_TENANTS = 1024  # records above which those of tenants that are gone are dropped
+_LOOKED_AT = 8  # tenants with something to do, of those that were served least,
+_PASSED = 64  # and tenants in all
 
 _Entry = tuple[int, float, int, int, Sequence]  # tier, key, order of arrival, stamp
 
 
-class _Tenant:
-    __slots__ = ("count", "listed", "name", "others", "served", "timely", "timely_seconds", "weight")
+class _Line:
+    """What waits of one tenant."""
 
-    def __init__(self, name: str, weight: float) -> None:
-        self.name = name
-        self.weight = weight
-        self.served = 0.0  # tokens it was charged, divided by its weight
-        self.count = 0  # of its sequences that wait
-        self.timely: list[_Entry] = []
+    __slots__ = ("count", "others", "seconds", "timely")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.timely: list[_Entry] = []  # heaps
         self.others: list[_Entry] = []
-        self.timely_seconds = 0.0  # prefill that waits
-        self.listed = False
+        self.seconds = 0.0  # prefill of timely ones
 
 
 class WaitingQueue:
     """Owner of the order in which sequences get their place."""
 
-    def __init__(self, fairness: float, weights: Mapping[str, float]) -> None:
+    def __init__(self, tenants: Tenants, fairness: float) -> None:
+        self._tenants = tenants
         self._fairness = fairness
-        self._weights = weights
-        self._tenants: dict[str, _Tenant] = {}
+        self._lines: dict[str, _Line] = {}  # of tenants that wait
         self._by_bound: dict[float, float] = {}  # seconds of timely prefill that wait, by TTFT bound (or nearly)
-        self._by_service: list[tuple[float, str]] = []  # in order; entries may be older than what they tell
         self._returning: list[Sequence] = []
-        self._floor = fairness  # what the tenant that was served last had then: newcomers begin that much below
         self._stamps = 0
         self._count = 0
         self.by_class: Counter[str] = Counter()
         self.timely = 0  # sequences
-        self.timely_seconds = 0.0
 
     def __len__(self) -> int:
         return self._count
 
     def waiting_of(self, tenant: str) -> int:
         """How many sequences of a tenant wait."""
-        found = self._tenants.get(tenant)
-        return found.count if found is not None else 0
+        line = self._lines.get(tenant)
+        return line.count if line is not None else 0
 
     def before(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[float, int]:
         """What goes before a new timely one: seconds of prefill, and sequences that want a place.
@@ -65,19 +61,16 @@ class WaitingQueue:
         ``running`` are timely ones that have theirs already. Tenants that were served more, beyond fairness, come
         later; of n others each gets one in n.
         """
-        bound = _bucket(sequence)
+        tenants, bound = self._tenants, _bucket(sequence)
         sooner = sum(seconds for other, seconds in self._by_bound.items() if other <= bound)
-        tenant = self._tenants.get(sequence.terms.tenant)
-        served, own, count = (
-            (tenant.served, tenant.timely_seconds, tenant.count) if tenant is not None else (-math.inf, 0.0, 0)
-        )
-        if not count:
-            served = max(served, self._credited())
-        most = served + self._fairness
-        ahead = sum(one.work for one in running if self._tenant(one.terms.tenant).served <= most)
+        line = self._lines.get(sequence.terms.tenant)
+        own, count = (line.seconds, line.count) if line is not None else (0.0, 0)
+        most = tenants.reach(sequence.terms.tenant)
+        ahead = sum(one.work for one in running if tenants.of(one.terms.tenant).served <= most)
         active = 0 if own else 1
         if self.timely:
-            active += sum(1 for one in self._tenants.values() if one.timely_seconds > 0 and one.served <= most)
+            lines = self._lines.items()
+            active += sum(1 for name, one in lines if one.seconds > 0 and tenants.of(name).served <= most)
         seconds = ahead + min(sooner, own * active + (active - 1) * sequence.work)
         return seconds, min(self.timely, count * active + active - 1)
 
@@ -87,14 +80,14 @@ class WaitingQueue:
         sequence.waiting = True
         self._count += 1
         self.by_class[sequence.terms.slo_class.name] += 1
-        tenant = self._tenant(sequence.terms.tenant)
-        if not tenant.count:
-            self._arrive(tenant)
-        tenant.count += 1
+        name = sequence.terms.tenant
+        self._tenants.waits(name)
+        line = self._lines.setdefault(name, _Line())
+        line.count += 1
         if sequence.returning:
             insort(self._returning, sequence, key=lambda s: s.rank)
         else:
-            self._file(tenant, sequence)
+            self._file(line, sequence)
 
     def remove(self, sequence: Sequence) -> bool:
         """It waits no more; False if it did not."""
@@ -102,20 +95,21 @@ class WaitingQueue:
             return False
         sequence.waiting = False
         self._count -= 1
-        name = sequence.terms.slo_class.name
-        self.by_class[name] -= 1
-        if not self.by_class[name]:
-            del self.by_class[name]
-        tenant = self._tenants[sequence.terms.tenant]
-        tenant.count -= 1
+        slo_class, name = sequence.terms.slo_class.name, sequence.terms.tenant
+        self.by_class[slo_class] -= 1
+        if not self.by_class[slo_class]:
+            del self.by_class[slo_class]
+        self._tenants.waits_no_more(name)
+        line = self._lines[name]
+        line.count -= 1
         if sequence.returning:
             self._returning.remove(sequence)
         elif sequence.tier == TIMELY:
-            self._unfile(tenant, sequence)
-        for heap in (tenant.timely, tenant.others):
-            if not tenant.count:
-                heap.clear()
-            elif len(heap) > 2 * tenant.count + 64:  # mostly of those that left from the middle
+            self._unfile(line, sequence)
+        if not line.count:
+            del self._lines[name]
+        for heap in (line.timely, line.others):
+            if len(heap) > 2 * line.count + 64:  # mostly of those that left from the middle
                 heap[:] = [entry for entry in heap if _valid(entry)]
                 heapify(heap)
         return True
@@ -128,132 +122,67 @@ class WaitingQueue:
         if self._returning and returning and not others:
             return self._returning[0]
         best: Sequence | None = None
-        for tenant in self._least_served(passed):
-            head = None if others else self._on_time(tenant, now)
-            head = head or _top(tenant.others)
-            if head is not None and (best is None or head.urgency < best.urgency):
+        most, found = math.inf, 0
+        for at, tenant in enumerate(self._tenants.in_order()):
+            if tenant.served > most or found == _LOOKED_AT or at == _PASSED:
+                break
+            if tenant.name in passed:
+                continue
+            line = self._lines[tenant.name]
+            head = None if others else self._on_time(line, now)
+            head = head or _top(line.others)
+            if head is None:
+                continue  # what it waits for is of another kind
+            most, found = min(most, tenant.served + self._fairness), found + 1
+            head.over = self._tenants.over(tenant.name)
+            if best is None or head.urgency < best.urgency:
                 best = head
         return best
-
-    def tell_apart(self, prefilling: Iterable[Sequence]) -> None:
-        """Mark those with a place whose tenant was served more than another's that want prefill, beyond fairness."""
-        waiting = self._least_served()
-        served = {one.terms.tenant: self._tenant(one.terms.tenant).served for one in prefilling}
-        least = min([*served.values(), *(one.served for one in waiting[:1])], default=0.0)
-        for one in prefilling:
-            one.over = served[one.terms.tenant] > least + self._fairness
-
-    def charge(self, tenant: str, tokens: float) -> None:
-        """A tenant was served so many tokens; an output token may count as several."""
-        one = self._tenant(tenant)
-        one.served += tokens / one.weight
-
-    def began(self, sequence: Sequence) -> None:
-        """It gets its place now: newcomers of other tenants begin where this one's is."""
-        self._floor = max(self._floor, self._tenants[sequence.terms.tenant].served)
-
-    def service(self) -> dict[str, float]:
-        """Tokens that each tenant of late was charged, divided by its weight."""
-        return {name: tenant.served for name, tenant in self._tenants.items()}
 
     def check(self) -> None:
         """Assert that counts are what they count."""
         waiting = {id(s): s for s in self._returning}
-        for tenant in self._tenants.values():
-            entries = [e for heap in (tenant.timely, tenant.others) for e in heap if _valid(e)]
+        for line in self._lines.values():
+            entries = [e for heap in (line.timely, line.others) for e in heap if _valid(e)]
             assert len({id(e[4]) for e in entries}) == len(entries), "a sequence is in the queue twice"
             waiting.update((id(e[4]), e[4]) for e in entries)
-            mine = [s for s in waiting.values() if s.terms.tenant == tenant.name]
+        for name, line in self._lines.items():
+            mine = [s for s in waiting.values() if s.terms.tenant == name]
             filed = [s for s in mine if s.tier == TIMELY and not s.returning]
-            assert tenant.count == len(mine), "a tenant's count is wrong"
-            assert abs(tenant.timely_seconds - sum(s.work for s in filed)) < 1e-6
-            assert tenant.listed or not tenant.count, "a tenant that waits is not listed"
+            assert line.count == len(mine) == self._tenants.of(name).waiting > 0, "a tenant's count is wrong"
+            assert abs(line.seconds - sum(s.work for s in filed)) < 1e-6
         assert self.timely == sum(s.tier == TIMELY and not s.returning for s in waiting.values())
         assert self._count == len(waiting) == self.by_class.total()
+        self._tenants.check()
 
-    def _file(self, tenant: _Tenant, sequence: Sequence) -> None:
+    def _file(self, line: _Line, sequence: Sequence) -> None:
         self._stamps += 1
         sequence.stamp = self._stamps
         entry = (sequence.tier, sequence.key, sequence.order, sequence.stamp, sequence)
         if sequence.tier == TIMELY:
             self.timely += 1
-            tenant.timely_seconds += sequence.work
-            self.timely_seconds += sequence.work
+            line.seconds += sequence.work
             bound = _bucket(sequence)
             self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
-            heappush(tenant.timely, entry)
+            heappush(line.timely, entry)
         else:
-            heappush(tenant.others, entry)
+            heappush(line.others, entry)
 
-    def _unfile(self, tenant: _Tenant, sequence: Sequence) -> None:
+    def _unfile(self, line: _Line, sequence: Sequence) -> None:
         self.timely -= 1
-        tenant.timely_seconds = max(0.0, tenant.timely_seconds - sequence.work)
-        self.timely_seconds = max(0.0, self.timely_seconds - sequence.work)
+        line.seconds = max(0.0, line.seconds - sequence.work)
         bound = _bucket(sequence)
         left = self._by_bound.pop(bound, 0.0) - sequence.work
         if left > 1e-9:
             self._by_bound[bound] = left
 
-    def _on_time(self, tenant: _Tenant, now: float) -> Sequence | None:
+    def _on_time(self, line: _Line, now: float) -> Sequence | None:
         """The most urgent one whose bound can be kept; those that cannot be on time any more join the others."""
-        while (head := _top(tenant.timely)) is not None and head.late(now):
-            self._unfile(tenant, head)
+        while (head := _top(line.timely)) is not None and head.late(now):
+            self._unfile(line, head)
             head.give_up_bound()
-            self._file(tenant, head)
+            self._file(line, head)
         return head
-
-    def _tenant(self, name: str) -> _Tenant:
-        tenant = self._tenants.get(name)
-        if tenant is None:
-            if len(self._tenants) >= _MANY_TENANTS:
-                self._drop()
-            tenant = self._tenants[name] = _Tenant(name, self._weights.get(name, 1.0))
-            tenant.served = self._credited()
-        return tenant
-
-    def _drop(self) -> None:
-        """Forget tenants that wait for nothing and were served no more than one that is new; if need be, more."""
-        least = self._floor - self._fairness
-        kept = {n: t for n, t in self._tenants.items() if t.count or t.served > least}
-        if len(kept) >= 2 * _MANY_TENANTS:
-            kept = {n: t for n, t in kept.items() if t.count}
-        self._tenants = kept
-        self._by_service = [entry for entry in self._by_service if entry[1] in kept]
-
-    def _arrive(self, tenant: _Tenant) -> None:
-        """It has waited for nothing so far: what it did not use meanwhile is no credit, but for ``fairness`` tokens, so
-        that it goes before a tenant that keeps others waiting."""
-        tenant.served = max(tenant.served, self._credited())
-        if not tenant.listed:
-            tenant.listed = True
-            insort(self._by_service, (tenant.served, tenant.name))
-
-    def _credited(self) -> float:
-        """Where a tenant begins that has not waited for anything."""
-        floor = min((one.served for one in self._least_served()), default=self._floor)
-        return floor - self._fairness
-
-    def _least_served(self, passed: Container[str] = ()) -> list[_Tenant]:
-        """Tenants that wait, of those that were served least, and nearly so."""
-        found: list[_Tenant] = []
-        order, at, least = self._by_service, 0, math.inf
-        while at < len(order) and len(found) < _LOOKED_AT:
-            served, name = order[at]
-            tenant = self._tenants[name]
-            if not tenant.count:
-                del order[at]
-                tenant.listed = False
-            elif tenant.served != served:
-                del order[at]
-                insort(order, (tenant.served, name))
-            elif served > least + self._fairness:
-                break
-            else:
-                at += 1
-                if name not in passed:
-                    found.append(tenant)
-                    least = min(least, served)
-        return found
 
 
 def _bucket(sequence: Sequence) -> float:

@@ -42,10 +42,12 @@ from tenfold.sched.sequence import (
     Submission,
     TokenEvent,
 )
+from tenfold.sched.tenants import Tenants
 
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
+_YIELDS = 3.0  # a sequence of a tenant that holds much, so many TPOT bounds ahead, lets others' prompts go first
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
 
 
@@ -69,16 +71,19 @@ class Scheduler:
         self.shape = StepShape()  # of the last plan
         self._planned: list[Sequence] = []  # in it
         self._sequences: dict[str, Sequence] = {}
-        self._queue = WaitingQueue(config.policy.fairness, config.tenants)
+        self._tenants = Tenants(config.tenants, config.policy.fairness, config.policy.reserve)
+        self._queue = WaitingQueue(self._tenants, config.policy.fairness)
         self._load = Load()
-        self._places = Places(config, cache, self._queue, self.cost, self._attention, self._forecast, self._load)
+        self._places = Places(
+            config, cache, self._queue, self._tenants, self.cost, self._attention, self._forecast, self._load
+        )
         self._running = self._places.running
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._held_count = 0
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
         self._ended: list[str] = []
         self._arrivals = 0
-        self._admission = Admission(config, cache, self._forecast, self._queue, self._places.shares)
+        self._admission = Admission(config, cache, self._forecast, self._queue, self._tenants)
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
         self._backlog = False  # whether the last plan held as much of timely prompts as it could
@@ -124,7 +129,7 @@ class Scheduler:
     @property
     def service(self) -> dict[str, float]:
         """What each tenant of late was served, in prompt tokens, divided by its weight."""
-        return self._queue.service()
+        return self._tenants.service()
 
     @property
     def max_waiting(self) -> int:
@@ -165,7 +170,8 @@ class Scheduler:
             sequence.key = float(sequence.order)
         else:
             now = submission.arrival if now is None else now
-            self._places.shares.came(tenant, now)
+            self._tenants.tick(now)
+            self._tenants.came(tenant)
             self._admission.promise(sequence, self._running, now, self._load)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
@@ -223,19 +229,23 @@ class Scheduler:
         """
         budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
         draft, load = Draft(budget, now), self._load
+        self._tenants.tick(now)
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
+        mixed = len(decoding) != len(self._running)
+        if mixed:
+            decoding = self._yielding(decoding, now)
         lost = self._decode(decoding, draft)
         load.decode = budget.predicted if draft.slices else 0.0
-        if len(decoding) != len(self._running) or lost:
+        if mixed or lost:
             draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
         load.full = load.capped = closed = self._places.closed
         self._backlog = False
         if draft.prefilling or (self._queue and not closed):
             budget.open(self._seconds(load.decode, now))
-            self._queue.tell_apart(draft.prefilling)
+            self._tenants.tell_apart(draft.prefilling)
             if not lost:
                 self._places.admit(draft)
-            part = self._places.shares.part
+            part = self._tenants.part
             self._backlog = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
             self._prefill(draft)
         if not draft.slices:
@@ -269,7 +279,7 @@ class Scheduler:
             if part.sample:
                 sample = samples[part.id]
                 sequence.tokens.append(sample.token)
-                self._queue.charge(sequence.terms.tenant, _OUTPUT_CHARGE)
+                self._tenants.charge(sequence.terms.tenant, _OUTPUT_CHARGE)
                 if sequence.first_token is None:
                     sequence.first_token = now
                     sequence.phases.enter("decode", now, self._load.interference)
@@ -291,6 +301,16 @@ class Scheduler:
         assert all(s.computed < len(s.tokens) for s in self._running)
 
     # What a step holds.
+
+    def _yielding(self, decoding: list[Sequence], now: float) -> list[Sequence]:
+        """Without those that are well ahead of their TPOT bound and of a tenant that holds much, while another's prompt
+        is computed."""
+        part = self._tenants.part
+        tenants = {s.terms.tenant for s in self._running}
+        heavy = {tenant for tenant in tenants if part(tenant) < 1} if len(tenants) > 1 else ()
+        if not heavy or all(s.terms.tenant in heavy for s in self._running if len(s.tokens) - s.computed != 1):
+            return decoding
+        return [s for s in decoding if s.terms.tenant not in heavy or s.ahead(now) < _YIELDS]
 
     def _decode(self, sequences: list[Sequence], draft: Draft) -> bool:
         """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
@@ -341,7 +361,7 @@ class Scheduler:
                 break
             if sequence.waiting:
                 continue  # preempted a moment ago
-            part = self._places.shares.part(sequence.terms.tenant)
+            part = self._tenants.part(sequence.terms.tenant)
             count = budget.most(sequence.computed, sequence.pending, part)
             count = count or min(least, sequence.pending, budget.tokens)
             if count == 0:
@@ -391,7 +411,7 @@ class Scheduler:
             self.computed_prompt_tokens += new
             fresh = min(prompt, before + count) - max(before, sequence.reached)
             if fresh > 0:
-                self._queue.charge(sequence.terms.tenant, fresh)
+                self._tenants.charge(sequence.terms.tenant, fresh)
         done = 0.0
         if sequence.work > 0.0:
             done = sequence.work * count / (len(sequence.tokens) - before)

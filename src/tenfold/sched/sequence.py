@@ -140,6 +140,13 @@ class Sequence:
         """Whether its first token will be later than promised, if it begins now."""
         return self.first_token is None and self.deadline is not None and self.deadline - self.work < now
 
+    def ahead(self, now: float) -> float:
+        """By how many TPOT bounds its next token would be early; 0 where there is no bound."""
+        bound = self.slo.tpot
+        if bound is None or self.first_token is None:
+            return 0.0
+        return (self.first_token - now) / bound + self.outputs
+
     def give_up_bound(self) -> None:
         """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
         self.tier, self.key = OTHER, self.submission.arrival + self.terms.priority
