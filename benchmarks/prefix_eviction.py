@@ -13,7 +13,6 @@ token found by what it would have cost to compute, as the order does: attention 
 
 import argparse
 import heapq
-import json
 import os
 import random
 import time
@@ -29,6 +28,7 @@ from tenfold.cache.manager import CacheManager
 from tenfold.cache.prefix import PrefixIndex, chain_hash, root_hash
 from tenfold.cache.worth import LeastWorth
 from tenfold.core.config import CacheConfig
+from tenfold.traffic.traces import read_trace
 
 BLOCK = 2  # tokens of a simulated block
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of an endless cache's hits, by LRU
@@ -72,14 +72,14 @@ def prompt_of(ids: Sequence[int], rest: bool) -> Prompt:
     return tuple(token for block in ids for token in (block,) * BLOCK) + ((0,) if rest else ())
 
 
-def read_trace(path: Path) -> Traffic:
+def of_trace(path: Path) -> Traffic:
     """The prompts of a trace. What does not fill its block can't be found again, as in the engine."""
-    prompts = []
-    for line in path.read_text().splitlines():
-        request = json.loads(line)
-        ids, length = request["hash_ids"], request["input_length"]
-        prompts.append(prompt_of(ids[: length // 512], bool(length % 512)))
-    return Traffic(path.stem, prompts, 512)
+    rows = read_trace(path).rows
+    size = rows[0].block_tokens
+    if not size:
+        raise SystemExit(f"{path} does not tell which prompts share blocks")
+    prompts = [prompt_of(row.blocks[: row.prompt // size], bool(row.prompt % size)) for row in rows]
+    return Traffic(path.stem, prompts, size)
 
 
 def chats(seed: int = 1, count: int = 1500, system: int = 16) -> Traffic:
@@ -287,7 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     traffics = [chats(), shared()]
     if options.trace:
-        whole = read_trace(Path(options.trace))
+        whole = of_trace(Path(options.trace))
         middle = len(whole.prompts) // 2
         halves = (("first half", whole.prompts[:middle]), ("second half", whole.prompts[middle:]))
         traffics[:0] = [whole, *(Traffic(f"{whole.name}, {name}", prompts, 512) for name, prompts in halves)]

@@ -8,7 +8,7 @@ from benchmarks.shootout.quiet import Watch
 from benchmarks.shootout.rows import Traffic
 from benchmarks.shootout.servers import free_port, running, server_log
 from tenfold.bench.http_target import HttpTarget
-from tenfold.bench.load import Load, Outcome, run_load
+from tenfold.bench.load import Load, Outcome, closed, run_load
 from tenfold.bench.record import Record
 from tenfold.bench.report import summary
 from tenfold.core.errors import TenfoldError
@@ -18,7 +18,7 @@ TOKENS_PER_USER = 2048
 
 def measure(peer: Peer, model: Model, row: Traffic, seed: int) -> Measured:
     """Run the row once, on a fresh server. Raises PeerError."""
-    load = Load(row.workload, row.count, row.users, None, seed)
+    load = closed(row.workload, row.count, row.users, seed)
     server = peer.server(model, row.users, row.users * TOKENS_PER_USER, free_port())
     if server is None:
         session = peer.open(model)

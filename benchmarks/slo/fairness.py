@@ -14,27 +14,25 @@ from pathlib import Path
 from benchmarks.slo.harness import (
     CHUNKS,
     OURS,
-    Traced,
     engine,
     failures,
-    good,
     milliseconds,
-    multi_tenant,
     of_trace,
     options,
     policies,
-    refused,
     replay,
     table,
-    thinned,
 )
 from tenfold.bench.record import Record
 from tenfold.core.slo import Slo
+from tenfold.traffic.row import Row
+from tenfold.traffic.shaping import faster, scaled, thinned
+from tenfold.traffic.traces import read_trace
 
 TIMES = 10
 
 
-def greedy(trace: list[Traced], tenant: str) -> list[Traced]:
+def greedy(trace: list[Row], tenant: str) -> list[Row]:
     """The trace with each of the tenant's requests ten times, in the time to its next one."""
     found = []
     mine = [row.at for row in trace if row.tenant == tenant]
@@ -51,13 +49,13 @@ def jain(values: list[float]) -> float:
     return sum(values) ** 2 / (len(values) * sum(v * v for v in values)) if any(values) else 1.0
 
 
-def served_share(pairs: list[tuple[Record, Traced]], slo: Slo) -> list[float]:
+def served_share(pairs: list[tuple[Record, Row]], slo: Slo) -> list[float]:
     """What came within the bounds, by tenant, to what of it were the tenant's by max-min fairness."""
     asked: Counter[str] = Counter()
     served: Counter[str] = Counter()
     for record, row in pairs:
         asked[row.tenant] += row.prompt + 2 * row.outputs
-        served[row.tenant] += (row.prompt + 2 * row.outputs) * good(record, slo)
+        served[row.tenant] += (row.prompt + 2 * row.outputs) * record.good(slo)
     level = max_min(list(asked.values()), served.total())
     return [served[tenant] / min(asked[tenant], level) for tenant in asked]
 
@@ -79,12 +77,12 @@ async def main() -> None:
     told = parser.parse_args()
     found: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
     for seed in range(told.rounds):
-        trace = thinned(multi_tenant(told.trace), told.rate, told.speed, told.seed + seed)
+        trace = scaled(thinned(faster(read_trace(told.trace).rows, told.speed), told.rate, told.seed + seed), 1.0, 4096)
         name = Counter(row.tenant for row in trace).most_common(1)[0][0]
         for policy in (OURS, CHUNKS):
             for load, rows in (("as it is", trace), (f"one tenant x {TIMES}", greedy(trace, name))):
                 async with engine(told.model, told.kv, policies(told.slo)[policy]) as target:
-                    work = of_trace(rows, 1.0, 4096, seed, target.info.vocab_size, "chat")
+                    work = of_trace(rows, seed, target.info.vocab_size, "chat")
                     records = await replay(target, work)
                 assert not failures(records), failures(records)[:3]
                 pairs = list(zip(records, rows, strict=True))
@@ -95,8 +93,8 @@ async def main() -> None:
                     milliseconds(ttfts, 50),
                     milliseconds(ttfts, 95),
                     jain(served_share(pairs, told.slo)),
-                    sum(map(refused, others)) / len(others),
-                    sum(map(refused, greedy_one)) / len(greedy_one),
+                    sum(one.refused for one in others) / len(others),
+                    sum(one.refused for one in greedy_one) / len(greedy_one),
                 )
                 found[policy, load].append(figures)
                 print(

@@ -19,24 +19,21 @@ from benchmarks.slo.harness import (
     OURS,
     WHOLE,
     Arrival,
-    azure,
     chat_sizes,
     engine,
     failures,
     generated,
-    good,
     milliseconds,
     mixed_sizes,
     of_trace,
     options,
-    piece,
     policies,
-    refused,
     replay,
     table,
-    thinned,
 )
 from tenfold.core.slo import Slo
+from tenfold.traffic.shaping import faster, piece, scaled, thinned
+from tenfold.traffic.traces import read_trace
 
 ENOUGH = 0.9  # of the requests
 PIECE = (600.0, 600.0)  # of the trace: from, for so many seconds
@@ -71,8 +68,8 @@ async def measure(
     assert not failures(records), failures(records)[:3]
     seconds = work[-1].at
     told = [r for r in records if not r.error]
-    no = [r.e2e for r in records if refused(r)]
-    met = sum(good(r, slo) for r in records)
+    no = [r.e2e for r in records if r.refused]
+    met = sum(r.good(slo) for r in records)
     return Point(
         policy,
         rate,
@@ -163,8 +160,9 @@ async def main() -> None:
 
     def arrivals(rate: float, vocab: int) -> list[Arrival]:
         if told.azure is not None:
-            trace = thinned(piece(azure(told.azure), *PIECE), rate, told.speed, told.seed)
-            return of_trace(trace, told.scale, told.longest, told.seed, vocab, "azure")
+            rows = faster(piece(read_trace(told.azure).rows, *PIECE), told.speed)
+            rows = scaled(thinned(rows, rate, told.seed), told.scale, told.longest)
+            return of_trace(rows, told.seed, vocab, "azure")
         sizes = mixed_sizes if told.workload == "mixed" else chat_sizes
         return generated(sizes, rate, told.seconds, told.seed, vocab)
 

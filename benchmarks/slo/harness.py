@@ -2,13 +2,10 @@
 
 import argparse
 import asyncio
-import csv
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from tenfold.bench.engine_target import EngineTarget
@@ -20,6 +17,8 @@ from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, parse_slo, wit
 from tenfold.engine.process import EngineProcess
 from tenfold.model.checkpoint import load_checkpoint
 from tenfold.model.store import resolve
+from tenfold.traffic.arrivals import poisson
+from tenfold.traffic.row import Row
 
 SETTLE = 6.0  # seconds for a new engine to measure its steps
 WHOLE, CHUNKS, OURS = "first come, whole prompts", "first come, 512 tokens a step", "by SLO"
@@ -83,19 +82,6 @@ async def replay(target: EngineTarget, arrivals: Iterable[Arrival]) -> list[Reco
     return [task.result() for task in tasks]
 
 
-def refused(record: Record) -> bool:
-    """Whether it was answered with a 429."""
-    return record.error is not None and record.error.startswith("429")
-
-
-def good(record: Record, slo: Slo) -> bool:
-    """Whether it met both bounds; refusals and errors did not."""
-    if record.error is not None or record.ttft is None:
-        return False
-    slow = slo.tpot is not None and record.tpot is not None and record.tpot > slo.tpot
-    return not slow and (slo.ttft is None or record.ttft <= slo.ttft)
-
-
 def milliseconds(values: Iterable[float | None], p: int) -> float:
     """A percentile of what is known, in ms; 0 of nothing."""
     return 1000 * (percentile([value for value in values if value is not None], p) or 0.0)
@@ -103,18 +89,10 @@ def milliseconds(values: Iterable[float | None], p: int) -> float:
 
 def failures(records: Sequence[Record]) -> list[str]:
     """Errors that are not refusals: there should be none."""
-    return [record.error for record in records if record.error is not None and not refused(record)]
+    return [record.error for record in records if record.error is not None and not record.refused]
 
 
 # Where arrivals come from.
-
-
-def poisson(rate: float, seed: int) -> Iterator[float]:
-    """Times of arrivals at random, ``rate`` per second."""
-    rng, at = random.Random(seed), 0.0
-    while True:
-        at += rng.expovariate(rate)
-        yield at
 
 
 def tokens(rng: random.Random, count: int, vocab: int) -> tuple[int, ...]:
@@ -141,7 +119,7 @@ def mixed_sizes(rng: random.Random) -> tuple[int, int, str]:
 def generated(sizes: Sizes, rate: float, seconds: float, seed: int, vocab: int) -> list[Arrival]:
     """Arrivals at random of sizes at random."""
     rng, found = random.Random(seed), []
-    for at in poisson(rate, seed + 1):
+    for at in poisson(rate, seed):
         if at >= seconds:
             return found
         prompt, outputs, kind = sizes(rng)
@@ -149,57 +127,12 @@ def generated(sizes: Sizes, rate: float, seconds: float, seed: int, vocab: int) 
     raise AssertionError
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A row of a trace; ``at`` in seconds from its start."""
-
-    at: float
-    prompt: int
-    outputs: int
-    tenant: str = ""
-
-
-def azure(path: Path) -> list[Traced]:
-    """The Azure LLM inference trace 2023 (CSV; Patel et al., ISCA'24)."""
-    rows = list(csv.DictReader(path.open()))
-    times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
-    return [
-        Traced(at - times[0], int(row["ContextTokens"]), int(row["GeneratedTokens"]))
-        for at, row in zip(times, rows, strict=True)
-    ]
-
-
-def multi_tenant(path: Path) -> list[Traced]:
-    """The VTC artifact's trace of LMSYS Arena (CSV; Sheng et al., OSDI'24)."""
-    return [
-        Traced(float(row["arrival_s"]), int(row["prompt_tokens"]), int(row["output_tokens"]), row["tenant"])
-        for row in csv.DictReader(path.open())
-    ]
-
-
-def piece(trace: Sequence[Traced], start: float, seconds: float) -> list[Traced]:
-    """A part of a trace, from its own beginning."""
-    return [replace(row, at=row.at - start) for row in trace if start <= row.at < start + seconds]
-
-
-def thinned(trace: Sequence[Traced], rate: float, speed: float, seed: int) -> list[Traced]:
-    """So many rows, at random, that ``rate`` come per second when it is played ``speed`` times as fast."""
-    seconds = max(row.at for row in trace) / speed
-    rng = random.Random(seed)
-    kept = sorted(rng.sample(range(len(trace)), min(len(trace), round(rate * seconds))))
-    return [replace(trace[i], at=trace[i].at / speed) for i in kept]
-
-
-def of_trace(trace: Iterable[Traced], scale: float, most: int, seed: int, vocab: int, kind: str) -> list[Arrival]:
-    """Arrivals with prompts and answers of a trace's sizes times ``scale``, prompts of ``most`` tokens at most."""
+def of_trace(trace: Iterable[Row], seed: int, vocab: int, kind: str) -> list[Arrival]:
+    """Arrivals with prompts and answers of a trace's sizes."""
     rng = random.Random(seed)
     return [
         Arrival(
-            row.at,
-            tokens(rng, max(1, min(most, round(row.prompt * scale))), vocab),
-            max(1, round(row.outputs * scale)),
-            kind,
-            (("tenant", row.tenant),) if row.tenant else (),
+            row.at, tokens(rng, row.prompt, vocab), row.outputs, kind, (("tenant", row.tenant),) if row.tenant else ()
         )
         for row in trace
     ]

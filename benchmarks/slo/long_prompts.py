@@ -22,13 +22,12 @@ from benchmarks.slo.harness import (
     milliseconds,
     options,
     policies,
-    refused,
     replay,
     table,
     tokens,
 )
 from tenfold.bench.engine_target import EngineTarget
-from tenfold.bench.load import Load, run_load
+from tenfold.bench.load import closed, run_load
 from tenfold.core.config import SchedulerConfig
 
 LONG = (6000, 8000)  # tokens
@@ -49,7 +48,7 @@ def with_long(chats: list[Arrival], every: float, seed: int, vocab: int) -> list
 
 async def capacity(target: EngineTarget, seed: int) -> float:
     """Chats per second that 32 users get."""
-    outcome = await run_load(target, Load("chat", 128, 32, None, seed))
+    outcome = await run_load(target, closed("chat", 128, 32, seed))
     return len(outcome.records) / outcome.wall
 
 
@@ -58,7 +57,7 @@ async def run(target: EngineTarget, arrivals: list[Arrival]) -> Figures:
     records = await replay(target, arrivals)
     assert not failures(records), failures(records)[:3]
     chats = [r for r in records if r.kind == "chat" and not r.error]
-    figures = {"refused chats": float(sum(refused(r) for r in records))}
+    figures = {"refused chats": float(sum(r.refused for r in records))}
     for name, values in (
         ("TTFT", [r.ttft for r in chats]),
         ("TPOT", [r.tpot for r in chats]),

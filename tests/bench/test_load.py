@@ -9,13 +9,16 @@ import pytest
 
 from tenfold.bench.engine_target import EngineTarget
 from tenfold.bench.http_target import HttpTarget
-from tenfold.bench.load import Load, run_load
+from tenfold.bench.load import Load, at_random, closed, replayed, run_load
 from tenfold.bench.phases import Phase, as_json, run_phases
 from tenfold.bench.record import Record
+from tenfold.bench.report import summary
 from tenfold.bench.target import Target
 from tenfold.bench.workload import Work
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
+from tenfold.core.slo import Slo
+from tenfold.traffic.row import Row
 from tests.server.conftest import LiveServer
 from tests.server.fakes import INFO, ByteTokenizer, FakeEngine
 
@@ -50,7 +53,7 @@ class ScriptedTarget:
 def test_a_closed_loop_keeps_to_its_users() -> None:
     target = ScriptedTarget()
     seen: list[Record] = []
-    outcome = asyncio.run(run_load(target, Load("short", 10, 3), on_record=seen.append))
+    outcome = asyncio.run(run_load(target, closed("short", 10, 3), on_record=seen.append))
     assert len(outcome.records) == len(seen) == 10
     assert len(target.asked) == 12  # two of them to warm up
     assert target.most == 3
@@ -58,20 +61,66 @@ def test_a_closed_loop_keeps_to_its_users() -> None:
 
 def test_an_open_loop_waits_for_nobody() -> None:
     target = ScriptedTarget(turns=100)
-    outcome = asyncio.run(run_load(target, Load("short", 10, 1, rate=1e9)))
+    outcome = asyncio.run(run_load(target, at_random("short", 10, 1e9)))
     assert len(outcome.records) == 10
     assert target.most == 10
 
 
 def test_a_failed_warm_up() -> None:
     with pytest.raises(EngineUnavailable, match="503 down"):
-        asyncio.run(run_load(ScriptedTarget("503 down"), Load("short", 1)))
+        asyncio.run(run_load(ScriptedTarget("503 down"), closed("short", 1)))
 
 
-@pytest.mark.parametrize("settings", [{"count": 0}, {"users": 0}, {"rate": 0.0}, {"rate": float("inf")}])
-def test_loads_that_make_no_sense(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: closed("short", 0),
+        lambda: closed("short", 1, 0),
+        lambda: at_random("short", 0, 1.0),
+        lambda: at_random("short", 1, 0.0),
+        lambda: at_random("short", 1, float("inf")),
+        lambda: at_random("short", 1, 1.0, burstiness=-1.0),
+        lambda: closed("huge"),
+    ],
+)
+def test_loads_that_make_no_sense(make: Callable[[], Any]) -> None:
     with pytest.raises(ConfigError):
-        Load(**settings)
+        make()
+
+
+def test_a_trace_is_replayed_at_its_times_with_its_lengths() -> None:
+    rows = [
+        Row(0.0, 700, 4, "a", blocks=(5, 6), block_tokens=512),
+        Row(0.01, 600, 5, "b", blocks=(5, 7), block_tokens=512),
+        Row(0.02, 3, 6),
+    ]
+    load = replayed("trace.csv", rows)
+    first, second, third = (one.prompt.split(" ") for one in load.work)
+    assert [len(words) for words in (first, second, third)] == [700, 600, 3]
+    assert first[:512] == second[:512]
+    assert first[512:600] != second[512:600]
+    assert replayed("trace.csv", rows) == load != replayed("trace.csv", rows, seed=8)
+    target = ScriptedTarget()
+    outcome = asyncio.run(run_load(target, load))
+    assert [work.output_tokens for work in target.asked[2:]] == [4, 5, 6]
+    assert [work.tenant for work in target.asked[2:]] == ["a", "b", ""]
+    assert outcome.wall >= 0.02
+
+
+@pytest.mark.parametrize("load", [closed("short", 200, 4), at_random("short", 200, 1e5)])
+def test_a_target_that_is_gone_ends_the_load(load: Load) -> None:
+    class Gone(ScriptedTarget):
+        async def ask(self, work: Work) -> Record:
+            record = await super().ask(work)
+            if len(self.asked) > 20 and len(self.asked) != 40:  # one more is answered late
+                record.error, record.unreached = "cannot connect: refused", True
+            return record
+
+    outcome = asyncio.run(run_load(Gone(), load))
+    assert outcome.partial is not None
+    assert "cannot connect" in outcome.partial
+    assert 18 < len(outcome.records) < 200
+    assert "partial" in summary(outcome, "gone")
 
 
 def ask(target: Target, *works: Work) -> list[Record]:
@@ -178,6 +227,19 @@ def test_a_kept_connection_that_the_server_drops_is_replaced() -> None:
     records = asyncio.run(run())
     assert [(record.error, record.output_tokens) for record in records] == [(None, 1)] * 3
     assert len(ended) == 3
+
+
+def test_tenants_and_bounds_go_along() -> None:
+    engine = FakeEngine()
+    slo = Slo(ttft=30.0, tpot=2.5)
+    with LiveServer(engine) as server:
+        ask(HttpTarget(server.url, slo=slo), Work("short", "hi", 2, tenant="acme"), WORK)
+        ask(EngineTarget(engine, ByteTokenizer, slo=slo), Work("short", "hi", 2, tenant="acme"))
+        ask(HttpTarget(server.url, slo=slo), Work("short", "hi", 2, tenant="an Ärger\r\n%", bare=True))
+    ask(EngineTarget(engine, ByteTokenizer, slo=slo), Work("short", "hi", 2, bare=True))
+    named = [(request.tenant, request.ttft, request.tpot) for request in engine.requests]
+    assert named[:2] == [("acme", 30.0, 2.5), ("", 30.0, 2.5)]
+    assert named[2:] == [("acme", 30.0, 2.5), ("an%20%C3%84rger%0D%0A%25", None, None), ("", None, None)]
 
 
 def test_nobody_there_and_bad_addresses() -> None:

@@ -4,16 +4,17 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmarks.prefix_eviction import Traffic, belady, chats, compare, endless, play, prompt_of, read_trace, table
+from benchmarks.prefix_eviction import Traffic, belady, chats, compare, endless, of_trace, play, prompt_of, table
 from tenfold.cache.evict import LeastRecent
 from tenfold.cache.worth import LeastWorth
 
 
 def test_a_trace_becomes_prompts(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    lines = [{"input_length": 1100, "hash_ids": [7, 8, 9]}, {"input_length": 1024, "hash_ids": [7, 8]}]
+    rows = ((1100, [7, 8, 9]), (1024, [7, 8]))
+    lines = [{"timestamp": 0, "input_length": size, "output_length": 1, "hash_ids": ids} for size, ids in rows]
     path.write_text("\n".join(map(json.dumps, lines)))
-    traffic = read_trace(path)
+    traffic = of_trace(path)
     assert traffic.prompts == [prompt_of([7, 8], rest=True), prompt_of([7, 8], rest=False)]
     assert traffic.tokens == 512 * 5
     _, result = endless(traffic)

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from tenfold.bench.load import Load, Outcome
+from tenfold.bench.load import Outcome, closed
 from tenfold.bench.phases import decode_rate
 from tenfold.bench.record import Record
 from tenfold.bench.report import percentile, summary, table
@@ -42,16 +42,16 @@ def test_a_summary() -> None:
     failed = Record("short", 4, 0.0, error="503 down")
     failed.ended = 0.1
     records = (record("long", 0.0, 1.0, 0.125, 3), record("short", 0.0, 0.5, 0.25, 2, wanted=4), failed)
-    report = summary(Outcome(Load("mixed", 3, 2), records, wall=2.0), "here")
+    report = summary(Outcome(closed("mixed", 3, 2), records, wall=2.0), "here")
     assert report["out_tok_s"] == 2.5
     assert report["total_tok_s"] == 12.5
-    assert report["req_s"] == 1.5
+    assert report["req_s"] == 1.0
     assert report["concurrency"] == 2
     assert report["all"]["errors"] == 1
     assert report["all"]["short_out"] == 1
     assert report["all"]["ttft_ms"] == {"p50": 1000.0, "p95": 1000.0, "p99": 1000.0}
-    assert report["short"]["ttft_ms"]["p50"] == 500.0
-    assert report["long"]["itl_ms"]["p99"] == 125.0
+    assert report["kinds"]["short"]["ttft_ms"]["p50"] == 500.0
+    assert report["kinds"]["long"]["itl_ms"]["p99"] == 125.0
     assert report["first_error"] == "503 down"
 
     console = Console(width=80, file=io.StringIO(), record=True)

@@ -9,7 +9,7 @@ from benchmarks.hf_weights import bf16, hf_name, write_safetensors
 from benchmarks.shootout import golden, record, report, rows, traffic
 from benchmarks.shootout.record import Measurement, Run, System
 from benchmarks.shootout.workers import protocol
-from tenfold.bench.load import Load
+from tenfold.bench.load import closed
 from tenfold.model.safetensors_file import open_safetensors
 
 
@@ -138,7 +138,7 @@ def test_the_workers_loop_keeps_the_given_number_of_users() -> None:
     answers = protocol.run(engine, requests, 2)
     assert engine.most == 2
     assert [answer["tokens"] for answer in answers] == [[n] * r["wanted"] for n, r in enumerate(requests)]
-    outcome = traffic.in_process(Load("mixed", 4, 2), [1] * 4, answers)
+    outcome = traffic.in_process(closed("mixed", 4, 2), [1] * 4, answers)
     measured = traffic.measured(outcome, 0.0)
     assert (measured.prompt_tokens, measured.output_tokens) == (4, 8)
     assert measured.values["output tok/s"] > 0

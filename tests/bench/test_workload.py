@@ -5,8 +5,9 @@ from itertools import islice
 
 import pytest
 
-from tenfold.bench.workload import arrivals, make_workload, warm_up
+from tenfold.bench.workload import make_workload, warm_up
 from tenfold.core.errors import ConfigError
+from tenfold.traffic.arrivals import poisson
 
 # Digests of twenty requests of seed 7, equal to those of the independent load client.
 DIGESTS = {
@@ -40,6 +41,6 @@ def test_an_unknown_workload() -> None:
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    times = list(islice(arrivals(4.0, 7), 4000))
+    times = list(islice(poisson(4.0, 7), 4000))
     assert times == sorted(times)
     assert times[-1] / 4000 == pytest.approx(0.25, rel=0.1)

@@ -106,6 +106,12 @@ def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
         (("bench", "--url", "http://127.0.0.1:1"), "tenfold serve"),
         (("bench", "--url", "http://127.0.0.1:1", "--phases"), "--phases"),
         (("bench", "--url", "http://127.0.0.1:1", "--rate", "0"), "--rate"),
+        (("bench", "--url", "http://127.0.0.1:1", "--rates", "1,x"), "--rates"),
+        (("bench", "--url", "http://127.0.0.1:1", "--rates", "1,0"), "--rate"),
+        (("bench", "--url", "http://127.0.0.1:1", "--rate", "1", "--burstiness", "-1"), "--burstiness"),
+        (("bench", "--url", "http://127.0.0.1:1", "--find-rate"), "--slo"),
+        (("bench", "--url", "http://127.0.0.1:1", "--find-rate", "--slo", "ttft=1s", "--rates", "1"), "--rates"),
+        (("bench", "--url", "http://127.0.0.1:1", "--slo", "ttft=0s"), "above 0"),
         (("serve", "--max-running", "8", "--max-step-tokens", "4"), "max_step_tokens"),
         (("serve", "--host", "192.0.2.1"), "--host"),
         (("serve", "--slo", "tpot=3"), "--slo"),
@@ -176,8 +182,70 @@ def test_bench_writes_the_same_json(cli: Cli, tmp_path: Path, monkeypatch: pytes
     report = json.loads(result.stdout)
     assert report == json.loads(path.read_text())
     assert (report["n"], report["all"]["errors"], report["all"]["short_out"]) == (4, 0, 0)
-    assert report["long"]["n"] == report["short"]["n"] == 2
+    assert report["kinds"]["long"]["n"] == report["kinds"]["short"]["n"] == 2
     assert "output tok/s" in shown.stdout
+
+
+def test_bench_at_several_rates(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.server.conftest.INFO", roomy())
+    path, page = tmp_path / "report.json", tmp_path / "report.html"
+    with LiveServer(FakeEngine(burst=256)) as server:
+        common = ("bench", "--url", server.url, "--workload", "chat", "--seconds", "1", "--slo", "ttft=60s,tpot=60s")
+        result = cli(*common, "--rates", "4,8", "--json", "-o", str(path), "--html", str(page))
+        searched = cli(*common, "--find-rate", "--rate", "40", "--slo", "ttft=0.0001ms", "--json")
+        refused(cli(*common, "--find-rate", "--html", str(tmp_path)), "cannot write --html", code=2)
+    assert result.exit_code == 0, result.output
+    reports = json.loads(path.read_text())["sweep"]
+    assert [report["n"] for report in reports] == [20, 20]
+    assert [report["attained"] for report in reports] == [1.0, 1.0]
+    assert page.read_text().startswith("<!doctype html>")
+    assert json.loads(searched.stdout)["found"]["held"] is None
+    assert "not kept even at" in json.loads(searched.stdout)["found"]["words"]
+
+
+def test_bench_replays_a_trace_and_compares(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.server.conftest.INFO", roomy())
+    trace = tmp_path / "trace.csv"
+    rows = [f"{i / 10},t{i % 2},{20 + i},{3 + i}" for i in range(40)]
+    trace.write_text("arrival_s,tenant,prompt_tokens,output_tokens\nnonsense\n" + "\n".join(rows))
+    reports = [tmp_path / f"{name}.json" for name in "ab"]
+    with LiveServer(FakeEngine(burst=16)) as server:
+        common = ("bench", "--url", server.url, "--trace", str(trace), "--speed", "20")
+        for path in reports:
+            result = cli(
+                *common, "--piece", "1:3", "--scale", "0.5", "--longest", "20", "--rate", "150", "-o", str(path)
+            )
+            assert result.exit_code == 0, result.output
+        for option, value in (
+            ("--piece", "9:9"),
+            ("--piece", "x"),
+            ("--speed", "0"),
+            ("--rate", "-1"),
+            ("--scale", "0"),
+        ):
+            refused_with_note(cli(*common, option, value), option)
+        refused(cli("bench", "--url", server.url, "--trace", str(tmp_path / "none")), "cannot read the trace")
+    report = json.loads(reports[0].read_text())
+    assert "1 rows of" in result.stderr
+    assert report["load"]["bad_rows"] == 1
+    assert 20 <= report["n"] <= 25
+    assert set(report["tenants"]) == {"t0", "t1"}
+    same = cli("bench", "compare", str(reports[0]), str(reports[0]), "--json")
+    assert same.exit_code == 0
+    assert json.loads(same.stdout)["worse"] == []
+    slow = tmp_path / "slow.json"
+    for row in report["requests"]:
+        row["e2e_ms"] *= 3
+    slow.write_text(json.dumps(report))
+    worse = cli("bench", "compare", str(reports[0]), str(slow))
+    assert worse.exit_code == 1
+    assert "worse" in worse.stdout
+    refused(cli("bench", "compare", str(trace), str(slow)), "no report")
+
+
+def refused_with_note(result: Result, says: str) -> None:
+    assert result.exit_code == 2
+    assert says in result.stderr.splitlines()[-1]
 
 
 def roomy() -> Any:

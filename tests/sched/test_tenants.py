@@ -204,6 +204,45 @@ def test_a_long_prompt_of_the_other_goes_on_beside_a_backlog() -> None:
     assert server.ttft("modest") < 2 * alone.ttft("modest")
 
 
+def test_those_that_rest_decode_after_all_where_the_prompt_finds_no_room() -> None:
+    server = Server(Slo(tpot=0.1), blocks=412, max_step_tokens=64, max_running=4)
+    for name in ("modest", "second", "third"):
+        server.add(name, 10, 1, tenant=name)
+        server.run()
+    for i in range(12):
+        server.add(f"greedy {i}", 20, 420, tenant="greedy")
+    while len(server.timelines) < 7:
+        server.step()
+    server.add("long", 6400, 1, tenant="modest")
+    server.run()
+    assert "long" in server.times
+    assert server.timelines["long"].preemptions
+    assert len(server.timelines) == 16
+
+
+def test_those_that_rest_keep_their_places() -> None:
+    """A long prompt for which they rest does not let in more than a step of all of them can hold."""
+    most = {}
+    for beside in (False, True):
+        server = Server(Slo(tpot=0.02), max_running=200)
+        for name in ("modest", "second", "third"):
+            server.add(name, 10, 1, tenant=name)
+            server.run()
+        for i in range(200):
+            server.add(f"greedy {i}", 5, 60 + 2 * i, tenant="greedy")
+        server.run(until=server.now + 6.0)
+        if beside:
+            server.add("long", 3000, 1, tenant="second")
+            server.step()
+        for i in range(60):
+            server.add(f"chat {i}", 5, 300, tenant="modest")
+        most[beside] = 0
+        for _ in range(60):
+            server.step()
+            most[beside] = max(most[beside], server.scheduler.running)
+    assert most[True] <= most[False] + 1
+
+
 def test_who_is_promised_nothing_gets_its_part_of_a_tenant_that_holds_much() -> None:
     server = Server(Slo(ttft=9.0, tpot=0.06), max_running=40, policy=Policy(fairness=1e6))
     for i in range(60):

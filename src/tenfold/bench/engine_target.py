@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from tenfold.bench.record import Record
 from tenfold.bench.workload import Work
 from tenfold.core.clock import Clock, WallClock
-from tenfold.core.errors import TenfoldError
+from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats
 from tenfold.core.sampling import SamplingParams
+from tenfold.core.slo import NO_SLO, Slo
 from tenfold.engine.client import EngineClient
 
 
@@ -23,14 +24,23 @@ class Tokenizer(Protocol):
 
 
 class EngineTarget:
-    """An :class:`EngineClient`, asked directly. ``load_tokenizer`` is called once, in a thread."""
+    """An :class:`EngineClient`, asked directly. ``load_tokenizer`` is called once, in a thread.
+
+    ``slo`` is what every request of :meth:`ask` names as its bounds.
+    """
 
     def __init__(
-        self, engine: EngineClient, load_tokenizer: Callable[[], Tokenizer], *, clock: Clock | None = None
+        self,
+        engine: EngineClient,
+        load_tokenizer: Callable[[], Tokenizer],
+        *,
+        slo: Slo = NO_SLO,
+        clock: Clock | None = None,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self._clock = clock or WallClock()
+        self._slo = slo
         self._requests = 0
 
     async def start(self) -> str:
@@ -43,7 +53,9 @@ class EngineTarget:
         """See :class:`~tenfold.bench.target.Target`."""
         began = self._clock.now()
         ids = tuple(self._tokenizer.encode(work.prompt, add_special=True))
-        return await self.ask_ids(ids, work.output_tokens, kind=work.kind, began=began)
+        slo = NO_SLO if work.bare else self._slo
+        terms = {"tenant": work.tenant, "ttft": slo.ttft, "tpot": slo.tpot}
+        return await self.ask_ids(ids, work.output_tokens, kind=work.kind, began=began, terms=terms)
 
     async def ask_ids(
         self,
@@ -55,7 +67,13 @@ class EngineTarget:
         terms: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
         """Continue token ids greedily by exactly ``output_tokens``; ``terms`` are further fields of the request."""
-        record = Record(kind, output_tokens, self._clock.now() if began is None else began, prompt_tokens=len(ids))
+        record = Record(
+            kind,
+            output_tokens,
+            self._clock.now() if began is None else began,
+            prompt_tokens=len(ids),
+            tenant=terms.get("tenant", ""),
+        )
         self._requests += 1
         params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
         request = EngineRequest(
@@ -71,7 +89,7 @@ class EngineTarget:
                     status = 429 if output.retry_after is not None else 500
                     record.error = f"{status} {output.error or output.finish}"
         except TenfoldError as error:
-            record.error = f"{error.status} {error}"
+            record.error, record.unreached = f"{error.status} {error}", isinstance(error, EngineUnavailable)
         return record.end(self._clock)
 
     async def stats(self) -> EngineStats:

@@ -5,9 +5,10 @@ a general HTTP client takes some three times the CPU per event, on a machine whe
 """
 
 import asyncio
+import errno
 import ssl
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httptools
 import msgspec
@@ -16,6 +17,10 @@ from tenfold.bench.record import Record
 from tenfold.bench.workload import Work
 from tenfold.core.clock import Clock, WallClock
 from tenfold.core.errors import ConfigError, EngineUnavailable
+from tenfold.core.slo import NO_SLO, Slo
+
+_VISIBLE = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")  # of a header's value
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what this side has run out of
 
 
 class _Usage(msgspec.Struct):
@@ -142,7 +147,10 @@ class _Connection(asyncio.Protocol):
 
 
 class HttpTarget:
-    """A server at ``url``, asked for streams of ``/v1/completions``. ``timeout`` is in seconds per request."""
+    """A server at ``url``, asked for streams of ``/v1/completions``. ``timeout`` is in seconds per request.
+
+    ``slo`` goes along in the headers ``x-slo-ttft-ms`` and ``x-slo-tpot-ms``, a request's tenant in ``x-tenant``.
+    """
 
     def __init__(
         self,
@@ -151,6 +159,7 @@ class HttpTarget:
         model: str = "default",
         api_key: str | None = None,
         timeout: float = 600.0,
+        slo: Slo = NO_SLO,
         clock: Clock | None = None,
     ) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -164,8 +173,13 @@ class HttpTarget:
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head = (
             f"POST {path}/v1/completions HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n{key}"
-            "Content-Type: application/json\r\nAccept: text/event-stream\r\nContent-Length: "
+            "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
         ).encode("latin-1", errors="replace")
+        self._terms = b"".join(
+            b"x-slo-%b-ms: %g\r\n" % (name, 1000 * bound)
+            for name, bound in ((b"ttft", slo.ttft), (b"tpot", slo.tpot))
+            if bound is not None
+        )
         self._model = model
         self._timeout = timeout
         self._clock = clock or WallClock()
@@ -183,20 +197,21 @@ class HttpTarget:
 
     async def ask(self, work: Work) -> Record:
         """See :class:`~tenfold.bench.target.Target`."""
-        record = Record(work.kind, work.output_tokens, self._clock.now())
+        record = Record(work.kind, work.output_tokens, self._clock.now(), tenant=work.tenant)
         connection = None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 connection = await self._take()
                 await connection.ask(self._request(work), record)
                 if connection.dropped:  # as every client does; its time stays in the record
                     record.error = None
                     connection = await self._connect()
                     await connection.ask(self._request(work), record)
-        except TimeoutError:
-            record.error = f"no end after {self._timeout:g} seconds"
-        except OSError as error:
+        except OSError as error:  # TimeoutError is one: ours, or the system's
+            record.unreached = connection is None and error.errno not in _OURS
             record.error = f"cannot connect: {error.strerror or error}"
+            if limit.expired():
+                record.error = f"no end after {self._timeout:g} seconds"
         if connection is not None:
             if record.error is not None:
                 connection.close()
@@ -221,7 +236,9 @@ class HttpTarget:
                 "stream_options": {"include_usage": True},
             }
         )
-        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+        tenant = f"x-tenant: {quote(work.tenant, safe=_VISIBLE)[:128]}\r\n".encode() if work.tenant else b""
+        terms = b"" if work.bare else self._terms
+        return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (self._head, terms, tenant, len(body), body)
 
     async def _take(self) -> _Connection:
         while self._idle:

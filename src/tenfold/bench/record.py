@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 
 from tenfold.core.clock import Clock
+from tenfold.core.slo import Slo
 
 
 @dataclass(slots=True)
 class Record:
     """One request's times, in seconds on the clock of the client, and tokens.
 
-    ``prompt_tokens`` and ``output_tokens`` are as reported by the system under test; ``error`` says what went wrong.
+    ``prompt_tokens`` and ``output_tokens`` are as reported by the system under test; ``error`` says what went wrong,
+    ``unreached`` that nobody was there to say it.
     """
 
     kind: str
@@ -22,6 +24,8 @@ class Record:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
+    unreached: bool = False
+    tenant: str = ""
     ids: list[int] = field(default_factory=list)  # of the output, where the target tells them
 
     def output(self, now: float) -> None:
@@ -36,6 +40,19 @@ class Record:
         """Nothing more will come."""
         self.ended = clock.now()
         return self
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was turned away: with a 429, or a 400 because the bounds it names cannot be kept even alone."""
+        error = self.error or ""
+        return error.startswith("429") or (error.startswith("400") and "slo_t" in error)
+
+    def good(self, slo: Slo) -> bool:
+        """Whether it was answered in full and met the bounds; refusals and errors did not."""
+        if self.error is not None or self.ttft is None or self.output_tokens < self.wanted:
+            return False
+        slow = slo.tpot is not None and self.tpot is not None and self.tpot > slo.tpot
+        return not slow and (slo.ttft is None or self.ttft <= slo.ttft)
 
     @property
     def ttft(self) -> float | None:

@@ -5,11 +5,12 @@
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tenfold.core.errors import ConfigError
+from tenfold.traffic.row import Row
 
 Kind = Literal["mixed", "chat", "short", "long"]
 
@@ -31,11 +32,16 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One request: its kind, its prompt, and how many tokens to generate (never fewer: end-of-text is ignored)."""
+    """One request: its kind, its prompt, and how many tokens to generate (never fewer: end-of-text is ignored).
+
+    ``tenant`` says whose it is, where that is known. A ``bare`` one is asked without bounds.
+    """
 
     kind: str
     prompt: str
     output_tokens: int
+    tenant: str = ""
+    bare: bool = False
 
 
 def make_workload(kind: str, count: int, seed: int) -> list[Work]:
@@ -49,16 +55,22 @@ def make_workload(kind: str, count: int, seed: int) -> list[Work]:
 def warm_up(kind: str, seed: int) -> list[Work]:
     """Two short requests of the same workload with other prompts, to run before anything is measured."""
     work = make_workload(kind, 2, seed + _WARM_UP_SEED)
-    return [Work(one.kind, one.prompt, WARM_UP_OUTPUT) for one in work]
+    return [Work(one.kind, one.prompt, WARM_UP_OUTPUT, bare=True) for one in work]
 
 
-def arrivals(rate: float, seed: int) -> Iterator[float]:
-    """Times of a Poisson process of ``rate`` per second, in seconds from the start."""
-    rng = random.Random(seed + 1)
-    at = 0.0
-    while True:
-        at += rng.expovariate(rate)
-        yield at
+def from_rows(rows: Iterable[Row], kind: str, seed: int) -> list[Work]:
+    """Requests of a trace's lengths: a prompt has as many common words as the row has tokens, which is a token each in
+    most vocabularies. Where rows name the same first blocks, their prompts begin with the same words."""
+    rng = random.Random(seed)
+    found = []
+    for row in rows:
+        words: list[str] = []
+        for block in row.blocks:
+            words += random.Random(f"{seed} {block}").choices(_WORDS, k=row.block_tokens)
+        words = words[: row.prompt]
+        words += rng.choices(_WORDS, k=row.prompt - len(words))
+        found.append(Work(kind, " ".join(words), row.outputs, row.tenant))
+    return found
 
 
 def _one(rng: random.Random, kind: str) -> Work:

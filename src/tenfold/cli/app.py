@@ -8,7 +8,7 @@ import typer
 
 from tenfold.cli.guard import guarded
 
-# Each is a module of this package, with a function of its name and a HELP.
+# Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it.
 COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile")
 
 
@@ -25,7 +25,16 @@ def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:
     )
     for name in commands:
         module = import_module(f"tenfold.cli.{name}")
-        app.command(name, help=module.HELP)(guarded(getattr(module, name)))
+        command = guarded(getattr(module, name))
+        subcommands = getattr(module, "SUBCOMMANDS", None)
+        if subcommands is None:
+            app.command(name, help=module.HELP)(command)
+            continue
+        group = typer.Typer(help=module.HELP, invoke_without_command=True)
+        group.callback()(command)
+        for under, (function, text) in subcommands.items():
+            group.command(under, help=text)(guarded(function))
+        app.add_typer(group, name=name)
     app.callback()(_root)
     return app
 

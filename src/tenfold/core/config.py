@@ -41,9 +41,9 @@ class Policy:
     order: str = "slack"
     least_share: float = 0.2
     late_share: float = 0.25
-    background_share: float = 0.1
+    background_share: float = 0.05
     stretch: float | None = None
-    admit: float = 0.9
+    admit: float = 0.85
     fairness: float = 4096.0
     reserve: float = 0.3
 

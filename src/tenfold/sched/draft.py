@@ -8,13 +8,14 @@ from tenfold.sched.sequence import Sequence
 class Draft:
     """What the next step holds so far, who else wants prefill, and when it is."""
 
-    __slots__ = ("budget", "now", "prefilling", "slices")
+    __slots__ = ("budget", "now", "prefilling", "resting", "slices")
 
     def __init__(self, budget: StepBudget, now: float) -> None:
         self.budget = budget
         self.now = now
         self.slices: dict[str, SequenceSlice] = {}
         self.prefilling: list[Sequence] = []  # those that have a place and more than one token to compute
+        self.resting: list[Sequence] = []  # those that could decode, but let others' prompts go first
 
     def put(self, sequence: Sequence, count: int, blocks: tuple[int, ...]) -> None:
         """The next ``count`` tokens of a sequence, whose KV goes to ``blocks``."""

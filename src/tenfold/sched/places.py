@@ -183,7 +183,7 @@ class Places:
             return False
         limit = (1 - self._policy.least_share) * (1 - kept) * bound
         shape = draft.budget.shape
-        more = [*draft.prefilling, sequence]
+        more = [*draft.prefilling, *draft.resting, sequence]
         keys = sum(self._attention.keys(1, len(s.tokens)) for s in more)
         rows = shape.rows + len(more)
         together = StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0)

@@ -46,8 +46,9 @@ from tenfold.sched.tenants import Tenants
 
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
+_BACKGROUND = 0.6  # and where all prompts are promised nothing
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
-_YIELDS = 3.0  # a sequence of a tenant that holds much, so many TPOT bounds ahead, lets others' prompts go first
+_RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
 
 
@@ -86,7 +87,7 @@ class Scheduler:
         self._admission = Admission(config, cache, self._forecast, self._queue, self._tenants)
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
-        self._backlog = False  # whether the last plan held as much of timely prompts as it could
+        self._backlog = False  # whether timely prompts, but for those held back, wanted more of the last plan
         self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part
         self._held_of: Counter[str] = Counter()  # held ones, by tenant
         self.computed_prompt_tokens = 0
@@ -233,27 +234,31 @@ class Scheduler:
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
         mixed = len(decoding) != len(self._running)
         if mixed:
-            decoding = self._yielding(decoding, now)
+            decoding, draft.resting = self._yielding(decoding, now)
         lost = self._decode(decoding, draft)
-        load.decode = budget.predicted if draft.slices else 0.0
+        decode = budget.predicted if draft.slices else 0.0
+        load.decode = self._with_resting(draft) if draft.resting else decode
         if mixed or lost:
             draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
         load.full = load.capped = closed = self._places.closed
         self._backlog = False
         if draft.prefilling or (self._queue and not closed):
-            budget.open(self._seconds(load.decode, now))
+            budget.open(self._seconds(decode, now))
             self._tenants.tell_apart(draft.prefilling)
             if not lost:
                 self._places.admit(draft)
             part = self._tenants.part
-            self._backlog = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
+            computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
+            self._backlog = computed or (load.capped and self._queue.timely > 0)
             self._prefill(draft)
+        if not draft.slices and draft.resting:
+            self._decode(draft.resting, draft)  # the prompt they rested for found no room
         if not draft.slices:
             assert not self._running and not self._queue, "sequences wait but none can run"
             return None
         self.shape = budget.shape
-        predicted = budget.predicted if draft.prefilling else load.decode
-        self._prefill_part = 1 - load.decode / predicted if predicted > 0 else 0.0
+        predicted = budget.predicted if draft.prefilling else decode
+        self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
         self._began = now
         self._planned = [self._sequences[name] for name in draft.slices]
         plan = StepPlan(tuple(draft.slices.values()), tuple(self._places.started), tuple(self._ended))
@@ -302,15 +307,23 @@ class Scheduler:
 
     # What a step holds.
 
-    def _yielding(self, decoding: list[Sequence], now: float) -> list[Sequence]:
-        """Without those that are well ahead of their TPOT bound and of a tenant that holds much, while another's prompt
-        is computed."""
+    def _yielding(self, decoding: list[Sequence], now: float) -> tuple[list[Sequence], list[Sequence]]:
+        """Those that decode in this step, and those that rest while another's prompt is computed: they are of a tenant
+        that holds much, and well ahead of their TPOT bound."""
         part = self._tenants.part
         tenants = {s.terms.tenant for s in self._running}
         heavy = {tenant for tenant in tenants if part(tenant) < 1} if len(tenants) > 1 else ()
         if not heavy or all(s.terms.tenant in heavy for s in self._running if len(s.tokens) - s.computed != 1):
-            return decoding
-        return [s for s in decoding if s.terms.tenant not in heavy or s.ahead(now) < _YIELDS]
+            return decoding, []
+        resting = [s for s in decoding if s.terms.tenant in heavy and s.ahead(now) >= _RESTS]
+        return [s for s in decoding if s not in resting], resting
+
+    def _with_resting(self, draft: Draft) -> float:
+        """Predicted seconds of a step in which those that rest now decode with the others."""
+        shape = draft.budget.shape
+        keys = sum(self._attention.keys(1, len(s.tokens)) for s in draft.resting)
+        rows = shape.rows + len(draft.resting)
+        return self.cost.predict(StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0))
 
     def _decode(self, sequences: list[Sequence], draft: Draft) -> bool:
         """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
@@ -337,6 +350,8 @@ class Scheduler:
         timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
         if not others or not (first or self._queue.timely):
+            if others and others[0].deadline is None:
+                self._leave_slack(budget)
             self._chunks(sequences, draft, least=_LEAST_CHUNK)
             return
         policy = self._policy
@@ -352,6 +367,14 @@ class Scheduler:
         before = len(draft.slices)
         self._chunks(others, draft, least=0 if draft.slices else _LEAST_CHUNK)
         self._owed = 0.0 if len(draft.slices) > before else self._owed + part
+
+    def _leave_slack(self, budget: StepBudget) -> None:
+        """Prompts that are promised nothing do not use up what those in decode are ahead of their bounds: that is for
+        timely ones that come."""
+        bound = self._load.tightest
+        if budget.seconds is not None and bound is not None:
+            least = budget.predicted + self._policy.least_share * bound
+            budget.seconds = min(budget.seconds, max(_BACKGROUND * bound, least))
 
     def _chunks(self, sequences: list[Sequence], draft: Draft, *, least: int) -> None:
         """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""
