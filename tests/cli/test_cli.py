@@ -198,6 +198,7 @@ def test_bench_at_several_rates(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     reports = json.loads(path.read_text())["sweep"]
     assert [report["n"] for report in reports] == [20, 20]
     assert [report["attained"] for report in reports] == [1.0, 1.0]
+    assert reports[0]["seed"] != reports[1]["seed"]  # else the second would find the first one's prompts cached
     assert page.read_text().startswith("<!doctype html>")
     assert json.loads(searched.stdout)["found"]["held"] is None
     assert "not kept even at" in json.loads(searched.stdout)["found"]["words"]

@@ -25,7 +25,6 @@ class Replay:
         speed: float = 1.0,
         scale: float = 1.0,
         longest: int | None = None,
-        seed: int = 7,
     ) -> None:
         for name, value in (("--speed", speed), ("--scale", scale)):
             if not 0 < value < float("inf"):
@@ -33,16 +32,16 @@ class Replay:
         trace = read_trace(path)
         rows = trace.rows if piece is None else _piece_of(trace.rows, piece, trace.seconds)
         self._rows = scaled(faster(rows, speed), scale, longest)
-        self._name, self._seed = trace.name, seed
+        self._name = trace.name
         self._told = {"piece": piece, "speed": speed, "scale": scale, "longest": longest, "bad_rows": trace.bad}
         span = self._rows[-1].at - self._rows[0].at
         self.rate = len(self._rows) / span if span > 0 else 0.0
         self.note = f"{trace.bad} rows of {path} were passed over: {'; '.join(trace.faults)}" if trace.bad else None
 
-    def load(self, rate: float | None = None) -> Load:
+    def load(self, rate: float | None, seed: int) -> Load:
         """All of it, or so much, at random, that ``rate`` come per second."""
-        rows = self._rows if rate is None else thinned(self._rows, rate, self._seed)
-        return replayed(self._name, rows, self._seed, self._told | ({} if rate is None else {"rate": rate}))
+        rows = self._rows if rate is None else thinned(self._rows, rate, seed)
+        return replayed(self._name, rows, seed, self._told | ({} if rate is None else {"rate": rate}))
 
 
 def _piece_of(rows: tuple[Row, ...], part: str, seconds: float) -> list[Row]:

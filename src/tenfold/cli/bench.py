@@ -1,6 +1,7 @@
 """``tenfold bench`` and ``tenfold bench compare``."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +56,7 @@ worse, surely and by more than the tolerance.
 """
 
 FAILED = 1
+_APART = 1_000_003  # seeds of rates that follow each other
 _LEAST_REQUESTS = 20  # at each of several rates: of fewer, a part says nothing
 _LOAD, _OPEN, _OUT = "Load", "Arrivals", "Reports"
 
@@ -183,7 +185,7 @@ def bench(
     if trace is not None:
         from tenfold.bench.replay import Replay
 
-        replay = Replay(trace, piece=piece, speed=speed, scale=scale, longest=longest, seed=seed)
+        replay = Replay(trace, piece=piece, speed=speed, scale=scale, longest=longest)
         if replay.note is not None:
             typer.echo(f"note: {replay.note}", err=True)
     most = replay.rate if replay is not None else float("inf")
@@ -195,13 +197,14 @@ def bench(
                 f"--rate {one:g}: at this --speed the trace has no more than {most:.3g} requests per second"
             )
 
-    def load(per_second: float | None) -> "Load":
+    def load(per_second: float | None, turn: int = 0) -> "Load":
+        fresh = seed + _APART * turn  # what an earlier rate asked lies in the prefix cache
         if replay is not None:
-            return replay.load(per_second)
+            return replay.load(per_second, fresh)
         if per_second is None:
-            return closed(workload.value, requests, concurrency, seed)
+            return closed(workload.value, requests, concurrency, fresh)
         count = max(_LEAST_REQUESTS, round(per_second * seconds)) if several else requests
-        return at_random(workload.value, count, per_second, seed, burstiness=burstiness)
+        return at_random(workload.value, count, per_second, fresh, burstiness=burstiness)
 
     first = None if several else load(rate)
     target: Target
@@ -332,7 +335,7 @@ async def _load_on(target: "Target", load: "Load", slo: Slo) -> Told:
 
 async def _rates_on(
     target: "Target",
-    load: "Callable[[float], Load]",
+    load: "Callable[[float, int], Load]",
     slo: Slo,
     rates: list[float],
     attain: float | None,
@@ -346,9 +349,10 @@ async def _rates_on(
 
     try:
         name = await target.start()
+        turns = itertools.count()
 
         async def run(rate: float) -> dict[str, Any]:
-            made = load(rate)
+            made = load(rate, next(turns))
             with progress(len(made.work)) as advance:
                 outcome = await run_load(target, made, on_record=lambda _: advance(f"{rate:.3g} requests/s"))
             return summary(outcome, name, slo)
@@ -390,7 +394,7 @@ def _finish(as_json: bool, output: Path | None, report: dict[str, Any], table: C
 
     if output is not None:
         _write(output, msgspec.json.format(msgspec.json.encode(report)) + b"\n", "--output")
-    show(as_json, report, table)
+    show(as_json, report, table, wide=110 if "sweep" in report else None)
 
 
 def _write(path: Path, data: bytes, option: str) -> None:
