@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 
 from tenfold.core.config import Policy
 from tenfold.core.errors import Overloaded
+from tenfold.core.plan import SequenceStart
+from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import Slo
+from tenfold.sched.budget import StepBudget
+from tenfold.sched.draft import Draft
+from tenfold.sched.sequence import Sequence, Submission
 from tenfold.sched.tenants import Tenants
-from tests.helpers.scheduling import Server
+from tests.helpers.scheduling import ATTENTION, Server
 
 
 def test_a_tenant_that_sends_much_does_not_hold_up_others() -> None:
@@ -218,6 +223,26 @@ def test_those_that_rest_decode_after_all_where_the_prompt_finds_no_room() -> No
     assert "long" in server.times
     assert server.timelines["long"].preemptions
     assert len(server.timelines) == 16
+
+
+def test_one_that_rests_and_loses_its_place_rests_no_more() -> None:
+    """The prompt they rest for takes places of them, finds no room all the same, and the others go on."""
+    server = Server(Slo(tpot=0.1), blocks=412, max_step_tokens=64, max_running=4)
+    for name in ("modest", "second", "third"):
+        server.add(name, 10, 1, tenant=name)
+        server.run()
+    for i in range(12):
+        server.add(f"greedy {i}", 20, 420, tenant="greedy", slo_class="standard" if i % 2 else "batch", tpot=0.1)
+    while len(server.timelines) < 7:
+        server.step()
+    server.add("long", 6400, 1, tenant="modest")
+    server.run()
+    assert len(server.timelines) == 16
+    draft = Draft(StepBudget(server.cost, ATTENTION, 64), 0.0)
+    one = Sequence(Submission(SequenceStart("one", (1,), SamplingParams(), 0, ()), 0.0, 9, frozenset()), 0)
+    draft.resting.append(one)
+    assert not draft.drop(one)
+    assert draft.resting == []
 
 
 def test_those_that_rest_keep_their_places() -> None:

@@ -1,7 +1,7 @@
 """Pictures of reports, as SVG. Needs the extra ``plot``."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tenfold.core.errors import ConfigError
@@ -112,6 +112,3 @@ def _svg(figure: "Figure") -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-Draw = Callable[[dict[str, Any]], str]

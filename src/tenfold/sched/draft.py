@@ -32,8 +32,9 @@ class Draft:
 
     def drop(self, sequence: Sequence) -> bool:
         """A sequence loses its place: nothing of it is in this step. Returns whether something was."""
-        if sequence in self.prefilling:
-            self.prefilling.remove(sequence)
+        for those in (self.prefilling, self.resting):
+            if sequence in those:
+                those.remove(sequence)
         part = self.slices.pop(sequence.id, None)
         if part is None:
             return False

@@ -252,7 +252,7 @@ class Scheduler:
             self._backlog = computed or (load.capped and self._queue.timely > 0)
             self._prefill(draft)
         if not draft.slices and draft.resting:
-            self._decode(draft.resting, draft)  # the prompt they rested for found no room
+            self._decode(list(draft.resting), draft)  # the prompt they rested for found no room
         if not draft.slices:
             assert not self._running and not self._queue, "sequences wait but none can run"
             return None
