@@ -10,7 +10,6 @@ from typing import Any
 
 from tenfold.bench.engine_target import EngineTarget
 from tenfold.bench.record import Record
-from tenfold.bench.report import percentile
 from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, FIRST_COME, EngineConfig, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, parse_slo, with_slo
@@ -18,6 +17,7 @@ from tenfold.engine.process import EngineProcess
 from tenfold.model.checkpoint import load_checkpoint
 from tenfold.model.store import resolve
 from tenfold.traffic.arrivals import poisson
+from tenfold.traffic.figures import percentile
 from tenfold.traffic.row import Row
 
 SETTLE = 6.0  # seconds for a new engine to measure its steps

@@ -7,8 +7,9 @@ from rich.console import Console
 from tenfold.bench.load import Outcome, closed
 from tenfold.bench.phases import decode_rate
 from tenfold.bench.record import Record
-from tenfold.bench.report import percentile, summary, table
+from tenfold.bench.report import summary, table
 from tenfold.core.clock import VirtualClock
+from tenfold.traffic.figures import percentile
 
 
 def record(kind: str, start: float, first: float, gap: float, tokens: int, wanted: int | None = None) -> Record:

@@ -16,7 +16,10 @@ from tenfold.core.request import (
     SampleLogprobs,
     TokenLogprob,
 )
+from tenfold.cost.estimate import FIRST_GUESS
+from tenfold.cost.machine import Machine
 from tenfold.engine.client import Health
+from tenfold.engine.inspection import Inspection, StepRecord
 
 INFO = EngineInfo(
     model="fake-model",
@@ -27,6 +30,16 @@ INFO = EngineInfo(
     blocks=64,
     block_size=16,
     max_waiting=4096,
+)
+MACHINE = Machine(
+    model=INFO.model,
+    backend=INFO.backend,
+    cpu="a CPU",
+    max_context=INFO.max_context,
+    blocks=INFO.blocks,
+    block_size=INFO.block_size,
+    windows=(0,),
+    fit=FIRST_GUESS,
 )
 ANSWER = "Hello wörld!"  # its UTF-8 bytes are the tokens generated, over and over
 
@@ -88,6 +101,12 @@ class FakeEngine:
         return EngineStats(
             steps_total=5, running=self.open, blocks=64, blocks_free=60, blocks_held=4, finished_total={"stop": 2}
         )
+
+    async def inspect(self, steps: int = 0) -> Inspection:
+        if self.stats_error is not None:
+            raise self.stats_error
+        step = StepRecord(1.0, 0.02, 0.021, 3, 64, 4, 300.0, 2048.0, 2, 9)
+        return Inspection(now=2.0, calibrated=True, machine=MACHINE, steps=[step] * min(steps, 2))
 
     def health(self) -> Health:
         return Health(state=self.state, progress_age=0.25, restarts=1, reason="because" if self.refuse else None)

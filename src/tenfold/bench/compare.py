@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tenfold.bench.report import percentile
 from tenfold.core.errors import ConfigError
+from tenfold.traffic.figures import percentile
 
 if TYPE_CHECKING:
     from rich.table import Table

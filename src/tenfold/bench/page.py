@@ -5,7 +5,8 @@ from html import escape
 from typing import Any
 
 from tenfold.bench import plots
-from tenfold.bench.report import PERCENTILES, TIMES, how
+from tenfold.bench.report import TIMES, how
+from tenfold.traffic.figures import PERCENTILES
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }

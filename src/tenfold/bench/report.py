@@ -1,24 +1,18 @@
 """From records to figures: percentiles as DESIGN defines them, a JSON object, a table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tenfold.bench.load import Outcome
 from tenfold.bench.record import Record
 from tenfold.core.slo import NO_SLO, Slo
+from tenfold.traffic.figures import PERCENTILES, milliseconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PERCENTILES = (50, 95, 99)
 TIMES = (("ttft", "TTFT"), ("itl", "ITL"), ("tpot", "TPOT"), ("e2e", "E2E"))
 _TENANTS = 20  # told apart at most, those with most requests
-
-
-def percentile(values: Iterable[float], p: float) -> float | None:
-    """The value at rank floor(p/100 x count), as load clients commonly take it; None of no values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))] if ordered else None
 
 
 def summary(outcome: Outcome, target: str, slo: Slo = NO_SLO) -> dict[str, Any]:
@@ -86,8 +80,7 @@ def _figures(records: Sequence[Record], slo: Slo) -> dict[str, Any]:
     if slo.bounded:
         figures["good"] = sum(record.good(slo) for record in records)
     for name, values in times.items():
-        found = {f"p{p}": percentile(values, p) for p in PERCENTILES}
-        figures[f"{name}_ms"] = {p: None if v is None else round(v * 1000, 2) for p, v in found.items()}
+        figures[f"{name}_ms"] = milliseconds(values)
     return figures
 
 

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tenfold.bench.report import percentile
 from tenfold.core.errors import ConfigError, EngineUnavailable
+from tenfold.traffic.figures import percentile
 
 if TYPE_CHECKING:
     from rich.table import Table

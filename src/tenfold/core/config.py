@@ -30,7 +30,8 @@ class Policy:
     ``order``: ``slack`` (bounds, classes and tenants decide what is next) or ``arrival`` (first come, first served, as
     a baseline). ``least_share``: of the TPOT bound, what prefill gets of a step even where that breaks it.
     ``late_share``: of prefill's time, what prompts that missed their TTFT bound get beside those that can keep it;
-    ``background_share``: what prompts without a bound get beside those.
+    ``background_share``: what prompts without a bound get beside those, once they have waited for ``background_wait``
+    seconds.
     ``stretch``: where no TPOT bound applies, a step with prefill may take so many times one without; None: no limit.
     ``admit``: a request is refused where its predicted TTFT is more than so many times its bound.
     ``fairness``: tokens by which tenants' service may differ before the one behind goes first.
@@ -42,6 +43,7 @@ class Policy:
     least_share: float = 0.2
     late_share: float = 0.25
     background_share: float = 0.05
+    background_wait: float = 0.25
     stretch: float | None = None
     admit: float = 0.85
     fairness: float = 4096.0
@@ -52,7 +54,14 @@ FIRST_COME = Policy(order="arrival")
 PROFILES = {
     "interactive": Policy(least_share=0.1, stretch=3.0, fairness=2048.0),
     "balanced": Policy(),
-    "throughput": Policy(least_share=0.5, background_share=0.5, late_share=0.5, fairness=16384.0, reserve=0.0),
+    "throughput": Policy(
+        least_share=0.5,
+        background_share=0.5,
+        background_wait=0.0,
+        late_share=0.5,
+        fairness=16384.0,
+        reserve=0.0,
+    ),
     "fcfs": FIRST_COME,
 }
 

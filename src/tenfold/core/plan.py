@@ -52,6 +52,11 @@ class StepPlan:
         """Tokens computed in this step."""
         return sum(len(s.tokens) for s in self.slices)
 
+    @property
+    def prefill_tokens(self) -> int:
+        """Those of sequences that have more than one in it."""
+        return sum(count for s in self.slices if (count := len(s.tokens)) > 1)
+
 
 class SampledToken(msgspec.Struct, frozen=True):
     """A new token of a sequence; ``top`` holds (token, logprob) pairs, best first, when asked for."""

@@ -57,7 +57,8 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 
     The parts add up to ``total``: ``queue`` until first scheduled; ``prefill`` until the first token; then ``decode``,
     of which ``interference`` was spent on other requests' prompts in its steps (not counted in ``decode``);
-    ``preempted`` without a place, and ``recompute`` after that until where it had been.
+    ``preempted`` without a place, and ``recompute`` after that until where it had been. ``machine_seconds`` is its part
+    of the time that the steps took: those of all samples add up to that.
     """
 
     slo_class: str
@@ -72,6 +73,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    machine_seconds: float = 0.0
     preemptions: tuple[Preemption, ...] = ()
     ttft_bound: float | None = None
     tpot_bound: float | None = None

@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import mul
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 
-from tenfold.cost.shape import StepShape
+from tenfold.cost.shape import PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_SEQUENCES, StepShape
 
 _SIZE = StepShape.FEATURES
+_ROWS = _SIZE - 4  # features before this one, but for the first, are of rows
 _PAIRS = tuple((i, j) for i in range(_SIZE) for j in range(i, _SIZE))
 _AT = tuple(tuple(_PAIRS.index((min(i, j), max(i, j))) for j in range(_SIZE)) for i in range(_SIZE))
 _MEMORY = 2000  # steps after which a step counts 1/e
@@ -27,7 +29,8 @@ _KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
 _DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
 _DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
 _LEAST_SCALE = 1e-3  # of a fit beside its calibration: what is beyond is no scale
-_JUDGED = 512  # steps over which the error is reported
+_JUDGED = 512  # steps over which the error is reported,
+_QUANTILES = 41  # and how finely the errors' distribution is told
 
 
 class Moments(msgspec.Struct):
@@ -86,6 +89,17 @@ FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.00
 assert FIRST_GUESS.usable
 
 
+class Shares(NamedTuple):
+    """A step's seconds, shared out: ``fixed`` in all, whoever is in it; the others each."""
+
+    fixed: float
+    row: float
+    sequence: float
+    sample: float
+    decode_key: float
+    prefill_key: float
+
+
 class StepCost:
     """Predicts a step's seconds, and learns from each step that was made. Owned by whoever runs the steps."""
 
@@ -97,7 +111,7 @@ class StepCost:
         self._recent = Moments()
         self._gain = 1.0  # what the next step counts in _recent: growing, instead of all the others shrinking
         self._drift = 0.0  # natural logarithm of the machine's factor
-        self._errors: deque[float] = deque(maxlen=_JUDGED)
+        self._ratios: deque[float] = deque(maxlen=_JUDGED)  # real / predicted
         self.observed = 0
 
     @property
@@ -108,7 +122,16 @@ class StepCost:
     @property
     def error(self) -> float | None:
         """The median of |predicted - real| / real over the last steps; None before the first."""
-        return median(self._errors) if self._errors else None
+        return median(abs(1 / ratio - 1) for ratio in self._ratios) if self._ratios else None
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """How real / predicted seconds of the last steps are distributed: quantiles, evenly spaced from the least to
+        the greatest; nothing before the first step."""
+        if not self._ratios:
+            return ()
+        ordered, last = sorted(self._ratios), len(self._ratios) - 1
+        return tuple(ordered[round(at * last / (_QUANTILES - 1))] for at in range(_QUANTILES))
 
     @property
     def drift(self) -> float:
@@ -119,6 +142,21 @@ class StepCost:
         """Seconds that a step of this shape will take."""
         return _total(shape.features(), self._parts) * math.exp(self._drift)
 
+    def shares(self, shape: StepShape, seconds: float) -> "Shares":
+        """How a step of this shape that took so long is shared out among what was in it."""
+        parts, features = self._parts, shape.features()
+        fitted = _total(features, parts)
+        scale = seconds / fitted if fitted > 0 else 0.0
+        rows, (sequences, samples, decode, prefill) = _total(features[1:_ROWS], parts[1:_ROWS]), parts[_ROWS:]
+        return Shares(
+            scale * (parts[0] + (samples if shape.sampled else 0.0)) if fitted > 0 else seconds,
+            scale * rows / shape.rows if shape.rows else 0.0,
+            scale * sequences / PER_SEQUENCES,
+            scale * samples / PER_SEQUENCES,
+            scale * decode / PER_DECODE_KEYS,
+            scale * prefill / PER_PREFILL_KEYS,
+        )
+
     def observe(self, shape: StepShape, seconds: float) -> None:
         """A step of this shape took so long; one of no time at all teaches nothing."""
         if not 0 < seconds < math.inf:
@@ -126,7 +164,8 @@ class StepCost:
         features = shape.features()
         fitted = _total(features, self._parts)
         factor = math.exp(self._drift)
-        self._errors.append(abs(fitted * factor - seconds) / seconds)
+        if fitted > 0:
+            self._ratios.append(seconds / (fitted * factor))
         self.observed += 1
         off = math.log(seconds / (fitted * factor)) if fitted > 0 else 0.0
         self._recent.add(features, seconds / factor, self._gain * _weight(fitted * factor, seconds))

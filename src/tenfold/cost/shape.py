@@ -7,6 +7,8 @@ from tenfold.core.plan import StepPlan
 
 # Rows from which a further row costs more than before: a few ride along while the weights are read.
 _BENDS = (16, 64, 256)
+# What features are counted in, so that each is of a size near one.
+_PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS = 64, 16, 8192, 65536
 
 
 class Attention:
@@ -20,6 +22,11 @@ class Attention:
         layers = counts.total()
         self._full = counts.pop(0, 0) / layers if layers else 1.0
         self._windows = tuple((window, count / layers) for window, count in sorted(counts.items()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether every layer sees all keys."""
+        return not self._windows
 
     def keys(self, new: int, context: int) -> float:
         """Keys summed over ``new`` rows, the last of ``context`` positions: each sees its own and those before it."""
@@ -85,17 +92,21 @@ class StepShape:
         shape.add(new, keys, sample)
         return shape
 
+    def with_keys(self, more: float) -> "StepShape":
+        """This with ``more`` keys of decode."""
+        return StepShape(self.rows, self.sequences, self.sampled, self.decode_keys + more, self.prefill_keys)
+
     def features(self) -> tuple[float, ...]:
-        """What step seconds are a sum over, each of a size near one; a fixed part of every step comes first."""
+        """What step seconds are a sum over; a fixed part of every step comes first."""
         rows = self.rows
         return (
             1.0,
-            rows / 64,
-            *[(rows - bend) / 64 if rows > bend else 0.0 for bend in _BENDS],
-            self.sequences / 16,
-            (1.0 if self.sampled else 0.0) + self.sampled / 16,
-            self.decode_keys / 8192,
-            self.prefill_keys / 65536,
+            rows / _PER_ROWS,
+            *[(rows - bend) / _PER_ROWS if rows > bend else 0.0 for bend in _BENDS],
+            self.sequences / PER_SEQUENCES,
+            (1.0 if self.sampled else 0.0) + self.sampled / PER_SEQUENCES,
+            self.decode_keys / PER_DECODE_KEYS,
+            self.prefill_keys / PER_PREFILL_KEYS,
         )
 
 

@@ -12,6 +12,7 @@ from tenfold.core.laps import NO_LAPS, ClockedLaps
 from tenfold.core.memory import drop_pages
 from tenfold.core.request import EngineInfo
 from tenfold.cost.estimate import FIRST_GUESS, StepCost
+from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import Attention
 from tenfold.engine.calibration import Calibration
@@ -74,6 +75,16 @@ def build_engine(config: EngineConfig) -> Engine:
         calibration=calibration,
         record=record,
         limits=config.scheduler,
+        machine=Machine(
+            model=checkpoint.name,
+            backend=ops.describe(),
+            cpu=cpu_name(),
+            max_context=max_context,
+            blocks=blocks,
+            block_size=config.block_size,
+            windows=spec.windows,
+            fit=cost.fit,
+        ),
     )
     info = EngineInfo(
         model=checkpoint.name,

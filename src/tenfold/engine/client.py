@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
+from tenfold.engine.inspection import Inspection
 
 State = Literal["starting", "ready", "stuck", "restarting", "failed"]
 
@@ -45,6 +46,10 @@ class EngineClient(Protocol):
 
     async def stats(self) -> EngineStats:
         """Counters and gauges of the latest step; raises EngineUnavailable when there is no engine."""
+        ...
+
+    async def inspect(self, steps: int = 0) -> Inspection:
+        """What the engine knows of its machine, with its last ``steps`` steps. Raises EngineUnavailable."""
         ...
 
     def health(self) -> Health:

@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import Clock
 from tenfold.core.config import SchedulerConfig
-from tenfold.core.errors import ContextOverflow, InvalidRequest
+from tenfold.core.errors import ContextOverflow, InvalidRequest, NotFound
 from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, Timeline, TokenLogprob
+from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import StepShape
 from tenfold.engine.calibration import Calibration
+from tenfold.engine.inspection import Inspection, StepLog
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
@@ -69,13 +73,17 @@ class EngineCore:
         calibration: Calibration | None = None,
         record: CostRecord | None = None,
         limits: SchedulerConfig | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._lock = threading.Lock()  # held but for the time in which a step is computed
         self._terms_of = TermsOf(limits or SchedulerConfig())
         self.laps = laps
         self._calibration = calibration
         self._record = record
-        self._running: tuple[StepShape, float] | None = None  # the step before, and when it began
+        self._machine = machine
+        self._log = StepLog()
+        # The step before: its shape, when it began, what it was predicted to take, and its tokens of prompts.
+        self._running: tuple[StepShape, float, float, int] | None = None
         self._scheduler = scheduler
         self._cache = cache
         self._executor = executor
@@ -180,7 +188,9 @@ class EngineCore:
             self._scheduler.preempted.clear()
             if plan is None:
                 return outputs
-            self._running = self._scheduler.shape, started
+            shape = self._scheduler.shape
+            prefill = plan.prefill_tokens if shape.prefill_keys else 0
+            self._running = shape, started, self._scheduler.cost.predict(shape), prefill
         self.laps.step(plan)
         self.laps.lap("schedule")
         result = self._executor.execute(plan)
@@ -203,9 +213,23 @@ class EngineCore:
 
     def _learn(self, now: float) -> None:
         if self._running is not None:
-            shape, began = self._running
-            self._scheduler.cost.observe(shape, now - began)
+            shape, began, predicted, prefill = self._running
+            scheduler = self._scheduler
+            scheduler.cost.observe(shape, now - began)
+            self._log.add(shape, began, now - began, predicted, prefill, scheduler.waiting, self._cache.pool.held)
             self._running = None
+
+    def inspect(self, steps: int = 0) -> Inspection:
+        """What is known of the machine, and the last ``steps`` steps. Raises NotFound where that was not asked for."""
+        with self._lock:
+            if self._machine is None:
+                raise NotFound("this engine knows nothing of its machine")
+            cost = self._scheduler.cost
+            machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, spread=cost.spread)
+            known = self._calibration is None or self._calibration.brief or self._calibration.done
+            return Inspection(
+                now=self._clock.now(), calibrated=known, machine=machine, steps=self._log.latest(steps) if steps else []
+            )
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""

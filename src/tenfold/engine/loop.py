@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 from tenfold.core.clock import Clock
 from tenfold.core.errors import TenfoldError
 from tenfold.engine.core import EngineCore
-from tenfold.engine.wire import Abort, Command, Outputs, Report, Stop, Submit, failure
+from tenfold.engine.wire import Abort, Command, Look, Outputs, Report, Seen, Stop, Submit, failure
 
 HEARTBEAT = 0.5  # seconds between reports of an idle loop, and between statistics of a busy one
 QUIET = 1.0  # seconds without work before steps are made to be measured
@@ -63,13 +63,16 @@ def _commands(inbox: Inbox, *, wait: bool) -> list[Command | None]:
         return commands
 
 
-def obey(core: EngineCore, command: Submit | Abort, report: Callable[[Report], None]) -> None:
+def obey(core: EngineCore, command: Submit | Abort | Look, report: Callable[[Report], None]) -> None:
     """Do it and report what came of it, at once: also from another thread than the loop's, while a step is computed."""
     if isinstance(command, Abort):
         if outputs := core.abort(command.id):
             report(Outputs(outputs, progress=False))
         return
     try:
-        core.submit(command.request)
+        if isinstance(command, Look):
+            report(Seen(command.id, core.inspect(command.steps)))
+        else:
+            core.submit(command.request)
     except TenfoldError as error:
-        report(failure(error, command.request.id))
+        report(failure(error, command.id if isinstance(command, Look) else command.request.id))

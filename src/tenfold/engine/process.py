@@ -13,8 +13,9 @@ from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import Health, State
 from tenfold.engine.hatch import Child
+from tenfold.engine.inspection import Inspection
 from tenfold.engine.streams import Streams
-from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Stop, Unframer, frame, to_error
+from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Seen, Stop, Unframer, frame, to_error
 
 _log = logging.getLogger("tenfold.engine")
 
@@ -91,6 +92,10 @@ class EngineProcess:
         if self._streams.stats is None or self._state != "ready":
             raise EngineUnavailable(self._why())
         return self._streams.stats
+
+    async def inspect(self, steps: int = 0) -> Inspection:
+        """See :meth:`EngineClient.inspect`."""
+        return await self._streams.inspect(steps)
 
     def health(self) -> Health:
         """Ready only while the loop shows progress."""
@@ -183,7 +188,7 @@ class EngineProcess:
                 ready.set_result(report.info)
         elif isinstance(report, Failure) and report.id is None:
             raise to_error(report)
-        elif isinstance(report, Outputs | Failure):
+        elif isinstance(report, Outputs | Failure | Seen):
             self._streams.dispatch(report)
 
 

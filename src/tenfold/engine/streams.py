@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable
 
 from tenfold.core.errors import EngineUnavailable, InvalidRequest, TenfoldError
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput
-from tenfold.engine.wire import Abort, Command, Failure, Outputs, Report, Submit, to_error
+from tenfold.engine.inspection import Inspection
+from tenfold.engine.wire import Abort, Command, Failure, Look, Outputs, Report, Seen, Submit, to_error
 
 _Item = RequestOutput | TenfoldError
 
@@ -16,6 +17,8 @@ class Streams:
     def __init__(self, send: Callable[[Command], None]) -> None:
         self._send = send
         self._queues: dict[str, asyncio.Queue[_Item]] = {}
+        self._looks: dict[str, asyncio.Future[Inspection]] = {}
+        self._looked = 0
         self.stats: EngineStats | None = None
 
     @property
@@ -45,18 +48,39 @@ class Streams:
             if unfinished:
                 self._send(Abort(request.id))
 
+    async def inspect(self, steps: int) -> Inspection:
+        """Ask the loop what it knows."""
+        self._looked += 1
+        name = f"look {self._looked}"
+        seen: asyncio.Future[Inspection] = asyncio.get_running_loop().create_future()
+        self._looks[name] = seen
+        try:
+            self._send(Look(name, steps))
+            return await seen
+        finally:
+            del self._looks[name]
+
     def dispatch(self, report: Report) -> None:
         """Hand a report to those it concerns."""
-        if isinstance(report, Outputs):
+        if isinstance(report, Seen):
+            if (seen := self._looks.get(report.id)) is not None and not seen.done():
+                seen.set_result(report.inspection)
+        elif isinstance(report, Outputs):
             if report.stats is not None:
                 self.stats = report.stats
             for output in report.outputs:
                 if queue := self._queues.get(output.id):
                     queue.put_nowait(output)
-        elif isinstance(report, Failure) and report.id is not None and (queue := self._queues.get(report.id)):
-            queue.put_nowait(to_error(report))
+        elif isinstance(report, Failure) and report.id is not None:
+            if queue := self._queues.get(report.id):
+                queue.put_nowait(to_error(report))
+            elif (seen := self._looks.get(report.id)) is not None and not seen.done():
+                seen.set_exception(to_error(report))
 
     def fail_all(self, message: str) -> None:
         """The engine is gone: every iterator raises EngineUnavailable at once."""
         for queue in self._queues.values():
             queue.put_nowait(EngineUnavailable(message))
+        for seen in self._looks.values():
+            if not seen.done():
+                seen.set_exception(EngineUnavailable(message))

@@ -14,6 +14,7 @@ from tenfold.core.errors import (
     TenfoldError,
 )
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
+from tenfold.engine.inspection import Inspection
 
 _HEADER = struct.Struct("<I")
 MAX_FRAME = 1 << 30
@@ -29,6 +30,13 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """End a request."""
 
     id: str
+
+
+class Look(msgspec.Struct, frozen=True, tag=True):
+    """Tell of the engine itself; ``steps``: with so many of its last steps. The answer bears the same id."""
+
+    id: str
+    steps: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -60,8 +68,15 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
     progress: bool = True
 
 
-Command = Submit | Abort | Stop
-Report = Ready | Failure | Outputs
+class Seen(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a :class:`Look`."""
+
+    id: str
+    inspection: Inspection
+
+
+Command = Submit | Abort | Look | Stop
+Report = Ready | Failure | Outputs | Seen
 
 
 def failure(error: TenfoldError, request_id: str | None = None) -> Failure:

@@ -19,6 +19,7 @@ class Load:
     tightest: float | None = None  # TPOT bound of those that run
     decode: float = 0.0  # predicted, of the last plan's sequences in decode
     interference: float = 0.0  # spent on others' prompts, for whoever was in decode throughout
+    held: float = 0.0  # of the machine, charged for each token that was held in KV memory throughout
     step: float = 0.0  # what steps took of late, on average
     full: bool = False  # whether a sequence found no place in the last plan, or no blocks
     capped: bool = False  # and whether that was one which may have the last

@@ -42,6 +42,8 @@ class Places:
         self._attention = attention
         self._forecast = forecast
         self._load = load
+        self._weights = {one.name: one.weight for one in config.classes}
+        self._preemptible: Counter[float] = Counter()  # running ones that may be displaced, by weight
         self._owed = 0.0  # places that those that are not timely did not get of their part
         self.running: list[Sequence] = []  # by order of arrival
         self.started: list[SequenceStart] = []  # since this was emptied last
@@ -51,14 +53,25 @@ class Places:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody who waits can get a place, whoever it is."""
-        return len(self.running) >= self._config.max_running and not self._queue.timely
+        """Whether nobody who waits can get a place, whoever it is: all are taken, and none would be given up."""
+        if len(self.running) < self._config.max_running:
+            return False
+        if not self._queue.timely or not self._preemptible:
+            return True
+        weights = self._weights
+        return max(weights[name] for name in self._queue.by_class) <= min(self._preemptible)
 
     def leave(self, sequence: Sequence) -> bool:
         """Take it out and release its blocks; False if it has no place."""
         if sequence not in self.running:
             return False
         self.running.remove(sequence)
+        sequence.settle(self._load.held)
+        slo_class = sequence.terms.slo_class
+        if slo_class.preemptible:
+            self._preemptible[slo_class.weight] -= 1
+            if not self._preemptible[slo_class.weight]:
+                del self._preemptible[slo_class.weight]
         self._tenants.left(sequence.terms.tenant)
         self._cache.close(sequence.id)
         return True
@@ -149,9 +162,12 @@ class Places:
         self._queue.remove(sequence)
         self._count(sequence)
         self._tenants.took(sequence.terms.tenant)
+        if (slo_class := sequence.terms.slo_class).preemptible:
+            self._preemptible[slo_class.weight] += 1
         insort(self.running, sequence, key=lambda s: s.order)
         draft.prefilling.append(sequence)
         sequence.computed = cached
+        sequence.held_since = self._load.held
         sequence.reached = max(sequence.reached, cached)
         if not sequence.admitted:
             sequence.admitted = True

@@ -16,6 +16,7 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 
 import math
 from collections import Counter
+from collections.abc import Sequence as Many
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
@@ -28,6 +29,7 @@ from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.admission import Admission
+from tenfold.sched.bill import Bill
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Forecast, Load
@@ -46,7 +48,7 @@ from tenfold.sched.tenants import Tenants
 
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
-_BACKGROUND = 0.6  # and where all prompts are promised nothing
+_BACKGROUND = 0.6  # of a TPOT bound, what prompts that are promised nothing take of a step at most
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
@@ -79,6 +81,8 @@ class Scheduler:
             config, cache, self._queue, self._tenants, self.cost, self._attention, self._forecast, self._load
         )
         self._running = self._places.running
+        self._bill = Bill(self.cost, self._attention, self._load)
+        self.billed_seconds = 0.0  # of the machine, by sequences that have ended
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._held_count = 0
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
@@ -88,6 +92,7 @@ class Scheduler:
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
         self._backlog = False  # whether timely prompts, but for those held back, wanted more of the last plan
+        self._fed = 0.0  # when those that are not timely got some
         self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part
         self._held_of: Counter[str] = Counter()  # held ones, by tenant
         self.computed_prompt_tokens = 0
@@ -131,6 +136,11 @@ class Scheduler:
     def service(self) -> dict[str, float]:
         """What each tenant of late was served, in prompt tokens, divided by its weight."""
         return self._tenants.service()
+
+    @property
+    def busy_seconds(self) -> float:
+        """What all steps took, with what was between them."""
+        return self._bill.seconds
 
     @property
     def max_waiting(self) -> int:
@@ -204,6 +214,7 @@ class Scheduler:
             self._let_go(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
+        self.billed_seconds += sequence.charged
         if finished:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
         return sequence.timeline(now, self._load.interference)
@@ -241,7 +252,7 @@ class Scheduler:
         if mixed or lost:
             draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
         load.full = load.capped = closed = self._places.closed
-        self._backlog = False
+        self._backlog = closed and self._queue.timely > 0
         if draft.prefilling or (self._queue and not closed):
             budget.open(self._seconds(decode, now))
             self._tenants.tell_apart(draft.prefilling)
@@ -270,6 +281,7 @@ class Scheduler:
         seconds = max(0.0, now - self._began)
         self._load.step += 0.1 * (seconds - self._load.step)
         self._load.interference += seconds * self._prefill_part
+        self._bill.step(self.shape, self._planned, plan.slices, self._running, self._began, now)
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
         timely = 0.0
@@ -293,7 +305,65 @@ class Scheduler:
                 events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline))
         if self._backlog:
             self._forecast.progress(timely, seconds)
+        if self.idle:
+            self._bill.idle()
         return events
+
+    # Many steps at once, for simulation.
+
+    @property
+    def next_expiry(self) -> float:
+        """No later than when the next one is given up."""
+        return self._expiries[0][0] if self._expiries else math.inf
+
+    def steady(self) -> int:
+        """How many steps from now on would only give each running sequence its next token, whatever the time, if no
+        token ends one: there is nothing to decide, and blocks for all."""
+        if not self._running or self._held or (self._queue and not self._places.closed):
+            return 0
+        steps = 1 << 30
+        for s in self._running:
+            left = s.submission.max_length - len(s.tokens) - 1
+            if left < steps:
+                steps = left
+            if len(s.tokens) - s.computed != 1 or s.first_token is None or s.computed < s.reached or left <= 0:
+                return 0
+        cache, blocks = self._cache, self._cache.pool.available
+        while sum(cache.missing(s.id, s.computed + steps) for s in self._running) > blocks:
+            steps //= 2
+        return steps
+
+    def steady_shape(self) -> tuple[StepShape, float]:
+        """The next of those steps, and by how many keys each has more than the one before."""
+        shape = StepShape()
+        keys, more = self._attention.keys, 0.0
+        for s in self._running:
+            context = len(s.tokens)
+            now = keys(1, context)
+            shape.add(1, now, sample=True)
+            more += keys(1, context + 1) - now
+        return shape, more
+
+    def coast(self, ends: Many[float], began: float, shape: StepShape, token: int) -> None:
+        """Make as many :meth:`steady` steps as there are ``ends``, all at once: the first one began at ``began`` and is
+        of this shape, and each sequence gets ``token`` in each."""
+        steps, step, last, now = len(ends), self._load.step, began, ends[-1]
+        for end in ends:
+            step += 0.1 * (end - last - step)
+            last = end
+        self._load.step = step
+        if self._queue.timely:
+            self._forecast.progress(0.0, now - began)
+        self._tenants.tick(now)
+        self._bill.steps(shape, self._running, steps, began, now)
+        for sequence in self._running:
+            sequence.tokens += [token] * steps
+            computed = sequence.computed + steps
+            sequence.computed = sequence.reached = computed
+            self._tenants.charge(sequence.terms.tenant, _OUTPUT_CHARGE * steps)
+            reserved = self._cache.reserve(sequence.id, computed)
+            assert reserved, "steady() counted blocks that are not there"
+            self._cache.commit(sequence.id, sequence.tokens, computed)
 
     def check(self) -> None:
         """Assert that the books balance (tests call this after every step)."""
@@ -350,31 +420,41 @@ class Scheduler:
         timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
         if not others or not (first or self._queue.timely):
+            self._fed = draft.now
             if others and others[0].deadline is None:
                 self._leave_slack(budget)
+                self._chunks(sequences, draft, least=1)
+                return
             self._chunks(sequences, draft, least=_LEAST_CHUNK)
             return
-        policy = self._policy
-        share, part = policy.background_share if others[0].deadline is None else policy.late_share, 0.0
+        policy, background = self._policy, others[0].deadline is None
+        share, part = policy.background_share if background else policy.late_share, 0.0
         if budget.seconds is not None:
             left = max(0.0, budget.seconds - budget.predicted)
             part = share * left
             share = min(0.5, (part + self._owed) / left) if left > 0 else 0.0
-        budget.keep(share)
+        waits = background and bool(first) and draft.now - self._fed < policy.background_wait
+        budget.keep(0.0 if waits else share)
         self._chunks(first, draft, least=_LEAST_CHUNK)
+        if waits and draft.slices:
+            self._owed += part
+            return
         # Where timely ones wait for a place, what is not used now brings the end of an answer nearer.
         budget.keep(0.0 if first else 1 - share)
         before = len(draft.slices)
         self._chunks(others, draft, least=0 if draft.slices else _LEAST_CHUNK)
-        self._owed = 0.0 if len(draft.slices) > before else self._owed + part
+        if len(draft.slices) > before:
+            self._owed, self._fed = 0.0, draft.now
+        else:
+            self._owed += part
 
     def _leave_slack(self, budget: StepBudget) -> None:
         """Prompts that are promised nothing do not use up what those in decode are ahead of their bounds: that is for
-        timely ones that come."""
+        timely ones that come. The more are in decode, the more wait for what is done of them now."""
         bound = self._load.tightest
         if budget.seconds is not None and bound is not None:
-            least = budget.predicted + self._policy.least_share * bound
-            budget.seconds = min(budget.seconds, max(_BACKGROUND * bound, least))
+            part = min(_BACKGROUND, 1 / max(1, budget.shape.sequences))
+            budget.seconds = min(budget.seconds, budget.predicted + part * bound)
 
     def _chunks(self, sequences: list[Sequence], draft: Draft, *, least: int) -> None:
         """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""

@@ -59,9 +59,11 @@ class Sequence:
     __slots__ = (
         "admitted",
         "cached",
+        "charged",
         "computed",
         "deadline",
         "first_token",
+        "held_since",
         "id",
         "key",
         "no_room",
@@ -108,6 +110,8 @@ class Sequence:
         self.no_room = -1  # blocks there were when it last found no room
         self.protected = 0  # tokens up to which it may not be displaced again
         self.phases = Phases(submission.arrival)
+        self.charged = 0.0  # seconds of the machine, all but for what it holds in memory
+        self.held_since = 0.0  # and what a token held since the start had been charged when that was added last
 
     @property
     def outputs(self) -> int:
@@ -147,6 +151,11 @@ class Sequence:
             return 0.0
         return (self.first_token - now) / bound + self.outputs
 
+    def settle(self, held: float) -> None:
+        """Charge it for what it has held in memory; ``held`` is what that costs a token so far."""
+        self.charged += self.computed * (held - self.held_since)
+        self.held_since = held
+
     def give_up_bound(self) -> None:
         """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
         self.tier, self.key = OTHER, self.submission.arrival + self.terms.priority
@@ -170,6 +179,7 @@ class Sequence:
             prompt_tokens=self.prompt,
             cached_tokens=self.cached,
             output_tokens=self.outputs,
+            machine_seconds=self.charged,
             preemptions=tuple(self.phases.preemptions),
             ttft_bound=self.slo.ttft,
             tpot_bound=self.slo.tpot,

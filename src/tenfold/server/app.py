@@ -34,6 +34,8 @@ _TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
     ("/detokenize", "POST", routes.detokenize, False),
     ("/debug/requests", "GET", routes.requests, False),
     ("/debug/requests/{id}", "GET", routes.request, False),
+    ("/debug/machine", "GET", routes.machine, False),
+    ("/debug/steps", "GET", routes.steps, False),
     ("/version", "GET", routes.version, False),
     ("/openapi.json", "GET", routes.description, True),
     ("/docs", "GET", routes.docs, True),

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tenfold.cost.machine import Machine
 from tenfold.observe.requests import RequestReport
 from tenfold.server import protocol
 from tenfold.server.config import ServerConfig
@@ -41,6 +42,8 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
     ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
+    ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, protocol.StepReports, None),
+    ("/debug/machine", "get", "What a simulation must know of the machine", None, Machine, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tenfold.engine.inspection import StepRecord
 from tenfold.observe.requests import ChoiceTimeline, RequestReport
 
 Ignored = Any
@@ -171,6 +172,16 @@ class RequestReports(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[RequestReport]
+
+
+class StepReports(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's last steps, the latest at the end; ``now`` is its clock, ``calibrated`` whether their predictions
+    come from measurements on this machine."""
+
+    object: Literal["list"] = "list"
+    now: float
+    calibrated: bool
+    data: list[StepRecord]
 
 
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):

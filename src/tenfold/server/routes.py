@@ -1,8 +1,11 @@
 """The small routes: models, health, metrics, tokens, version, and the API page."""
 
+from urllib.parse import parse_qs
+
 import msgspec
 
 from tenfold.core.errors import EngineUnavailable, InvalidRequest, NotFound
+from tenfold.engine.inspection import KEPT
 from tenfold.observe.about import tenfold_version
 from tenfold.observe.metrics import CONTENT_TYPE
 from tenfold.server.decode import decode
@@ -16,6 +19,7 @@ from tenfold.server.protocol import (
     ModelCard,
     ModelList,
     RequestReports,
+    StepReports,
     TokenizeBody,
     TokenizeResponse,
     VersionResponse,
@@ -103,6 +107,20 @@ async def request(service: Service, exchange: Exchange) -> None:
             "answer or its x-request-id"
         )
     await exchange.send_json(report)
+
+
+async def machine(service: Service, exchange: Exchange) -> None:
+    """What a simulation must know of the model on this machine; `tenfold simulate --machine` takes it."""
+    await exchange.send_json((await service.engine.inspect()).machine)
+
+
+async def steps(service: Service, exchange: Exchange) -> None:
+    """The engine's last steps."""
+    text = parse_qs(exchange.scope["query_string"].decode("latin-1")).get("n", ["256"])[-1]
+    if not text.isdecimal() or not 1 <= int(text) <= KEPT:
+        raise InvalidRequest(f"n must be a whole number from 1 to {KEPT}, got {text[:50]!r}", param="n")
+    seen = await service.engine.inspect(int(text))
+    await exchange.send_json(StepReports(now=seen.now, calibrated=seen.calibrated, data=seen.steps))
 
 
 async def version(service: Service, exchange: Exchange) -> None:

@@ -17,3 +17,4 @@ class Row:
     tenant: str = ""
     blocks: tuple[int, ...] = ()
     block_tokens: int = 0
+    slo_class: str = ""  # empty: the server's default

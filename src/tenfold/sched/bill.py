@@ -1,0 +1,76 @@
+"""What each sequence used of the machine, in seconds: every step's time is shared out among those that have a place.
+
+Rows, samples and keys are paid for by whose they are, as the cost model has them. What every step takes, whoever is in
+it, is shared out by the tokens that each holds in KV memory: memory is what keeps others from sharing it.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+
+from tenfold.core.plan import SequenceSlice
+from tenfold.cost.estimate import StepCost
+from tenfold.cost.shape import Attention, StepShape
+from tenfold.sched.forecast import Load
+from tenfold.sched.sequence import Sequence
+
+
+class Bill:
+    """Owner of what sequences are charged. A step lasts from the end of the one before, if that left work to do."""
+
+    def __init__(self, cost: StepCost, attention: Attention, load: Load) -> None:
+        self._cost = cost
+        self._attention = attention
+        self._load = load
+        self._since: float | None = None  # the end of the last step, if it left work to do
+        self.seconds = 0.0  # of all steps
+
+    def step(
+        self,
+        shape: StepShape,
+        planned: Many[Sequence],
+        slices: Iterable[SequenceSlice],
+        running: Iterable[Sequence],
+        began: float,
+        now: float,
+    ) -> None:
+        """A step has ended, and nothing of it is applied to its sequences yet."""
+        seconds = max(0.0, now - (began if self._since is None else self._since))
+        self._since = now
+        self.seconds += seconds
+        fixed, row, each, sample, decode_key, prefill_key = self._cost.shares(shape, seconds)
+        tokens = sum([one.computed for one in running])
+        start = 0.0 if tokens else fixed / len(planned)
+        if tokens:
+            self._load.held += fixed / tokens
+        decode, held = start + row + each + sample, self._load.held
+        keys, plain = self._attention.keys, self._attention.plain
+        for sequence, part in zip(planned, slices, strict=True):
+            new = len(part.tokens)
+            end = part.start + new
+            if new == 1:
+                own = decode + decode_key * (end if plain else keys(1, end))
+            else:
+                own = start + new * row + each + prefill_key * keys(new, end) + (sample if part.sample else 0.0)
+            sequence.charged += own + sequence.computed * (held - sequence.held_since)
+            sequence.held_since = held
+
+    def steps(self, shape: StepShape, running: Many[Sequence], steps: int, began: float, now: float) -> None:
+        """So many steps have ended in which each of those got a token; ``shape`` is that of the first."""
+        seconds = max(0.0, now - (began if self._since is None else self._since))
+        self._since = now
+        self.seconds += seconds
+        each, keys = seconds / steps, self._attention.keys
+        fixed, row, one, sample, decode_key, _ = self._cost.shares(shape, each)
+        tokens = sum([s.computed for s in running])
+        middle = (steps - 1) / 2  # what grows with each step is what it is in the middle one
+        self._load.held += steps * fixed / (tokens + middle * len(running))
+        for sequence in running:
+            context = len(sequence.tokens)
+            seen = (keys(1, context) + keys(1, context + steps - 1)) / 2
+            sequence.charged += steps * (row + one + sample + decode_key * seen)
+            sequence.charged += (sequence.computed + middle) * (self._load.held - sequence.held_since)
+            sequence.held_since = self._load.held
+
+    def idle(self) -> None:
+        """Nothing is left to do: what time passes now is nobody's."""
+        self._since = None

@@ -1,0 +1,186 @@
+"""One engine, simulated: its scheduler and cache; a step takes what the cost model says, times a ratio drawn from those
+that were seen on the machine.
+
+Where nothing is to be decided for a while, because all that runs is in decode, many steps are made at once
+(``Scheduler.coast``): what comes of them is the same.
+"""
+
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
+
+from tenfold.cache.manager import CacheManager
+from tenfold.cache.worth import LeastWorth
+from tenfold.core.config import CacheConfig, SchedulerConfig
+from tenfold.core.errors import TenfoldError
+from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
+from tenfold.core.request import EngineRequest
+from tenfold.core.sampling import SamplingParams
+from tenfold.cost.machine import Machine
+from tenfold.cost.shape import StepShape
+from tenfold.sched.forecast import Forecast
+from tenfold.sched.scheduler import Scheduler
+from tenfold.sched.sequence import Event, FailEvent, Submission
+from tenfold.sched.terms import TermsOf
+from tenfold.sim.call import Call
+
+_TOKEN = 0  # that every step gives every sequence: what is generated is not simulated
+_WORTH = 3  # steps: fewer are made one by one
+_MOST = 128  # steps made at once
+_NEVER = math.inf
+
+Report = Callable[[Call], None]
+
+
+class Replica:
+    """``report`` is told of each call once it has ended. ``coasting`` False makes every step by itself."""
+
+    def __init__(
+        self, machine: Machine, config: SchedulerConfig, report: Report, *, seed: int = 0, coasting: bool = True
+    ) -> None:
+        self.machine = machine
+        self.cost = machine.cost()
+        attention = machine.attention
+        self._forecast = Forecast(self.cost, attention, config.max_step_tokens)
+        self.cache = CacheManager(
+            CacheConfig(machine.blocks, machine.block_size),
+            partial(LeastWorth, cost=self._forecast.again),
+        )
+        self.scheduler = Scheduler(config, self.cache, self.cost, attention)
+        self.next = _NEVER  # when the step in work, or the last of several, ends
+        self.steps = 0
+        self._terms_of = TermsOf(config)
+        self._report = report
+        self._spread = machine.spread or (1.0,)
+        self._random = random.Random(seed)
+        self._coasting = coasting
+        self._calls: dict[str, Call] = {}
+        self.prefill = 0.0  # seconds of prompts whose first token has not come
+        self._plan: StepPlan | None = None
+        self._began = 0.0
+        self._ends: list[float] = []  # of steps that are made at once,
+        self._shape = StepShape()  # the first of which is of this shape
+
+    @property
+    def calls(self) -> int:
+        """Those that have not ended."""
+        return len(self._calls)
+
+    def submit(self, call: Call, now: float) -> None:
+        """A request comes. It is reported at once where it is refused."""
+        if self._ends:
+            self._stop_coasting(now)
+        row = call.row
+        params = SamplingParams(temperature=0.0, max_tokens=row.outputs, ignore_eos=True)
+        ids = call.prompt_ids()
+        request = EngineRequest(
+            id=call.name, prompt_ids=ids, params=params, arrival=now, tenant=row.tenant, slo_class=row.slo_class or None
+        )
+        try:
+            submission = Submission(
+                SequenceStart(call.name, ids, params, 0, ()),
+                now,
+                len(ids) + row.outputs,
+                frozenset(),
+                salt=row.tenant,
+                terms=self._terms_of(request),
+            )
+            if len(ids) + row.outputs > self.machine.max_context:
+                call.refuse("context")
+            else:
+                self.scheduler.add(submission, now)
+                self._calls[call.name] = call
+                call.work = self._forecast.prefill(0, len(ids))
+                self.prefill += call.work
+        except TenfoldError as error:
+            call.refuse(str(error))
+        if call.error is not None:
+            self._report(call)
+        elif self._plan is None:
+            self._begin(now)
+
+    def advance(self) -> None:
+        """What was to happen at ``next`` happens."""
+        now = self.next
+        if self._ends:
+            self._coast(len(self._ends))
+        else:
+            assert self._plan is not None
+            samples = tuple([SampledToken(part.id, _TOKEN) for part in self._plan.slices if part.sample])
+            self.steps += 1
+            for event in self.scheduler.apply(self._plan, StepResult(samples), now):
+                self._take(event, now)
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """The next step begins, or several, if there is anything to do."""
+        scheduler = self.scheduler
+        for event in scheduler.expire(now):
+            self._take(event, now)
+        if self._coasting and (steps := min(scheduler.steady(), _MOST)) >= _WORTH:
+            self._began, self._plan = now, None
+            self._foresee(now, steps)
+            if len(self._ends) >= _WORTH:
+                self.next = self._ends[-1]
+                return
+            self._ends = []
+        self._plan = scheduler.schedule(now)
+        scheduler.preempted.clear()
+        self.next = _NEVER
+        if self._plan is not None:
+            self.next = now + self.cost.predict(scheduler.shape) * self._ratio()
+
+    def _foresee(self, now: float, steps: int) -> None:
+        """When so many steady steps end; none that begins after a request is given up."""
+        shape, more = self.scheduler.steady_shape()
+        seconds, expiry = self.cost.predict(shape), self.scheduler.next_expiry
+        slope = self.cost.predict(shape.with_keys(more)) - seconds
+        ends, spread, draw = [], self._spread, self._random.random
+        count = len(spread)
+        for _ in range(steps):
+            if now >= expiry:
+                break
+            now += seconds * spread[int(draw() * count)]
+            ends.append(now)
+            seconds += slope
+        self._ends, self._shape = ends, shape
+
+    def _coast(self, steps: int) -> None:
+        """So many of those steps have ended."""
+        ends = self._ends[:steps]
+        self.scheduler.coast(ends, self._began, self._shape, _TOKEN)
+        self.steps += steps
+        self._ends = []
+
+    def _stop_coasting(self, now: float) -> None:
+        """Somebody comes in: of the steps that are made at once, the one of this moment is made by itself."""
+        ends = self._ends
+        done = min(bisect_right(ends, now), len(ends) - 1)
+        if done:
+            self._coast(done)
+            self._began = ends[done - 1]
+        self._ends = []
+        self._plan = self.scheduler.schedule(self._began)
+        assert self._plan is not None
+        self.next = ends[done]
+
+    def _ratio(self) -> float:
+        return self._spread[int(self._random.random() * len(self._spread))]
+
+    def _take(self, event: Event, now: float) -> None:
+        if isinstance(event, FailEvent):
+            call = self._calls.pop(event.id)
+            self.prefill -= call.work
+            call.refuse(event.error)
+        else:
+            call = self._calls[event.id]
+            if call.first is None:
+                call.first = now
+                self.prefill -= call.work
+            if event.finish is None:
+                return
+            del self._calls[event.id]
+            call.end(now, event.timeline)
+        self._report(call)
