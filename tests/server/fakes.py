@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import InvalidRequest, TenfoldError
 from tenfold.core.request import (
     EngineInfo,
@@ -105,8 +106,10 @@ class FakeEngine:
     async def inspect(self, steps: int = 0) -> Inspection:
         if self.stats_error is not None:
             raise self.stats_error
-        step = StepRecord(1.0, 0.02, 0.021, 3, 64, 4, 300.0, 2048.0, 2, 9)
-        return Inspection(now=2.0, calibrated=True, machine=MACHINE, steps=[step] * min(steps, 2))
+        step = StepRecord(1.0, 0.02, 0.019, 0.021, 3, 64, 4, 300.0, 2048.0, 4, 2, 9)
+        return Inspection(
+            now=2.0, calibrated=True, machine=MACHINE, limits=SchedulerConfig(), steps=[step] * min(steps, 2)
+        )
 
     def health(self) -> Health:
         return Health(state=self.state, progress_age=0.25, restarts=1, reason="because" if self.refuse else None)

@@ -13,6 +13,7 @@ from tenfold.core.request import EngineInfo, EngineRequest, EngineStats
 from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import NO_SLO, Slo
 from tenfold.engine.client import EngineClient
+from tenfold.engine.inspection import Inspection
 
 
 class Tokenizer(Protocol):
@@ -26,7 +27,7 @@ class Tokenizer(Protocol):
 class EngineTarget:
     """An :class:`EngineClient`, asked directly. ``load_tokenizer`` is called once, in a thread.
 
-    ``slo`` is what every request of :meth:`ask` names as its bounds.
+    ``slo`` is what every request of :meth:`ask` names as its bounds, but for those that name a class.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class EngineTarget:
         """See :class:`~tenfold.bench.target.Target`."""
         began = self._clock.now()
         ids = tuple(self._tokenizer.encode(work.prompt, add_special=True))
-        slo = NO_SLO if work.bare else self._slo
-        terms = {"tenant": work.tenant, "ttft": slo.ttft, "tpot": slo.tpot}
+        slo = NO_SLO if work.bare or work.slo_class else self._slo
+        terms = {"tenant": work.tenant, "ttft": slo.ttft, "tpot": slo.tpot, "slo_class": work.slo_class or None}
         return await self.ask_ids(ids, work.output_tokens, kind=work.kind, began=began, terms=terms)
 
     async def ask_ids(
@@ -73,6 +74,7 @@ class EngineTarget:
             self._clock.now() if began is None else began,
             prompt_tokens=len(ids),
             tenant=terms.get("tenant", ""),
+            slo_class=terms.get("slo_class") or "",
         )
         self._requests += 1
         params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
@@ -95,6 +97,10 @@ class EngineTarget:
     async def stats(self) -> EngineStats:
         """The engine's own counters."""
         return await self._engine.stats()
+
+    async def inspect(self, steps: int = 0) -> Inspection:
+        """What the engine knows of its machine, and its last steps."""
+        return await self._engine.inspect(steps)
 
     async def stop(self) -> None:
         """Unload the model."""

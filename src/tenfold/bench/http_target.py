@@ -149,7 +149,8 @@ class _Connection(asyncio.Protocol):
 class HttpTarget:
     """A server at ``url``, asked for streams of ``/v1/completions``. ``timeout`` is in seconds per request.
 
-    ``slo`` goes along in the headers ``x-slo-ttft-ms`` and ``x-slo-tpot-ms``, a request's tenant in ``x-tenant``.
+    ``slo`` goes along in the headers ``x-slo-ttft-ms`` and ``x-slo-tpot-ms``, or else a request's class in
+    ``x-slo-class``; its tenant in ``x-tenant``.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class HttpTarget:
 
     async def ask(self, work: Work) -> Record:
         """See :class:`~tenfold.bench.target.Target`."""
-        record = Record(work.kind, work.output_tokens, self._clock.now(), tenant=work.tenant)
+        record = Record(work.kind, work.output_tokens, self._clock.now(), tenant=work.tenant, slo_class=work.slo_class)
         connection = None
         try:
             async with asyncio.timeout(self._timeout) as limit:
@@ -237,7 +238,9 @@ class HttpTarget:
             }
         )
         tenant = f"x-tenant: {quote(work.tenant, safe=_VISIBLE)[:128]}\r\n".encode() if work.tenant else b""
-        terms = b"" if work.bare else self._terms
+        terms = b"" if work.bare or work.slo_class else self._terms
+        if work.slo_class:
+            terms += f"x-slo-class: {quote(work.slo_class, safe=_VISIBLE)[:64]}\r\n".encode()
         return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (self._head, terms, tenant, len(body), body)
 
     async def _take(self) -> _Connection:

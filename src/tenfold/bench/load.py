@@ -1,8 +1,9 @@
 """Putting a workload on a target: a closed loop of users, or arrivals that wait for nobody."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -31,6 +32,10 @@ class Load:
     users: int | None = None
     times: tuple[float, ...] | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self) -> list[Row]:
+        """The requests without their text."""
+        return [one.row(at) for one, at in zip(self.work, self.times or (0.0,) * len(self.work), strict=True)]
 
     @property
     def rate(self) -> float | None:
@@ -62,6 +67,28 @@ def at_random(workload: str, count: int, rate: float, seed: int = 7, *, burstine
     told = {"rate": rate, "burstiness": burstiness}
     work = make_workload(workload, count, seed)
     return Load(workload, tuple(work), tuple(warm_up(workload, seed)), seed, times=times, told=told)
+
+
+def among_classes(load: Load, text: str) -> Load:
+    """The same with its requests shared out at random among SLO classes. Raises ConfigError."""
+    shares = shares_of(text)
+    drawn = random.Random(load.seed).choices(list(shares), list(shares.values()), k=len(load.work))
+    work = tuple(replace(one, slo_class=name) for one, name in zip(load.work, drawn, strict=True))
+    return replace(load, work=work, told={**load.told, "classes": shares})
+
+
+def shares_of(text: str) -> dict[str, float]:
+    """``interactive=2,batch=1`` as numbers. Raises ConfigError."""
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = (piece.strip() for piece in part.partition("="))
+        try:
+            shares[name] = float(share or 1)
+        except ValueError:
+            shares[name] = 0.0
+        if not name or not 0 < shares[name] < float("inf"):
+            raise ConfigError(f"--classes: {part!r} is not understood; write it as interactive=2,batch=1")
+    return shares
 
 
 def replayed(name: str, rows: Sequence[Row], seed: int = 7, told: Mapping[str, Any] | None = None) -> Load:

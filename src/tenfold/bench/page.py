@@ -52,8 +52,9 @@ def page(report: Mapping[str, Any]) -> str:
         body += ["<h2>Over time</h2>", plots.over_time(dict(report))]
     else:
         body.append("<p>No pictures: they need matplotlib (pip install 'tenfold[plot]').</p>")
-    if "tenants" in report:
-        body += ["<h2>Tenants</h2>", _figures({name or "-": row for name, row in report["tenants"].items()})]
+    for key, title in (("classes", "Classes"), ("tenants", "Tenants")):
+        if key in report:
+            body += [f"<h2>{title}</h2>", _figures({name or "-": row for name, row in report[key].items()})]
     return _whole(f"{report['workload']} on {report['target']}", body)
 
 

@@ -26,6 +26,7 @@ class Record:
     error: str | None = None
     unreached: bool = False
     tenant: str = ""
+    slo_class: str = ""
     ids: list[int] = field(default_factory=list)  # of the output, where the target tells them
 
     def output(self, now: float) -> None:

@@ -1,6 +1,7 @@
 """A trace made to fit a target, and loads of it."""
 
 from pathlib import Path
+from typing import Any
 
 from tenfold.bench.load import Load, replayed
 from tenfold.core.errors import ConfigError
@@ -32,16 +33,23 @@ class Replay:
         trace = read_trace(path)
         rows = trace.rows if piece is None else _piece_of(trace.rows, piece, trace.seconds)
         self._rows = scaled(faster(rows, speed), scale, longest)
-        self._name = trace.name
+        self.name = trace.name
         self._told = {"piece": piece, "speed": speed, "scale": scale, "longest": longest, "bad_rows": trace.bad}
         span = self._rows[-1].at - self._rows[0].at
         self.rate = len(self._rows) / span if span > 0 else 0.0
         self.note = f"{trace.bad} rows of {path} were passed over: {'; '.join(trace.faults)}" if trace.bad else None
 
+    def rows(self, rate: float | None, seed: int) -> list[Row]:
+        """All of it, or so much, at random, that ``rate`` come per second."""
+        return self._rows if rate is None else thinned(self._rows, rate, seed)
+
     def load(self, rate: float | None, seed: int) -> Load:
         """All of it, or so much, at random, that ``rate`` come per second."""
-        rows = self._rows if rate is None else thinned(self._rows, rate, seed)
-        return replayed(self._name, rows, seed, self._told | ({} if rate is None else {"rate": rate}))
+        return replayed(self.name, self.rows(rate, seed), seed, self.told(rate))
+
+    def told(self, rate: float | None) -> dict[str, Any]:
+        """How it was made, for a report."""
+        return self._told | ({} if rate is None else {"rate": rate})
 
 
 def _piece_of(rows: tuple[Row, ...], part: str, seconds: float) -> list[Row]:

@@ -46,6 +46,8 @@ def summary(outcome: Outcome, target: str, slo: Slo = NO_SLO) -> dict[str, Any]:
         report["partial"] = outcome.partial
     report["all"] = _figures(records, slo)
     report["kinds"] = _apart(records, slo, [record.kind for record in records])
+    if any(record.slo_class for record in records):
+        report["classes"] = _apart(records, slo, [record.slo_class for record in records])
     if any(record.tenant for record in records):
         report["tenants"] = _apart(records, slo, [record.tenant for record in records])
     failed = [record.error for record in records if record.error is not None]
@@ -94,6 +96,8 @@ def _row(record: Record, start: float, slo: Slo) -> dict[str, Any]:
         "tpot_ms": _milliseconds(record.tpot),
         "e2e_ms": _milliseconds(record.e2e),
     }
+    if record.slo_class:
+        row["slo_class"] = record.slo_class
     if record.tenant:
         row["tenant"] = record.tenant
     if slo.bounded:
@@ -135,6 +139,7 @@ def table(report: dict[str, Any]) -> "Table":
     for name in ("ms", *(f"p{p}" for p in PERCENTILES)):
         shown.add_column(name, justify="right")
     groups = dict(report["kinds"]) if len(report["kinds"]) > 1 else {}
+    groups |= {f"class {name or '-'}": row for name, row in report.get("classes", {}).items()}
     groups |= {f"tenant {name or '-'}": row for name, row in report.get("tenants", {}).items()}
     for name, row in {**groups, "all": report["all"]}.items():
         about = [escape(f"{name}: {row['n']}"), f"errors: {row['errors']}", f"short answers: {row['short_out']}", ""]

@@ -1,21 +1,12 @@
-"""What is asked of the system under test: the same seed gives the same requests everywhere.
-
-``long``: about 1,100 words in, 32 tokens out. ``short``: 10 to 40 words in, 192 out. ``mixed``: these two in turn.
-``chat``: both lengths log-normal, as in conversations (median 100 words in, 81 tokens out).
-"""
+"""What is asked of the system under test: the same seed gives the same requests everywhere."""
 
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from tenfold.core.errors import ConfigError
+from tenfold.traffic.lengths import AROUND, check_kind, draw, kind_at
 from tenfold.traffic.row import Row
 
-Kind = Literal["mixed", "chat", "short", "long"]
-
-LONG_OUTPUT = 32
-SHORT_OUTPUT = 192
 WARM_UP_OUTPUT = 8
 _WARM_UP_SEED = 999
 
@@ -34,7 +25,8 @@ _WORDS = (
 class Work:
     """One request: its kind, its prompt, and how many tokens to generate (never fewer: end-of-text is ignored).
 
-    ``tenant`` says whose it is, where that is known. A ``bare`` one is asked without bounds.
+    ``tenant`` says whose it is, ``slo_class`` what it is promised, where that is known. A ``bare`` one is asked without
+    bounds.
     """
 
     kind: str
@@ -42,14 +34,18 @@ class Work:
     output_tokens: int
     tenant: str = ""
     bare: bool = False
+    slo_class: str = ""
+
+    def row(self, at: float) -> Row:
+        """This as a row of a trace: a word is a token."""
+        return Row(at, len(self.prompt.split()) - 3 + AROUND, self.output_tokens, self.tenant, slo_class=self.slo_class)
 
 
 def make_workload(kind: str, count: int, seed: int) -> list[Work]:
     """``count`` requests of a workload. Raises ConfigError for a workload that does not exist."""
-    if kind not in get_args(Kind):
-        raise ConfigError(f"unknown workload {kind!r}: choose one of {', '.join(get_args(Kind))}")
+    check_kind(kind)
     rng = random.Random(seed)
-    return [_one(rng, ("long", "short")[at % 2] if kind == "mixed" else kind) for at in range(count)]
+    return [_one(rng, kind_at(kind, at)) for at in range(count)]
 
 
 def warm_up(kind: str, seed: int) -> list[Work]:
@@ -69,17 +65,11 @@ def from_rows(rows: Iterable[Row], kind: str, seed: int) -> list[Work]:
             words += random.Random(f"{seed} {block}").choices(_WORDS, k=row.block_tokens)
         words = words[: row.prompt]
         words += rng.choices(_WORDS, k=row.prompt - len(words))
-        found.append(Work(kind, " ".join(words), row.outputs, row.tenant))
+        found.append(Work(kind, " ".join(words), row.outputs, row.tenant, slo_class=row.slo_class))
     return found
 
 
 def _one(rng: random.Random, kind: str) -> Work:
-    if kind == "long":
-        words, output = int(rng.uniform(800, 1400)), LONG_OUTPUT
-    elif kind == "short":
-        words, output = int(rng.uniform(10, 40)), SHORT_OUTPUT
-    else:
-        words = min(1200, int(rng.lognormvariate(4.6, 0.8)))
-        output = max(16, min(256, int(rng.lognormvariate(4.4, 0.6))))
+    words, output = draw(rng, kind)
     text = " ".join(rng.choice(_WORDS) for _ in range(words))
     return Work(kind, f"Write about this: {text}\n", output)

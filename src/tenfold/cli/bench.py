@@ -3,13 +3,12 @@
 import asyncio
 import itertools
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.cli import options
+from tenfold.cli import load_options, options
 from tenfold.cli.output import progress, show
 from tenfold.core.config import DEFAULT_MODEL
 from tenfold.core.errors import ConfigError
@@ -18,6 +17,7 @@ from tenfold.core.slo import NO_SLO, Slo, parse_slo
 if TYPE_CHECKING:
     from tenfold.bench.engine_target import EngineTarget
     from tenfold.bench.load import Load
+    from tenfold.bench.source import Source
     from tenfold.bench.target import Target
 
 HELP = """Measure a running server, or the engine in this process.
@@ -56,18 +56,6 @@ worse, surely and by more than the tolerance.
 """
 
 FAILED = 1
-_APART = 1_000_003  # seeds of rates that follow each other
-_LEAST_REQUESTS = 20  # at each of several rates: of fewer, a part says nothing
-_LOAD, _OPEN, _OUT = "Load", "Arrivals", "Reports"
-
-
-class Workload(StrEnum):
-    """The workloads of tenfold.bench.workload."""
-
-    mixed = "mixed"
-    chat = "chat"
-    short = "short"
-    long = "long"
 
 
 def bench(
@@ -79,78 +67,31 @@ def bench(
         str | None,
         typer.Option("--model", "-m", show_default=False, help="The model; with --url, its name there."),
     ] = None,
-    workload: Annotated[
-        Workload, typer.Option(help="long and short requests, both in turn, or chat.", rich_help_panel=_LOAD)
-    ] = Workload.mixed,
-    requests: Annotated[
-        int, typer.Option("--requests", "-n", min=1, help="How many requests.", rich_help_panel=_LOAD)
-    ] = 64,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", min=1, help="Users at a time.", rich_help_panel=_LOAD)
-    ] = 16,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.", rich_help_panel=_LOAD)] = 7,
-    slo: Annotated[
-        str | None,
-        typer.Option(
-            show_default=False,
-            help="Bounds that requests are judged by, such as ttft=1s,tpot=50ms; they go along in headers.",
-            rich_help_panel=_LOAD,
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(show_default=False, help="Requests per second, instead of users.", rich_help_panel=_OPEN),
-    ] = None,
-    burstiness: Annotated[
-        float,
-        typer.Option(help="Of the gaps, deviation / mean: 1 random, more: bursts, 0: a clock.", rich_help_panel=_OPEN),
-    ] = 1.0,
-    rates: Annotated[
-        str | None,
-        typer.Option(show_default=False, help="Several rates in turn, such as 1,2,4.", rich_help_panel=_OPEN),
-    ] = None,
-    find_rate: Annotated[
-        bool,
-        typer.Option("--find-rate", help="Search the greatest rate that keeps --slo.", rich_help_panel=_OPEN),
-    ] = False,
-    attain: Annotated[
-        float, typer.Option(help="The part of requests that must meet --slo.", rich_help_panel=_OPEN)
-    ] = 0.9,
-    seconds: Annotated[
-        float, typer.Option(min=1.0, help="Of arrivals, at each of several rates.", rich_help_panel=_OPEN)
-    ] = 60.0,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            show_default=False,
-            help="Times and lengths of real traffic: Azure, BurstGPT, Mooncake, several tenants.",
-            rich_help_panel=_OPEN,
-        ),
-    ] = None,
-    piece: Annotated[
-        str | None,
-        typer.Option(
-            show_default=False, metavar="FROM:SECONDS", help="Only this part of the trace.", rich_help_panel=_OPEN
-        ),
-    ] = None,
-    speed: Annotated[float, typer.Option(help="Play the trace so many times as fast.", rich_help_panel=_OPEN)] = 1.0,
-    scale: Annotated[float, typer.Option(help="Its lengths, times this.", rich_help_panel=_OPEN)] = 1.0,
-    longest: Annotated[
-        int | None,
-        typer.Option(min=1, show_default=False, help="Cut its prompts at so many tokens.", rich_help_panel=_OPEN),
-    ] = None,
+    workload: load_options.WorkloadOption = load_options.Workload.mixed,
+    requests: load_options.Requests = 64,
+    concurrency: load_options.Concurrency = 16,
+    seed: load_options.Seed = 7,
+    slo: load_options.Bounds = None,
+    rate: load_options.Rate = None,
+    burstiness: load_options.Burstiness = 1.0,
+    rates: load_options.Rates = None,
+    find_rate: load_options.FindRate = False,
+    attain: load_options.Attain = 0.9,
+    seconds: load_options.Seconds = 60.0,
+    trace: load_options.TraceOption = None,
+    piece: load_options.Piece = None,
+    speed: load_options.Speed = 1.0,
+    scale: load_options.Scale = 1.0,
+    longest: load_options.Longest = None,
+    classes: load_options.Classes = None,
     phases: Annotated[bool, typer.Option("--phases", help="Prefill and decode apart (in-process only).")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds per request (servers only).")] = 600.0,
     api_key: Annotated[
         str | None, typer.Option(envvar="TENFOLD_API_KEY", show_default=False, help="The server's key.")
     ] = None,
     as_json: options.AsJson = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the JSON here.", rich_help_panel=_OUT)
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write a page with pictures here.", rich_help_panel=_OUT)
-    ] = None,
+    output: load_options.Output = None,
+    html: load_options.Html = None,
     backend: options.BackendOption = options.Backend.cpu,
     threads: options.Threads = 0,
     weights: options.WeightsOption = options.Weights.auto,
@@ -161,11 +102,8 @@ def bench(
     """See ``HELP``."""
     if context.invoked_subcommand is not None:
         return
-    _check_use(context)
-    for path, option in ((output, "--output"), (html, "--html")):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"cannot write {option} {path}: it is a folder, or in none")
-    from tenfold.bench.load import at_random, closed
+    load_options.check_use(context)
+    load_options.check_paths(output, html)
     from tenfold.bench.sweep import check_search
 
     bounds = parse_slo(slo) if slo is not None else NO_SLO
@@ -176,37 +114,26 @@ def bench(
     if find_rate and rates is not None:
         raise ConfigError("--find-rate chooses the rates; leave --rates out")
     several = find_rate or rates is not None
-    if not seconds < float("inf"):
-        raise ConfigError(f"--seconds must be a number, got {seconds:g}")
-    chosen = _rates(rates) if rates is not None else [rate if rate is not None else 1.0]
+    chosen = load_options.rates_of(rates) if rates is not None else [rate if rate is not None else 1.0]
     if find_rate:
         check_search(attain, chosen[0])
-    replay = None
-    if trace is not None:
-        from tenfold.bench.replay import Replay
-
-        replay = Replay(trace, piece=piece, speed=speed, scale=scale, longest=longest)
-        if replay.note is not None:
-            typer.echo(f"note: {replay.note}", err=True)
-    most = replay.rate if replay is not None else float("inf")
-    for one in chosen if several or rate is not None else []:
-        if not 0 < one < float("inf"):
-            raise ConfigError(f"--rate must be above 0 requests per second, got {one:g}")
-        if one > most and not find_rate:
-            raise ConfigError(
-                f"--rate {one:g}: at this --speed the trace has no more than {most:.3g} requests per second"
-            )
-
-    def load(per_second: float | None, turn: int = 0) -> "Load":
-        fresh = seed + _APART * turn  # what an earlier rate asked lies in the prefix cache
-        if replay is not None:
-            return replay.load(per_second, fresh)
-        if per_second is None:
-            return closed(workload.value, requests, concurrency, fresh)
-        count = max(_LEAST_REQUESTS, round(per_second * seconds)) if several else requests
-        return at_random(workload.value, count, per_second, fresh, burstiness=burstiness)
-
-    first = None if several else load(rate)
+    source = load_options.make_source(
+        workload,
+        requests,
+        concurrency,
+        seed,
+        burstiness,
+        seconds,
+        several=several,
+        trace=trace,
+        piece=piece,
+        speed=speed,
+        scale=scale,
+        longest=longest,
+        classes=classes,
+    )
+    source.check(chosen if several or rate is not None else [], searched=find_rate)
+    first = None if several else source.load(rate)
     target: Target
     if url is not None:
         from tenfold.bench.http_target import HttpTarget
@@ -225,15 +152,15 @@ def bench(
         target = engine = _engine_target(config, bounds)
         if phases:
             report, table = _run(_phases_on(engine, seed))
-            _finish(as_json, output, report, table)
+            load_options.finish(as_json, output, report, table)
             return
     if first is not None:
         report, table, page = _run(_load_on(target, first, bounds))
     else:
-        report, table, page = _run(_rates_on(target, load, bounds, chosen, attain if find_rate else None, most))
-    _finish(as_json, output, report, table)
+        report, table, page = _run(_rates_on(target, source, bounds, chosen, attain if find_rate else None))
+    load_options.finish(as_json, output, report, table)
     if html is not None:
-        _write(html, page().encode(), "--html")
+        load_options.write(html, page().encode(), "--html")
     figures = [one["all"] for one in report.get("sweep", [report])]
     failed = sum(one["errors"] - (one["refused"] if bounds.bounded else 0) for one in figures)
     if failed or any("partial" in one for one in report.get("sweep", [report])):
@@ -260,42 +187,6 @@ def compare(
 SUBCOMMANDS = {"compare": (compare, COMPARE_HELP)}
 
 
-def _check_use(context: typer.Context) -> None:
-    """Raise ConfigError for an option that would do nothing beside the others."""
-    given = {
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
-    arrivals = given & {"rate", "rates", "find_rate", "trace"}
-    for names, needs, why in (
-        ({"piece", "speed", "scale", "longest"}, {"trace"}, "is for a --trace"),
-        ({"attain"}, {"find_rate"}, "is for --find-rate"),
-        ({"seconds"}, {"rates", "find_rate"}, "is for several rates: --rates or --find-rate"),
-        ({"burstiness"}, {"rate", "rates", "find_rate"}, "is for arrivals at a --rate"),
-    ):
-        if (idle := given & names) and not given & needs:
-            raise ConfigError(f"--{min(idle).replace('_', '-')} {why}; without it, it does nothing")
-    for names, others in (
-        ({"concurrency"}, arrivals),
-        ({"requests"}, given & {"rates", "find_rate", "trace"}),
-        ({"workload", "burstiness"}, given & {"trace"}),
-        ({"rate"}, given & {"rates"}),
-        ({"html", "slo", "workload", "requests", "concurrency", *arrivals}, given & {"phases"}),
-    ):
-        if (idle := given & names) and others:
-            told = [f"--{min(those).replace('_', '-')}" for those in (idle, others)]
-            raise ConfigError(f"{told[0]} does nothing beside {told[1]}; leave one of them out")
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        found = [float(one) for one in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--rates must be numbers like 1,2,4, got {text!r}") from None
-    return found
-
-
 def _engine_target(config: Any, slo: Slo) -> "EngineTarget":
     from dataclasses import replace
 
@@ -315,10 +206,7 @@ def _run(work: Any) -> Any:
         return runner.run(work)
 
 
-Told = tuple[dict[str, Any], Callable[[], Any], Callable[[], str]]  # the report; a table and a page of it
-
-
-async def _load_on(target: "Target", load: "Load", slo: Slo) -> Told:
+async def _load_on(target: "Target", load: "Load", slo: Slo) -> load_options.Told:
     from tenfold.bench.load import run_load
     from tenfold.bench.page import page
     from tenfold.bench.report import summary, table
@@ -335,46 +223,28 @@ async def _load_on(target: "Target", load: "Load", slo: Slo) -> Told:
 
 async def _rates_on(
     target: "Target",
-    load: "Callable[[float, int], Load]",
+    source: "Source",
     slo: Slo,
     rates: list[float],
     attain: float | None,
-    most: float,
-) -> Told:
-    """A sweep, or (``attain``) a search that begins at the first of the rates and goes no further than ``most``."""
+) -> load_options.Told:
+    """A sweep, or (``attain``) a search that begins at the first of the rates."""
     from tenfold.bench.load import run_load
-    from tenfold.bench.page import sweep_page
     from tenfold.bench.report import summary
-    from tenfold.bench.sweep import find_rate, sweep, table
 
     try:
         name = await target.start()
         turns = itertools.count()
 
         async def run(rate: float) -> dict[str, Any]:
-            made = load(rate, next(turns))
+            made = source.load(rate, next(turns))
             with progress(len(made.work)) as advance:
                 outcome = await run_load(target, made, on_record=lambda _: advance(f"{rate:.3g} requests/s"))
             return summary(outcome, name, slo)
 
-        if attain is None:
-            reports = await sweep(run, rates)
-            words = None
-            result: dict[str, Any] = {"sweep": reports}
-        else:
-            found = await find_rate(run, attain, rates[0], most)
-            reports = list(found.reports)
-            words = found.words(attain)
-            result = {"sweep": reports, "found": {"held": found.held, "missed": found.missed, "words": words}}
+        return await load_options.at_rates(run, rates, attain, source.most)
     finally:
         await target.stop()
-
-    def shown() -> Any:
-        from rich.console import Group
-
-        return Group(table(reports), words or "")
-
-    return result, shown, lambda: sweep_page(reports, words)
 
 
 async def _phases_on(target: "EngineTarget", seed: int) -> tuple[dict[str, Any], Callable[[], Any]]:
@@ -387,18 +257,3 @@ async def _phases_on(target: "EngineTarget", seed: int) -> tuple[dict[str, Any],
     finally:
         await target.stop()
     return {"target": name, "seed": seed, **as_json(phases)}, lambda: table(phases, name)
-
-
-def _finish(as_json: bool, output: Path | None, report: dict[str, Any], table: Callable[[], Any]) -> None:
-    import msgspec
-
-    if output is not None:
-        _write(output, msgspec.json.format(msgspec.json.encode(report)) + b"\n", "--output")
-    show(as_json, report, table, wide=110 if "sweep" in report else None)
-
-
-def _write(path: Path, data: bytes, option: str) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"cannot write {option} {path}: {error.strerror}") from None

@@ -190,6 +190,11 @@ def engine_config(
     )
 
 
+def default_engine(model: str, scheduler: SchedulerConfig) -> EngineConfig:
+    """An engine as `tenfold serve` makes it where nothing is said."""
+    return EngineConfig(model=model, scheduler=scheduler)
+
+
 def scheduler_config(
     max_step_tokens: int | None,
     max_running: int,

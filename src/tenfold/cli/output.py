@@ -4,13 +4,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import typer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+class Advance(Protocol):
+    """Says what was done, and how many parts of it."""
+
+    def __call__(self, what: str, count: int = 1) -> None:
+        """Show it."""
 
 
 def show(as_json: bool, value: Any, make: "Callable[[], RenderableType]", *, wide: int | None = None) -> None:
@@ -30,10 +37,11 @@ def show(as_json: bool, value: Any, make: "Callable[[], RenderableType]", *, wid
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr where that is a terminal; gives what to call after each of ``total`` parts."""
+def progress(total: int) -> Iterator[Advance]:
+    """A progress bar on stderr where that is a terminal; gives what to call after each of ``total`` parts, or after
+    several of them."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield lambda what, count=1: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -41,4 +49,4 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("warming up", total=total)
-        yield lambda what: bar.update(task, advance=1, description=what)
+        yield lambda what, count=1: bar.update(task, advance=count, description=what)

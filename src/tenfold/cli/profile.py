@@ -1,6 +1,7 @@
 """``tenfold profile``."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,8 @@ Examples:
   tenfold profile                                           decode and prefill of the default model
 
   tenfold profile --batch 1,64 --context 1000 --prefill none --level avx2
+
+  tenfold profile --machine machine.json                    what `tenfold simulate` needs to know of this machine
 
   tenfold profile --engine                                  Python's share of a decode step, batch 1 and 32
 
@@ -49,12 +52,23 @@ def profile(
     temperature: Annotated[
         float | None, typer.Option(min=0, show_default="0", help="Of the sampler (with --engine).")
     ] = None,
+    machine: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False, help="Measure step times and KV memory for `tenfold simulate`, into this file."
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     threads: options.Threads = 0,
     weights: options.WeightsOption = options.Weights.auto,
     kv_type: options.KvTypeOption = options.KvType.bf16,
 ) -> None:
     """See ``HELP``."""
+    if machine is not None:
+        given = {"context": context, "prefill": prefill, "level": level, "batch": batch, "repeats": repeats}
+        _refuse("does not go with --machine", engine=engine or None, temperature=temperature, **given)
+        _measure_machine(model, machine, as_json, threads, weights, kv_type)
+        return
     if engine:
         _refuse("does not go with --engine", context=context, prefill=prefill, level=level)
         batches = sizes(ENGINE_BATCHES if batch is None else batch, "--batch")
@@ -67,6 +81,32 @@ def profile(
         () if prefill == NONE else sizes(prefill, "--prefill") if prefill is not None else None,
     )
     _profile_steps(model, wanted, level, repeats or 11, as_json, threads, weights, kv_type)
+
+
+def _measure_machine(
+    model: str, path: Path, as_json: bool, threads: int, weights: options.Weights, kv_type: options.KvType
+) -> None:
+    from tenfold.cli.machines import measure
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"cannot write --machine {path}: it is a folder, or in none")
+    config = options.engine_config(
+        model,
+        backend=options.Backend.cpu,
+        threads=threads,
+        max_context=None,
+        kv_tokens=None,
+        weights=weights,
+        kv_type=kv_type,
+    )
+    found = measure(config)
+    found.save(path)
+    error = max(found.spread[len(found.spread) * 9 // 10] - 1, 0.0) if found.spread else 0.0
+    words = (
+        f"{path}: {found.model} ({found.backend}), KV memory for {found.blocks * found.block_size:,} tokens; nine of "
+        f"ten steps took no more than {error:.0%} longer than predicted"
+    )
+    show(as_json, found, lambda: words)
 
 
 def sizes(text: str, option: str) -> tuple[int, ...]:

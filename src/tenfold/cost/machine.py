@@ -38,9 +38,17 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """What is known of its steps, at the speed it had when it was looked at."""
         return StepCost(StepFit(tuple(part * self.drift for part in self.fit.parts)))
 
+    def with_blocks(self, tokens: int) -> "Machine":
+        """The same with KV memory for this many tokens."""
+        return msgspec.structs.replace(self, blocks=max(1, tokens // self.block_size))
+
+    def to_json(self) -> bytes:
+        """As :func:`read_machine` takes it."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
     def save(self, path: Path) -> None:
         """Raises ConfigError where that is not possible."""
-        if not write_whole(path, msgspec.json.format(msgspec.json.encode(self), indent=1)):
+        if not write_whole(path, self.to_json()):
             raise ConfigError(f"cannot write {path}: is its folder there, and may you write to it?")
 
 

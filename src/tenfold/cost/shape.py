@@ -1,5 +1,6 @@
 """What of a step its time depends on."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -27,6 +28,10 @@ class Attention:
     def plain(self) -> bool:
         """Whether every layer sees all keys."""
         return not self._windows
+
+    def until_bend(self, context: int) -> float:
+        """Positions after ``context`` up to which each one's row sees as many keys more than the row before it."""
+        return min((window - context for window, _ in self._windows if window > context), default=math.inf)
 
     def keys(self, new: int, context: int) -> float:
         """Keys summed over ``new`` rows, the last of ``context`` positions: each sees its own and those before it."""

@@ -19,9 +19,8 @@ from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, Timeline, TokenLogprob
 from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
-from tenfold.cost.shape import StepShape
 from tenfold.engine.calibration import Calibration
-from tenfold.engine.inspection import Inspection, StepLog
+from tenfold.engine.inspection import Inspection, Step, StepLog
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
@@ -82,8 +81,8 @@ class EngineCore:
         self._record = record
         self._machine = machine
         self._log = StepLog()
-        # The step before: its shape, when it began, what it was predicted to take, and its tokens of prompts.
-        self._running: tuple[StepShape, float, float, int] | None = None
+        self._limits = limits or SchedulerConfig()
+        self._running: Step | None = None  # the step before
         self._scheduler = scheduler
         self._cache = cache
         self._executor = executor
@@ -190,12 +189,14 @@ class EngineCore:
                 return outputs
             shape = self._scheduler.shape
             prefill = plan.prefill_tokens if shape.prefill_keys else 0
-            self._running = shape, started, self._scheduler.cost.predict(shape), prefill
+            self._running = step = Step(shape, started, self._scheduler.cost.predict(shape), prefill)
         self.laps.step(plan)
         self.laps.lap("schedule")
+        began = self._clock.now()
         result = self._executor.execute(plan)
         with self._lock:
             now = self._clock.now()
+            step.computing = now - began
             events = self._scheduler.apply(plan, result, now)
             self.laps.lap("apply")
             outputs += [self._output(event, now) for event in events]
@@ -213,10 +214,11 @@ class EngineCore:
 
     def _learn(self, now: float) -> None:
         if self._running is not None:
-            shape, began, predicted, prefill = self._running
-            scheduler = self._scheduler
-            scheduler.cost.observe(shape, now - began)
-            self._log.add(shape, began, now - began, predicted, prefill, scheduler.waiting, self._cache.pool.held)
+            step, scheduler = self._running, self._scheduler
+            step.seconds = now - step.began
+            step.running, step.waiting, step.held = scheduler.running, scheduler.waiting, self._cache.pool.held
+            scheduler.cost.observe(step.shape, step.seconds)
+            self._log.add(step)
             self._running = None
 
     def inspect(self, steps: int = 0) -> Inspection:
@@ -228,7 +230,11 @@ class EngineCore:
             machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, spread=cost.spread)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
             return Inspection(
-                now=self._clock.now(), calibrated=known, machine=machine, steps=self._log.latest(steps) if steps else []
+                now=self._clock.now(),
+                calibrated=known,
+                machine=machine,
+                limits=self._limits,
+                steps=self._log.latest(steps) if steps else [],
             )
 
     def stats(self) -> EngineStats:

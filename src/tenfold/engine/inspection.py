@@ -1,9 +1,11 @@
 """The engine looked into: what it knows of its machine, and the steps it made last."""
 
 from collections import deque
+from dataclasses import dataclass
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.cost.machine import Machine
 from tenfold.cost.shape import StepShape
 
@@ -11,59 +13,83 @@ KEPT = 4096  # steps
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """A step: when it began and what it took, in seconds on the engine's clock, what that was predicted to be, and what
-    was in it. ``waiting`` and ``held`` (KV blocks) are as they were at its end."""
+    """A step: when it began and how long it lasted, until the next one began where there was something to do; how much
+    of that the executor computed, and how long it was predicted to last, all in seconds on the engine's clock. Then
+    what was in it. ``running``, ``waiting`` and ``held`` (KV blocks) are as they were at its end."""
 
     began: float
     seconds: float
+    computing: float
     predicted: float
     decode: int  # sequences
     prefill: int  # tokens of prompts
     sampled: int
     decode_keys: float
     prefill_keys: float
+    running: int
     waiting: int
     held: int
+
+    @property
+    def shape(self) -> StepShape:
+        """Its size, but for prompts: how many there were is not kept, and counts little."""
+        rows = self.decode + self.prefill
+        return StepShape(rows, self.decode + (self.prefill > 0), self.sampled, self.decode_keys, self.prefill_keys)
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """``machine`` is what a simulation needs; ``calibrated`` whether its step times were measured on this machine.
-    ``now`` is the engine's clock; ``steps`` are the last ones, the latest at the end."""
+    ``now`` is the engine's clock; ``steps`` are the last ones, the latest at the end; ``limits`` how it schedules."""
 
     now: float
     calibrated: bool
     machine: Machine
+    limits: SchedulerConfig
     steps: list[StepRecord]
+
+
+@dataclass(slots=True)
+class Step:
+    """A step under way."""
+
+    shape: StepShape
+    began: float
+    predicted: float
+    prefill: int
+    computing: float = 0.0
+    seconds: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    held: int = 0
 
 
 class StepLog:
     """The last steps, at most ``KEPT``."""
 
     def __init__(self) -> None:
-        # As plain values: made in every step, looked at rarely.
-        self._steps: deque[tuple[StepShape, float, float, float, int, int, int]] = deque(maxlen=KEPT)
+        self._steps: deque[Step] = deque(maxlen=KEPT)  # told in full when somebody looks: that is rare
 
-    def add(
-        self, shape: StepShape, began: float, seconds: float, predicted: float, prefill: int, waiting: int, held: int
-    ) -> None:
-        """A step of this shape was made, with so many ``prefill`` tokens."""
-        self._steps.append((shape, began, seconds, predicted, prefill, waiting, held))
+    def add(self, step: Step) -> None:
+        """It has ended."""
+        self._steps.append(step)
 
     def latest(self, count: int) -> list[StepRecord]:
         """The last ``count``."""
         last = list(self._steps)[max(0, len(self._steps) - count) :]
         return [
             StepRecord(
-                began=began,
-                seconds=seconds,
-                predicted=predicted,
-                decode=shape.rows - prefill,
-                prefill=prefill,
-                sampled=shape.sampled,
-                decode_keys=shape.decode_keys,
-                prefill_keys=shape.prefill_keys,
-                waiting=waiting,
-                held=held,
+                began=step.began,
+                seconds=step.seconds,
+                computing=step.computing,
+                predicted=step.predicted,
+                decode=step.shape.rows - step.prefill,
+                prefill=step.prefill,
+                sampled=step.shape.sampled,
+                decode_keys=step.shape.decode_keys,
+                prefill_keys=step.shape.prefill_keys,
+                running=step.running,
+                waiting=step.waiting,
+                held=step.held,
             )
-            for shape, began, seconds, predicted, prefill, waiting, held in last
+            for step in last
         ]

@@ -73,6 +73,7 @@ class Admission:
         sequence.key = arrival + _PATIENCE / terms.slo_class.weight + _STRETCH * work + terms.priority
         if ttft is None or work > ttft:
             return
+        load.came(ttft, now)
         sequence.tier, sequence.deadline = TIMELY, arrival + ttft
         sequence.key = sequence.deadline + terms.priority
         if not terms.slo_class.sheddable or not (running or self._queue):

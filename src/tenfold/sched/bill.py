@@ -47,29 +47,31 @@ class Bill:
         for sequence, part in zip(planned, slices, strict=True):
             new = len(part.tokens)
             end = part.start + new
-            if new == 1:
+            if new == 1 and part.sample:
                 own = decode + decode_key * (end if plain else keys(1, end))
             else:
-                own = start + new * row + each + prefill_key * keys(new, end) + (sample if part.sample else 0.0)
+                key = prefill_key if new > 1 else decode_key
+                own = start + new * row + each + key * keys(new, end) + (sample if part.sample else 0.0)
             sequence.charged += own + sequence.computed * (held - sequence.held_since)
             sequence.held_since = held
 
-    def steps(self, shape: StepShape, running: Many[Sequence], steps: int, began: float, now: float) -> None:
-        """So many steps have ended in which each of those got a token; ``shape`` is that of the first."""
+    def steps(self, running: Many[Sequence], steps: int, began: float, now: float) -> None:
+        """So many steps have ended in which each of those got a token, and nothing of them is applied yet."""
         seconds = max(0.0, now - (began if self._since is None else self._since))
         self._since = now
         self.seconds += seconds
-        each, keys = seconds / steps, self._attention.keys
-        fixed, row, one, sample, decode_key, _ = self._cost.shares(shape, each)
-        tokens = sum([s.computed for s in running])
-        middle = (steps - 1) / 2  # what grows with each step is what it is in the middle one
-        self._load.held += steps * fixed / (tokens + middle * len(running))
-        for sequence in running:
-            context = len(sequence.tokens)
-            seen = (keys(1, context) + keys(1, context + steps - 1)) / 2
-            sequence.charged += steps * (row + one + sample + decode_key * seen)
-            sequence.charged += (sequence.computed + middle) * (self._load.held - sequence.held_since)
-            sequence.held_since = self._load.held
+        middle, keys = (steps - 1) / 2, self._attention.keys  # what grows with each step is what it is in the middle
+        seen = [(keys(1, len(s.tokens)) + keys(1, len(s.tokens) + steps - 1)) / 2 for s in running]
+        count = len(running)
+        shape = StepShape(count, count, count, sum(seen), 0.0)
+        fixed, row, each, sample, decode_key, _ = self._cost.shares(shape, seconds)
+        before, more = self._load.held, fixed / (sum([s.computed for s in running]) + middle * count)
+        self._load.held = before + more
+        for sequence, own in zip(running, seen, strict=True):
+            sequence.charged += row + each + sample + decode_key * own
+            sequence.charged += (sequence.computed + middle) * more
+            sequence.charged += sequence.computed * (before - sequence.held_since)
+            sequence.held_since = before + more
 
     def idle(self) -> None:
         """Nothing is left to do: what time passes now is nobody's."""

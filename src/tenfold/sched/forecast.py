@@ -9,6 +9,7 @@ from tenfold.cost.shape import Attention, StepShape
 _FOLLOWS = 2.0  # seconds over which the rate of prefill is an average
 _FIRST_OUTPUTS = 128.0  # tokens of an answer, before one was seen
 _LENGTH_RATE = 0.05  # how fast the mean length of a class follows an answer
+_EXPECTED = 60.0  # seconds for which more like a request are expected
 _SLOWEST = 0.02  # seconds of prefill per second, at least: a forecast stays finite
 
 
@@ -23,6 +24,17 @@ class Load:
     step: float = 0.0  # what steps took of late, on average
     full: bool = False  # whether a sequence found no place in the last plan, or no blocks
     capped: bool = False  # and whether that was one which may have the last
+    soonest: float = math.inf  # TTFT bound of late, the tightest,
+    until: float = 0.0  # which is not expected any more from then on
+
+    def came(self, ttft: float, now: float) -> None:
+        """A request came that is promised its first token within ``ttft``."""
+        if ttft <= self.soonest or now > self.until:
+            self.soonest, self.until = ttft, now + _EXPECTED
+
+    def expected(self, now: float) -> float | None:
+        """The tightest TTFT bound that the next request may have; None where none is likely to have any."""
+        return self.soonest if now <= self.until else None
 
 
 class Forecast:

@@ -49,6 +49,8 @@ from tenfold.sched.tenants import Tenants
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
 _BACKGROUND = 0.6  # of a TPOT bound, what prompts that are promised nothing take of a step at most
+_BRIEFLY = 0.05  # of a TTFT bound of late, what they take of a step where no TPOT bound applies,
+_BRIEF = 0.02  # and never less seconds
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 _OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
@@ -318,20 +320,23 @@ class Scheduler:
 
     def steady(self) -> int:
         """How many steps from now on would only give each running sequence its next token, whatever the time, if no
-        token ends one: there is nothing to decide, and blocks for all."""
+        token ends one: there is nothing to decide, blocks for all, and each step has as many keys more."""
         if not self._running or self._held or (self._queue and not self._places.closed):
             return 0
-        steps = 1 << 30
+        steps: float = 1 << 30
         for s in self._running:
             left = s.submission.max_length - len(s.tokens) - 1
             if left < steps:
                 steps = left
             if len(s.tokens) - s.computed != 1 or s.first_token is None or s.computed < s.reached or left <= 0:
                 return 0
+            if not self._attention.plain:
+                steps = min(steps, self._attention.until_bend(len(s.tokens)))
         cache, blocks = self._cache, self._cache.pool.available
-        while sum(cache.missing(s.id, s.computed + steps) for s in self._running) > blocks:
-            steps //= 2
-        return steps
+        many = int(steps)
+        while sum(cache.missing(s.id, s.computed + many) for s in self._running) > blocks:
+            many //= 2
+        return many
 
     def steady_shape(self) -> tuple[StepShape, float]:
         """The next of those steps, and by how many keys each has more than the one before."""
@@ -344,9 +349,9 @@ class Scheduler:
             more += keys(1, context + 1) - now
         return shape, more
 
-    def coast(self, ends: Many[float], began: float, shape: StepShape, token: int) -> None:
-        """Make as many :meth:`steady` steps as there are ``ends``, all at once: the first one began at ``began`` and is
-        of this shape, and each sequence gets ``token`` in each."""
+    def coast(self, ends: Many[float], began: float, token: int) -> None:
+        """Make as many :meth:`steady` steps as there are ``ends``, all at once: the first one began at ``began``, and
+        each sequence gets ``token`` in each."""
         steps, step, last, now = len(ends), self._load.step, began, ends[-1]
         for end in ends:
             step += 0.1 * (end - last - step)
@@ -355,7 +360,7 @@ class Scheduler:
         if self._queue.timely:
             self._forecast.progress(0.0, now - began)
         self._tenants.tick(now)
-        self._bill.steps(shape, self._running, steps, began, now)
+        self._bill.steps(self._running, steps, began, now)
         for sequence in self._running:
             sequence.tokens += [token] * steps
             computed = sequence.computed + steps
@@ -422,7 +427,7 @@ class Scheduler:
         if not others or not (first or self._queue.timely):
             self._fed = draft.now
             if others and others[0].deadline is None:
-                self._leave_slack(budget)
+                self._leave_slack(budget, draft.now)
                 self._chunks(sequences, draft, least=1)
                 return
             self._chunks(sequences, draft, least=_LEAST_CHUNK)
@@ -448,11 +453,16 @@ class Scheduler:
         else:
             self._owed += part
 
-    def _leave_slack(self, budget: StepBudget) -> None:
+    def _leave_slack(self, budget: StepBudget, now: float) -> None:
         """Prompts that are promised nothing do not use up what those in decode are ahead of their bounds: that is for
-        timely ones that come. The more are in decode, the more wait for what is done of them now."""
+        timely ones that come. The more are in decode, the more wait for what is done of them now. And one that comes
+        waits for the end of the step, also where nothing is in decode."""
         bound = self._load.tightest
-        if budget.seconds is not None and bound is not None:
+        if budget.seconds is None:
+            soonest = self._load.expected(now)
+            if soonest is not None:
+                budget.seconds = budget.predicted + max(_BRIEF, _BRIEFLY * soonest)
+        elif bound is not None:
             part = min(_BACKGROUND, 1 / max(1, budget.shape.sequences))
             budget.seconds = min(budget.seconds, budget.predicted + part * bound)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.engine.inspection import StepRecord
 from tenfold.observe.requests import ChoiceTimeline, RequestReport
 
@@ -176,11 +177,12 @@ class RequestReports(msgspec.Struct, frozen=True, kw_only=True):
 
 class StepReports(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's last steps, the latest at the end; ``now`` is its clock, ``calibrated`` whether their predictions
-    come from measurements on this machine."""
+    come from measurements on this machine, ``limits`` how it schedules."""
 
     object: Literal["list"] = "list"
     now: float
     calibrated: bool
+    limits: SchedulerConfig
     data: list[StepRecord]
 
 

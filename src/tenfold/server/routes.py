@@ -120,7 +120,7 @@ async def steps(service: Service, exchange: Exchange) -> None:
     if not text.isdecimal() or not 1 <= int(text) <= KEPT:
         raise InvalidRequest(f"n must be a whole number from 1 to {KEPT}, got {text[:50]!r}", param="n")
     seen = await service.engine.inspect(int(text))
-    await exchange.send_json(StepReports(now=seen.now, calibrated=seen.calibrated, data=seen.steps))
+    await exchange.send_json(StepReports(now=seen.now, calibrated=seen.calibrated, limits=seen.limits, data=seen.steps))
 
 
 async def version(service: Service, exchange: Exchange) -> None:

@@ -10,12 +10,13 @@ _WORDS = 1 << 30  # different tokens
 class Call:
     """A row of traffic on its way; times are in seconds on the simulation's clock."""
 
-    __slots__ = ("arrived", "ended", "error", "first", "number", "replica", "row", "timeline", "work")
+    __slots__ = ("arrived", "ended", "error", "first", "number", "replica", "row", "slo_class", "timeline", "work")
 
     def __init__(self, number: int, row: Row, arrived: float) -> None:
         self.number = number
         self.row = row
         self.arrived = arrived
+        self.slo_class = row.slo_class
         self.replica = 0
         self.work = 0.0  # seconds of its prompt alone
         self.first: float | None = None  # its first token

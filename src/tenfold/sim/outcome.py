@@ -50,7 +50,7 @@ class Outcome:
         tokens["outputs"].append(line.output_tokens if line is not None else 0)
         self._good.append(call.good(self._slo))
         self._refused.append(refused)
-        self._classes.append(line.slo_class if line is not None else row.slo_class)
+        self._classes.append(call.slo_class)
         self._tenants.append(row.tenant)
         if line is not None:
             self.preemptions += len(line.preemptions)
@@ -92,7 +92,8 @@ class Outcome:
         return sum(self._tokens["prompt"])
 
     def report(self, target: str, workload: str, load: dict[str, Any], users: int | None, seed: int) -> dict[str, Any]:
-        """The same JSON object as that of a real run (``tenfold.bench.report``); gaps between tokens are not told."""
+        """The same JSON object as that of a real run (``tenfold.bench.report``): its kinds are SLO classes, and gaps
+        between tokens are not told."""
         count, seconds = self.count, max(self.seconds, 1e-9)
         output, prompt = self.output_tokens, self.prompt_tokens
         report: dict[str, Any] = {
@@ -124,14 +125,16 @@ class Outcome:
             report["attained"] = round(self.attained, 4)
             report["goodput_req_s"] = round(self.good / seconds, 3)
         report["all"] = self._figures(lambda at: True)
-        report["kinds"] = {}
-        for name, labels in (("classes", self._classes), ("tenants", self._tenants)):
-            shown = Counter(labels).most_common(_GROUPS)
-            if len(shown) > 1:
-                report[name] = {one: self._figures(_is(labels, one)) for one in sorted(one for one, _ in shown)}
+        report["kinds"] = self._apart(self._classes)
+        if any(self._tenants):
+            report["tenants"] = self._apart(self._tenants)
         order = sorted(range(count), key=self._columns["at"].__getitem__)
         report["requests"] = [self._row(at) for at in order] if count <= _ROWS else []
         return report
+
+    def _apart(self, labels: list[str]) -> dict[str, Any]:
+        shown = sorted(name for name, _ in Counter(labels).most_common(_GROUPS))
+        return {name: self._figures(_is(labels, name)) for name in shown}
 
     def _figures(self, belongs: Callable[[int], bool]) -> dict[str, Any]:
         chosen = [at for at in range(self.count) if belongs(at)]

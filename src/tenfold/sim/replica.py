@@ -19,7 +19,6 @@ from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
 from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.cost.machine import Machine
-from tenfold.cost.shape import StepShape
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
@@ -60,8 +59,7 @@ class Replica:
         self.prefill = 0.0  # seconds of prompts whose first token has not come
         self._plan: StepPlan | None = None
         self._began = 0.0
-        self._ends: list[float] = []  # of steps that are made at once,
-        self._shape = StepShape()  # the first of which is of this shape
+        self._ends: list[float] = []  # of steps that are made at once
 
     @property
     def calls(self) -> int:
@@ -79,13 +77,15 @@ class Replica:
             id=call.name, prompt_ids=ids, params=params, arrival=now, tenant=row.tenant, slo_class=row.slo_class or None
         )
         try:
+            terms = self._terms_of(request)
+            call.slo_class = terms.slo_class.name
             submission = Submission(
                 SequenceStart(call.name, ids, params, 0, ()),
                 now,
                 len(ids) + row.outputs,
                 frozenset(),
                 salt=row.tenant,
-                terms=self._terms_of(request),
+                terms=terms,
             )
             if len(ids) + row.outputs > self.machine.max_context:
                 call.refuse("context")
@@ -145,12 +145,12 @@ class Replica:
             now += seconds * spread[int(draw() * count)]
             ends.append(now)
             seconds += slope
-        self._ends, self._shape = ends, shape
+        self._ends = ends
 
     def _coast(self, steps: int) -> None:
         """So many of those steps have ended."""
         ends = self._ends[:steps]
-        self.scheduler.coast(ends, self._began, self._shape, _TOKEN)
+        self.scheduler.coast(ends, self._began, _TOKEN)
         self.steps += steps
         self._ends = []
 

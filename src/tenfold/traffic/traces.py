@@ -104,7 +104,10 @@ def _table(
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for record in reader:
             try:
-                found = _row(seconds(record[time]), record[prompt], record[outputs], record[tenant] if tenant else "")
+                whose = record[tenant] if tenant else ""
+                found = _row(seconds(record[time]), record[prompt], record[outputs], whose)
+                if tenant and (slo_class := record.get("slo_class")):
+                    found = replace(found, slo_class=slo_class)
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 yield reader.line_num, str(error)
             else:
@@ -161,7 +164,7 @@ FORMATS = (
     ),
     Format(
         "several tenants",
-        "arrival_s,tenant,prompt_tokens,output_tokens",
+        "arrival_s,tenant,prompt_tokens,output_tokens[,slo_class]",
         *_table("arrival_s", "prompt_tokens", "output_tokens", float, "tenant"),
     ),
     Format(

@@ -1,0 +1,136 @@
+"""How near a simulation comes to the engine: the same requests on both. ``python -m benchmarks.simulator``.
+
+For each scenario an engine process of its own serves the load; then it is asked for its machine, and the requests that
+it got are simulated, several times over with other draws of how much longer or shorter each step takes. Prints medians
+and 95th percentiles of both, and by how much the simulation is off. Exit code 1 where some figure is off by more than
+the tolerance.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.slo.harness import engine, failures, table
+from tenfold.bench.load import Load, Outcome, at_random, closed, run_load
+from tenfold.bench.report import summary
+from tenfold.core.config import DEFAULT_MODEL, SchedulerConfig
+from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
+from tenfold.cost.machine import Machine
+from tenfold.sim.cluster import Cluster
+from tenfold.traffic.row import Row
+
+BOUNDS = Slo(ttft=2.0, tpot=0.04)
+DRAWS = 9
+FIGURES = tuple((name, p) for name in ("ttft", "tpot", "e2e") for p in ("p50", "p95"))
+LEAST = 5.0  # ms: of less than so much, a difference tells nothing of the scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A load, bounds, and how much KV memory there is (None: as much as the engine takes)."""
+
+    name: str
+    load: Load
+    slo: Slo | None = BOUNDS
+    kv_tokens: int | None = None
+
+
+def scenarios(scale: float, seed: int) -> list[Scenario]:
+    """``scale`` times as many requests as usual."""
+
+    def count(usual: int) -> int:
+        return max(20, round(usual * scale))
+
+    return [
+        Scenario("mixed, 1.5/s", at_random("mixed", count(120), 1.5, seed)),
+        Scenario("mixed, 4/s: overload", at_random("mixed", count(240), 4.0, seed)),
+        Scenario("chat, 4/s", at_random("chat", count(240), 4.0, seed)),
+        Scenario("chat, 12/s: overload", at_random("chat", count(400), 12.0, seed)),
+        Scenario("mixed, 16 users, no bounds", closed("mixed", count(96), 16, seed), slo=None),
+        Scenario("mixed, 32 users, KV pressure", closed("mixed", count(96), 32, seed), slo=None, kv_tokens=8192),
+    ]
+
+
+def config(slo: Slo | None) -> SchedulerConfig:
+    """The default one, with these bounds."""
+    return SchedulerConfig(classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo) if slo else DEFAULT_CLASSES)
+
+
+async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machine]:
+    """What the engine does with it, and what it then knows of its machine."""
+    async with engine(model, kv, config(scenario.slo), kv_tokens=scenario.kv_tokens) as target:
+        outcome = await run_load(target, scenario.load)
+        assert not failures(outcome.records), failures(outcome.records)[:3]
+        return outcome, (await target.inspect()).machine
+
+
+def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int) -> dict[str, Any]:
+    """The report of the same requests, simulated."""
+    load = outcome.load
+    records = sorted(outcome.records, key=lambda record: record.began)
+    if load.times is None:  # in the order in which users ask them
+        by_prompt = [one.row(0.0) for one in load.work]
+        more = statistics.median(r.prompt_tokens for r in records) - statistics.median(row.prompt for row in by_prompt)
+        rows = [Row(0.0, round(row.prompt + more), row.outputs) for row in by_prompt]
+    else:
+        lengths = {id(one): one.row(at) for one, at in zip(load.work, load.times, strict=True)}
+        rows = [
+            Row(row.at, record.prompt_tokens or row.prompt, row.outputs)
+            for row, record in zip(lengths.values(), records, strict=True)
+        ]
+    cluster = Cluster(machine, config(slo), slo=BOUNDS, seed=seed)
+    return cluster.run(rows, users=load.users).report("simulated", load.workload, {}, load.users, seed)
+
+
+def compare(live: dict[str, Any], draws: list[dict[str, Any]]) -> list[tuple[str, float, float, float]]:
+    """Figure, engine's, simulation's (the median of its draws), and by how much that is off."""
+    found = []
+    for name, p in FIGURES:
+        seen = live["all"][f"{name}_ms"][p]
+        told = statistics.median(draw["all"][f"{name}_ms"][p] for draw in draws)
+        off = 0.0 if abs(told - seen) < (LEAST if name != "tpot" else 0.1) else told / seen - 1
+        found.append((f"{name.upper()} {p}, ms", seen, told, off))
+    for key, words in (("goodput_req_s", "good requests/s"), ("out_tok_s", "output tok/s")):
+        told = statistics.median(draw[key] for draw in draws)
+        found.append((words, live[key], told, told / live[key] - 1))
+    return found
+
+
+async def main() -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--kv", default="int8")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many requests")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--only", help="scenarios whose name has this in it")
+    parser.add_argument("--tolerance", type=float, default=0.1)
+    parser.add_argument("--output", type=Path, help="write all figures here, as JSON")
+    told = parser.parse_args()
+    beyond, rows, kept = 0, [], {}
+    for scenario in scenarios(told.scale, told.seed):
+        if told.only and told.only not in scenario.name:
+            continue
+        outcome, machine = await real(told.model, told.kv, scenario)
+        live = summary(outcome, "engine", BOUNDS)
+        draws = [simulated(machine, outcome, scenario.slo, seed) for seed in range(DRAWS)]
+        found = compare(live, draws)
+        for name, seen, guess, off in found:
+            rows.append((scenario.name, name, f"{seen:.4g}", f"{guess:.4g}", f"{off:+.1%}"))
+            beyond += abs(off) > told.tolerance
+        worst = max(abs(off) for *_, off in found)
+        print(f"{scenario.name}: worst {worst:.1%}; " + ", ".join(f"{n} {o:+.1%}" for n, _, _, o in found), flush=True)
+        kept[scenario.name] = {"live": live, "simulated": draws[0], "machine": json.loads(machine.to_json())}
+    print("\n" + table(("load", "figure", "engine", "simulation", "off by"), rows))
+    if told.output is not None:
+        told.output.write_text(json.dumps(kept))
+    return 1 if beyond else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
