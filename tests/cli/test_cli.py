@@ -114,6 +114,8 @@ def test_a_port_in_use_is_told_before_the_model_is_looked_for(cli: Cli) -> None:
         (("bench", "--url", "http://127.0.0.1:1", "--slo", "ttft=0s"), "above 0"),
         (("serve", "--max-running", "8", "--max-step-tokens", "4"), "max_step_tokens"),
         (("serve", "--host", "192.0.2.1"), "--host"),
+        (("serve", "--price", "0"), "--price"),
+        (("serve", "--price", "nan"), "--price"),
         (("serve", "--slo", "tpot=3"), "--slo"),
         (("serve", "--slo", "ttft=0ms"), "above 0 seconds"),
         (("serve", "--slo-class", "Gold:ttft=1s"), "no name of an SLO class"),

@@ -76,3 +76,19 @@ def test_a_refusal_does_not_wait_for_the_step() -> None:
     rig.submit("first", [1, 2, 3], max_tokens=10)
     rig.run()
     assert refused == [1]
+
+
+def test_one_that_leaves_in_a_step_pays_for_it() -> None:
+    def meanwhile(rig: Interrupted) -> None:
+        if rig.executor.steps in (3, 5):
+            rig.abort(f"{rig.executor.steps}")
+
+    rig = Interrupted(meanwhile)
+    for name in ("3", "5", "stays"):
+        rig.submit(name, [1, 2, 3], max_tokens=20, ignore_eos=True)
+    rig.run()
+    stats = rig.core.stats()
+    assert stats.busy_seconds_total > 0
+    assert stats.billed_seconds_total == {"standard": {"": pytest.approx(stats.busy_seconds_total)}}
+    told = sum(outputs[-1].timeline.machine_seconds for outputs in rig.outputs.values() if outputs[-1].timeline)
+    assert 0 < told < stats.busy_seconds_total

@@ -12,6 +12,7 @@ from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, parse_classes, pars
 
 ENGINE_PANEL = "Engine"
 SLO_PANEL = "Service objectives"
+COST_PANEL = "Cost"
 
 
 class Backend(StrEnum):
@@ -153,6 +154,16 @@ TenantOption = Annotated[
         show_default=False,
         help="A tenant's part of the service beside others', 1 unless told; may be repeated.",
         rich_help_panel=SLO_PANEL,
+    ),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price",
+        show_default=False,
+        help="What an hour of this machine costs, in any currency, as 0.40: answers, timelines and metrics then tell "
+        "each request's part of it.",
+        rich_help_panel=COST_PANEL,
     ),
 ]
 NoPrefixSharing = Annotated[

@@ -60,6 +60,7 @@ def serve(
     profile: options.ProfileOption = options.Profile.balanced,
     max_waiting_per_tenant: options.MaxWaitingPerTenant = None,
     tenant: options.TenantOption = None,
+    price: options.PriceOption = None,
     no_prefix_sharing: options.NoPrefixSharing = False,
 ) -> None:
     """See ``HELP``."""
@@ -73,6 +74,7 @@ def serve(
         api_keys=tuple(api_key or ()),
         body_limit=int(body_limit * (1 << 20)),
         grace=grace,
+        price=price,
     )
     scheduler = options.scheduler_config(
         max_step_tokens,

@@ -58,7 +58,8 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     The parts add up to ``total``: ``queue`` until first scheduled; ``prefill`` until the first token; then ``decode``,
     of which ``interference`` was spent on other requests' prompts in its steps (not counted in ``decode``);
     ``preempted`` without a place, and ``recompute`` after that until where it had been. ``machine_seconds`` is its part
-    of the time that the steps took: those of all samples add up to that.
+    of the time that the steps took: those of all samples add up to that. One that was aborted while a step was
+    computed does not tell its part of it.
     """
 
     slo_class: str
@@ -138,3 +139,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     part_seconds_total: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)  # as Laps.totals() has them
     step_cost_error: float | None = None  # median |predicted - real| / real of the last steps' seconds
     step_cost_drift: float = 1.0  # how many times as long as calibrated steps take at present
+    busy_seconds_total: float = 0.0  # of the machine: what all steps took, with what was between them
+    # What of that was of samples that have ended, by SLO class and tenant; "other": those beyond the first.
+    billed_seconds_total: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)

@@ -263,6 +263,8 @@ class EngineCore:
             part_seconds_total=self.laps.totals(),
             step_cost_error=self._scheduler.cost.error,
             step_cost_drift=self._scheduler.cost.drift,
+            busy_seconds_total=scheduler.busy_seconds,
+            billed_seconds_total=scheduler.billed_seconds,
         )
 
     def check(self) -> None:

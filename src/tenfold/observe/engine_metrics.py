@@ -8,12 +8,17 @@ from prometheus_client.registry import Collector
 
 from tenfold.core.request import EngineInfo, EngineStats
 from tenfold.engine.client import Health, State
+from tenfold.observe.requests import cost_of
 
 
 class EngineCollector(Collector):
-    """Shows the latest report it was given. Counters start anew when the engine restarts, as Prometheus expects."""
+    """Shows the latest report it was given. Counters start anew when the engine restarts, as Prometheus expects.
 
-    def __init__(self) -> None:
+    ``price`` is that of an hour of the machine.
+    """
+
+    def __init__(self, price: float | None = None) -> None:
+        self._price = price
         self._latest: tuple[Health, EngineStats | None, EngineInfo | None, str] | None = None
 
     def update(self, health: Health, stats: EngineStats | None, info: EngineInfo | None, version: str) -> None:
@@ -35,6 +40,7 @@ class EngineCollector(Collector):
         if stats is not None:
             yield from _gauges(stats)
             yield from _counters(stats)
+            yield from _bill(stats, self._price)
 
 
 def _state(health: Health) -> Iterator[Metric]:
@@ -84,6 +90,12 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
             "Prompt tokens looked up in the prefix cache",
             stats.cached_tokens_total + stats.prompt_tokens_total,
         ),
+        ("engine_busy_seconds", "What all steps took, with what was between them", stats.busy_seconds_total),
+        (
+            "engine_billed_seconds",
+            "The part of that of samples that have ended",
+            sum(sum(account.values()) for account in stats.billed_seconds_total.values()),
+        ),
     ):
         yield CounterMetricFamily(f"tenfold_{name}", text, value=value)
     for name, text, counts in (
@@ -100,3 +112,20 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
     for reason, count in stats.finished_total.items():
         finished.add_metric((reason,), count)
     yield finished
+
+
+def _bill(stats: EngineStats, price: float | None) -> Iterator[Metric]:
+    """By class and tenant; from the engine, which also knows those whose clients left."""
+    labels = ("slo_class", "tenant")
+    seconds = CounterMetricFamily(
+        "tenfold_request_machine_seconds", "What ended samples used of the engine's busy seconds", labels=labels
+    )
+    costs = CounterMetricFamily("tenfold_request_cost", "What that cost, at the price per hour", labels=labels)
+    for slo_class, account in stats.billed_seconds_total.items():
+        for tenant, used in account.items():
+            seconds.add_metric((slo_class, tenant), used)
+            if (cost := cost_of(used, price)) is not None:
+                costs.add_metric((slo_class, tenant), cost)
+    yield seconds
+    if price is not None:
+        yield costs

@@ -23,11 +23,11 @@ PHASES = ("tokenize", "queue", "prefill", "decode", "interference", "preempted",
 
 
 class Metrics:
-    """Counters and histograms of one server. All times are in seconds."""
+    """Counters and histograms of one server. All times are in seconds; ``price`` is that of an hour of the machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, price: float | None = None) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._engine = EngineCollector()
+        self._engine = EngineCollector(price)
         self.registry.register(self._engine)
         self._http = self._counter("http_requests", "HTTP requests by route and status", ("route", "method", "status"))
         self._finished = self._counter("request_success", "Choices ended, by reason", ("finished_reason",))

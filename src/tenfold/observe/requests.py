@@ -5,12 +5,18 @@ from collections import OrderedDict
 import msgspec
 
 
+def cost_of(machine_seconds: float, price: float | None) -> float | None:
+    """What they cost at a price per hour; None where there is none."""
+    return None if price is None else machine_seconds * price / 3600
+
+
 class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of a choice went, in seconds from the request's receipt; the parts add up to ``total``.
 
     ``tokenize``: reading the request; ``queue`` until first scheduled; ``prefill`` until the first token; then
     ``decode``, and ``interference``, which is what others' prompts took of its steps; ``preempted`` without a place,
-    ``recompute`` after that; ``delivery`` from the engine to the connection.
+    ``recompute`` after that; ``delivery`` from the engine to the connection. ``machine_seconds`` is its part of the
+    time that the engine's steps took, ``cost`` what that costs where the server has a price.
     """
 
     slo_class: str
@@ -26,6 +32,8 @@ class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    machine_seconds: float
+    cost: float | None = None
     ttft: float | None = None
     tpot: float | None = None
     ttft_bound: float | None = None

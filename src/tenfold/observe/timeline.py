@@ -5,7 +5,7 @@ import time
 from tenfold.core.clock import Clock
 from tenfold.core.request import RequestOutput
 from tenfold.observe.metrics import Metrics
-from tenfold.observe.requests import ChoiceTimeline, RequestReport
+from tenfold.observe.requests import ChoiceTimeline, RequestReport, cost_of
 
 
 class _Choice:
@@ -22,13 +22,34 @@ class _Choice:
 class RequestTimeline:
     """Follows a request of several choices and reports to the metrics as things happen.
 
-    TTFT, ITL, TPOT and E2E as DESIGN defines them; ``arrival`` is the clock's time of receipt.
+    TTFT, ITL, TPOT and E2E as DESIGN defines them; ``arrival`` is the clock's time of receipt, ``price`` that of an
+    hour of the machine.
     """
 
-    __slots__ = ("_arrival", "_choices", "_clock", "_metrics", "_open", "_prompt_tokens", "_started", "_submitted")
+    __slots__ = (
+        "_arrival",
+        "_choices",
+        "_clock",
+        "_metrics",
+        "_open",
+        "_price",
+        "_prompt_tokens",
+        "_started",
+        "_submitted",
+    )
 
-    def __init__(self, metrics: Metrics, clock: Clock, arrival: float, *, prompt_tokens: int, choices: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Clock,
+        arrival: float,
+        *,
+        prompt_tokens: int,
+        choices: int,
+        price: float | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._price = price
         self._clock = clock
         self._arrival = arrival
         self._submitted = clock.now()
@@ -103,6 +124,8 @@ class RequestTimeline:
             prompt_tokens=engine.prompt_tokens,
             cached_tokens=engine.cached_tokens,
             output_tokens=engine.output_tokens,
+            machine_seconds=engine.machine_seconds,
+            cost=cost_of(engine.machine_seconds, self._price),
             ttft=None if line.first is None else line.first - self._arrival,
             tpot=_tpot(line),
             ttft_bound=engine.ttft_bound,

@@ -1,7 +1,8 @@
 """What each sequence used of the machine, in seconds: every step's time is shared out among those that have a place.
 
 Rows, samples and keys are paid for by whose they are, as the cost model has them. What every step takes, whoever is in
-it, is shared out by the tokens that each holds in KV memory: memory is what keeps others from sharing it.
+it, is shared out by the tokens that each holds in KV memory: memory is what keeps others from sharing it. All of it
+adds up to what the steps took (docs/cost.md).
 """
 
 from collections.abc import Iterable
@@ -13,16 +14,25 @@ from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.forecast import Load
 from tenfold.sched.sequence import Sequence
 
+OTHERS = "other"
+_TOLD_APART = 50  # tenants; clients name themselves, so there is no end of them
+
 
 class Bill:
-    """Owner of what sequences are charged. A step lasts from the end of the one before, if that left work to do."""
+    """Owner of what sequences are charged. A step lasts from the end of the one before, if that left work to do.
 
-    def __init__(self, cost: StepCost, attention: Attention, load: Load) -> None:
+    ``tenants`` have an account each, and so have the first others that come; the rest have one together, ``OTHERS``.
+    """
+
+    def __init__(self, cost: StepCost, attention: Attention, load: Load, tenants: Iterable[str] = ()) -> None:
         self._cost = cost
         self._attention = attention
         self._load = load
         self._since: float | None = None  # the end of the last step, if it left work to do
         self.seconds = 0.0  # of all steps
+        self.accounts: dict[str, dict[str, float]] = {}  # of sequences that have ended, by SLO class and tenant
+        self._own = {"", *tenants}  # tenants with an account of their own
+        self._most = len(self._own) + _TOLD_APART
 
     def step(
         self,
@@ -33,7 +43,7 @@ class Bill:
         began: float,
         now: float,
     ) -> None:
-        """A step has ended, and nothing of it is applied to its sequences yet."""
+        """A step has ended, and nothing of it is applied to its sequences yet. ``running``: those that had a place."""
         seconds = max(0.0, now - (began if self._since is None else self._since))
         self._since = now
         self.seconds += seconds
@@ -42,16 +52,16 @@ class Bill:
         start = 0.0 if tokens else fixed / len(planned)
         if tokens:
             self._load.held += fixed / tokens
-        decode, held = start + row + each + sample, self._load.held
+        silent, held = start + row + each, self._load.held
+        decode = silent + sample
         keys, plain = self._attention.keys, self._attention.plain
         for sequence, part in zip(planned, slices, strict=True):
             new = len(part.tokens)
             end = part.start + new
-            if new == 1 and part.sample:
-                own = decode + decode_key * (end if plain else keys(1, end))
+            if new == 1:
+                own = (decode if part.sample else silent) + decode_key * (end if plain else keys(1, end))
             else:
-                key = prefill_key if new > 1 else decode_key
-                own = start + new * row + each + key * keys(new, end) + (sample if part.sample else 0.0)
+                own = start + new * row + each + prefill_key * keys(new, end) + (sample if part.sample else 0.0)
             sequence.charged += own + sequence.computed * (held - sequence.held_since)
             sequence.held_since = held
 
@@ -72,6 +82,19 @@ class Bill:
             sequence.charged += (sequence.computed + middle) * more
             sequence.charged += sequence.computed * (before - sequence.held_since)
             sequence.held_since = before + more
+
+    def close(self, sequence: Sequence) -> None:
+        """It has ended, or the step that it left has: what it was charged goes to its tenant's account."""
+        if not sequence.charged:
+            return
+        tenant = sequence.payer
+        if len(self._own) < self._most:
+            self._own.add(tenant)
+        elif tenant not in self._own:
+            tenant = OTHERS
+        account = self.accounts.setdefault(sequence.terms.slo_class.name, {})
+        account[tenant] = account.get(tenant, 0.0) + sequence.charged
+        sequence.charged = 0.0
 
     def idle(self) -> None:
         """Nothing is left to do: what time passes now is nobody's."""

@@ -74,7 +74,8 @@ class Scheduler:
         self._attention = attention or Attention(())
         self._forecast = Forecast(self.cost, self._attention, config.max_step_tokens)
         self.shape = StepShape()  # of the last plan
-        self._planned: list[Sequence] = []  # in it
+        self._planned: list[Sequence] = []  # in it, while it is computed
+        self._left: list[Sequence] = []  # those of it that have ended meanwhile
         self._sequences: dict[str, Sequence] = {}
         self._tenants = Tenants(config.tenants, config.policy.fairness, config.policy.reserve)
         self._queue = WaitingQueue(self._tenants, config.policy.fairness)
@@ -83,8 +84,7 @@ class Scheduler:
             config, cache, self._queue, self._tenants, self.cost, self._attention, self._forecast, self._load
         )
         self._running = self._places.running
-        self._bill = Bill(self.cost, self._attention, self._load)
-        self.billed_seconds = 0.0  # of the machine, by sequences that have ended
+        self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._held_count = 0
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
@@ -145,6 +145,11 @@ class Scheduler:
         return self._bill.seconds
 
     @property
+    def billed_seconds(self) -> dict[str, dict[str, float]]:
+        """What of that was of sequences that have ended, by SLO class and tenant."""
+        return {name: dict(account) for name, account in self._bill.accounts.items()}
+
+    @property
     def max_waiting(self) -> int:
         """Sequences the queue can hold."""
         return self._config.max_waiting
@@ -167,11 +172,13 @@ class Scheduler:
                 "lower max_tokens or the prompt, or start the server with a larger --kv-tokens",
                 param="max_tokens",
             )
+        payer = submission.terms.tenant
         if self._by_arrival:
             terms = submission.terms
             plain = replace(terms.slo_class, weight=1.0)
             submission = replace(submission, terms=replace(terms, slo_class=plain, slo=NO_SLO, tenant=""))
         sequence = Sequence(submission, self._arrivals)
+        sequence.payer = payer
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
         tenant = sequence.terms.tenant
         of_tenant = 0 if self._by_arrival else self._queue.waiting_of(tenant) + self._held_of[tenant]
@@ -205,7 +212,8 @@ class Scheduler:
     def end(self, sequence_id: str, now: float, *, finished: bool = False) -> Timeline | None:
         """Take a sequence out, whatever its state, and free its blocks; None if it is not here.
 
-        ``finished``: it came to its own end, and tells how long answers are.
+        ``finished``: it came to its own end, and tells how long answers are. Of a step that is being computed its
+        timeline knows nothing; its tenant is charged for that when the step has ended.
         """
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is None:
@@ -216,10 +224,15 @@ class Scheduler:
             self._let_go(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
-        self.billed_seconds += sequence.charged
+        if sequence in self._planned:
+            self._left.append(sequence)
         if finished:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
-        return sequence.timeline(now, self._load.interference)
+        timeline = sequence.timeline(now, self._load.interference)
+        self._bill.close(sequence)
+        if self.idle and not self._planned:
+            self._bill.idle()
+        return timeline
 
     def expire(self, now: float) -> list[FailEvent]:
         """Give up those that have waited to begin for longer than they may."""
@@ -283,13 +296,17 @@ class Scheduler:
         seconds = max(0.0, now - self._began)
         self._load.step += 0.1 * (seconds - self._load.step)
         self._load.interference += seconds * self._prefill_part
-        self._bill.step(self.shape, self._planned, plan.slices, self._running, self._began, now)
+        planned, self._planned = self._planned, []
+        held = [*self._running, *self._left] if self._left else self._running
+        self._left.clear()
+        self._bill.step(self.shape, planned, plan.slices, held, self._began, now)
         events: list[Event] = []
         samples = {sample.id: sample for sample in result.sampled}
         timely = 0.0
-        for sequence, part in zip(self._planned, plan.slices, strict=True):
+        for sequence, part in zip(planned, plan.slices, strict=True):
             if self._sequences.get(part.id) is not sequence:
-                continue  # ended, and perhaps another of the same id came
+                self._bill.close(sequence)  # it ended meanwhile, and perhaps another of the same id came
+                continue
             if part.id in result.failed:
                 timeline = self.end(part.id, now)
                 events.append(FailEvent(part.id, result.failed[part.id], timeline=timeline))

@@ -69,6 +69,7 @@ class Sequence:
         "no_room",
         "order",
         "over",
+        "payer",
         "phases",
         "prompt",
         "protected",
@@ -110,6 +111,7 @@ class Sequence:
         self.no_room = -1  # blocks there were when it last found no room
         self.protected = 0  # tokens up to which it may not be displaced again
         self.phases = Phases(submission.arrival)
+        self.payer = submission.terms.tenant  # also where tenants are not told apart otherwise
         self.charged = 0.0  # seconds of the machine, all but for what it holds in memory
         self.held_since = 0.0  # and what a token held since the start had been charged when that was added last
 

@@ -89,13 +89,15 @@ async def _run(
         usage_at_end=_at_end(body),
         usage_in_events=options is not None and bool(options.continuous_usage_stats),
         timeline=bool(body.timeline),
+        price=service.config.price,
     )
     timeline = RequestTimeline(
         service.metrics,
         service.clock,
         requests[0].arrival,
         prompt_tokens=job.prompt_tokens,
-        choices=len(requests) * job.n,
+        choices=job.choices,
+        price=job.price,
     )
     try:
         await answer(job, service.engine, exchange, timeline)

@@ -1,5 +1,6 @@
 """Settings of the HTTP side."""
 
+import math
 from dataclasses import dataclass
 
 from tenfold.core.errors import ConfigError
@@ -10,7 +11,8 @@ class ServerConfig:
     """Where and how to serve. ``body_limit`` is in bytes; ``body_timeout`` and ``grace`` in seconds.
 
     ``names`` are those the model is served under, the first one being shown in answers; ``default`` always works too.
-    With ``api_keys``, all routes but ``/health`` and the API page ask for one of them.
+    With ``api_keys``, all routes but ``/health`` and the API page ask for one of them. ``price`` is that of an hour of
+    the machine, in any currency.
     """
 
     names: tuple[str, ...]
@@ -20,6 +22,7 @@ class ServerConfig:
     body_limit: int = 4 << 20
     body_timeout: float = 60.0
     grace: float = 30.0
+    price: float | None = None
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -30,3 +33,8 @@ class ServerConfig:
             raise ConfigError("an API key must not be empty; leave --api-key out to serve without one")
         if self.body_limit < 1024 or self.grace < 0:
             raise ConfigError("the body limit must be at least 1024 bytes, and the grace period not negative")
+        if self.price is not None and not 0 < self.price < math.inf:
+            raise ConfigError(
+                f"--price must be above 0, as 0.40 for an hour of this machine, got {self.price:g}; leave it out to "
+                "serve without one"
+            )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tenfold.core.request import RequestOutput
-from tenfold.observe.requests import ChoiceTimeline
+from tenfold.observe.requests import ChoiceTimeline, cost_of
 from tenfold.server.logprobs import chat_logprobs, legacy_logprobs
 from tenfold.server.protocol import (
     ChatChoice,
@@ -40,10 +40,17 @@ class Head:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the tokens of a request as they come; ``prompt_tokens`` are those of all its prompts."""
+    """Counts the tokens of a request as they come; ``prompt_tokens`` are those of all its prompts.
+
+    What it used of the machine is known once all its ``choices`` have ended; ``price`` is that of an hour.
+    """
 
     prompt_tokens: int
+    choices: int
+    price: float | None = None
     completion_tokens: int = 0
+    machine_seconds: float = 0.0  # of the choices that have ended
+    _told: int = 0  # how many those are
     _cached: dict[int, int] = field(default_factory=dict)
 
     def add(self, prompt: int, output: RequestOutput) -> None:
@@ -51,14 +58,21 @@ class Tally:
         self.completion_tokens += len(output.tokens)
         if output.cached_tokens > self._cached.get(prompt, 0):
             self._cached[prompt] = output.cached_tokens
+        if output.timeline is not None:
+            self.machine_seconds += output.timeline.machine_seconds
+            self._told += 1
 
     def usage(self) -> Usage:
         """The usage so far."""
+        seconds = self.machine_seconds if self._told == self.choices else None
+        cost = None if seconds is None else cost_of(seconds, self.price)
         return Usage(
             self.prompt_tokens,
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
             PromptTokensDetails(sum(self._cached.values())),
+            msgspec.UNSET if seconds is None else seconds,
+            msgspec.UNSET if cost is None else cost,
         )
 
 

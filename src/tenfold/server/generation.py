@@ -31,6 +31,12 @@ class Job:
     usage_at_end: bool
     usage_in_events: bool
     timeline: bool = False  # whether choices tell where their time went
+    price: float | None = None  # of an hour of the machine
+
+    @property
+    def choices(self) -> int:
+        """How many there are in all."""
+        return self.n * len(self.requests)
 
     @property
     def prompt_tokens(self) -> int:
@@ -100,9 +106,9 @@ async def _closing(items: AsyncIterator[RequestOutput]) -> AsyncGenerator[AsyncI
 
 
 async def _collect(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
-    tally = Tally(job.prompt_tokens)
+    tally = Tally(job.prompt_tokens, job.choices, job.price)
     timelines: dict[int, ChoiceTimeline] = {}
-    collected: list[list[RequestOutput]] = [[] for _ in range(job.n * len(job.requests))]
+    collected: list[list[RequestOutput]] = [[] for _ in range(job.choices)]
     async with contextlib.aclosing(outputs(job, engine)) as items:
         async for choice, output in items:
             _raise_failure(output)
@@ -118,7 +124,7 @@ async def _collect(job: Job, engine: EngineClient, exchange: Exchange, timeline:
 
 async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
     """Nothing is sent before the first output is there: until then an error still has its own HTTP status."""
-    tally = Tally(job.prompt_tokens)
+    tally = Tally(job.prompt_tokens, job.choices, job.price)
     event = job.format.event
     try:
         async with contextlib.aclosing(outputs(job, engine)) as items:

@@ -148,12 +148,18 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of a request, all its choices together; a prompt counts once."""
+    """Tokens of a request, all its choices together; a prompt counts once.
+
+    ``machine_seconds`` is its part of the time that the engine's steps took, there once all choices have ended;
+    ``cost`` what that costs, where the server has a price.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    machine_seconds: float | msgspec.UnsetType = msgspec.UNSET
+    cost: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class LegacyLogprobs(msgspec.Struct, frozen=True):

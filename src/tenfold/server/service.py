@@ -34,7 +34,7 @@ class Service:
         self.config = config
         self.engine = engine
         self.clock = clock or WallClock()
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or Metrics(config.price)
         self.log = RequestLog()
         self._keys = tuple(key.encode() for key in config.api_keys)
         self._tenants = tuple("key-" + hashlib.sha256(key).hexdigest()[:12] for key in self._keys)
