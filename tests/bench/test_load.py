@@ -18,6 +18,7 @@ from tenfold.bench.workload import Work
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
 from tenfold.core.slo import Slo
+from tenfold.engine.inspection import StepRecord
 from tenfold.traffic.row import Row
 from tests.server.conftest import LiveServer
 from tests.server.fakes import INFO, ByteTokenizer, FakeEngine
@@ -45,6 +46,9 @@ class ScriptedTarget:
             await asyncio.sleep(0)
         self.now -= 1
         return Record(work.kind, work.output_tokens, 0.0, error=self.error).end(VirtualClock(1.0))
+
+    async def steps(self) -> list[StepRecord]:
+        return []
 
     async def stop(self) -> None:
         pass

@@ -14,6 +14,7 @@ from tenfold.bench.report import summary
 from tenfold.bench.workload import Work
 from tenfold.core.clock import VirtualClock
 from tenfold.core.slo import NO_SLO, Slo
+from tenfold.engine.inspection import StepRecord
 
 VOID = {"meta", "br", "path", "use"}
 
@@ -41,6 +42,9 @@ class Scripted:
                 record.output(clock.now())
             record.output_tokens = work.output_tokens
         return record.end(clock)
+
+    async def steps(self) -> list[StepRecord]:
+        return []
 
     async def stop(self) -> None:
         pass
@@ -101,3 +105,13 @@ def test_a_page_of_several_rates(slo: Slo) -> None:
     text = sweep_page(reports, "90% meet the bounds up to 1 requests/s")
     assert "svg" in whole(text).seen
     assert "up to 1 requests/s" in text
+
+
+def test_the_engines_steps_are_drawn() -> None:
+    steps = [
+        StepRecord(at / 10, 0.05, 0.04, 0.05, at % 5, 64 * (at % 2), at % 5, 9.0, 0.0, at % 5, at % 3, at)
+        for at in range(40)
+    ]
+    text = page(made(closed("short", 4, 2), NO_SLO), steps)
+    assert "last 40 steps" in text
+    assert text.count("<svg") == page(made(closed("short", 4, 2), NO_SLO)).count("<svg") + 1

@@ -3,36 +3,20 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tenfold.cli.app import make_app
 from tenfold.cli.guard import guarded
 from tenfold.cli.serve import short_name
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
 from tenfold.server.run import bind
+from tests.cli.conftest import Cli
 from tests.model.test_hf_dir import write_tokenizer
 from tests.server.conftest import LiveServer
 from tests.server.fakes import ANSWER, FakeEngine
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command line with an empty model cache."""
-    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("TENFOLD_API_KEY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str, stdin: str = "") -> Result:
-        return CliRunner().invoke(make_app(), arguments, input=stdin)
-
-    return run
 
 
 def test_a_command_imports_no_other() -> None:
@@ -49,7 +33,9 @@ def refused(result: Result, says: str, code: int = 2) -> None:
     assert says in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "chat", "generate", "pull", "bench", "profile"])
+@pytest.mark.parametrize(
+    "command", ["serve", "chat", "generate", "pull", "bench", "profile", "simulate", "plan", "tune", "doctor"]
+)
 def test_help_teaches_by_example(cli: Cli, command: str) -> None:
     result = cli(command, "--help")
     assert result.exit_code == 0
@@ -60,7 +46,19 @@ def test_help_teaches_by_example(cli: Cli, command: str) -> None:
 def test_version_and_what_there_is(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("tenfold ")
     shown = cli("--help").stdout
-    for command in ("serve", "chat", "generate", "pull", "models", "bench", "profile"):
+    for command in (
+        "serve",
+        "chat",
+        "generate",
+        "pull",
+        "models",
+        "bench",
+        "profile",
+        "simulate",
+        "plan",
+        "tune",
+        "doctor",
+    ):
         assert command in shown
     assert cli("no-such-command").exit_code == 2
 
@@ -194,7 +192,7 @@ def test_bench_at_several_rates(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     with LiveServer(FakeEngine(burst=256)) as server:
         common = ("bench", "--url", server.url, "--workload", "chat", "--seconds", "1", "--slo", "ttft=60s,tpot=60s")
         result = cli(*common, "--rates", "4,8", "--json", "-o", str(path), "--html", str(page))
-        searched = cli(*common, "--find-rate", "--rate", "40", "--slo", "ttft=0.0001ms", "--json")
+        searched = cli(*common, "--find-rate", "--rate", "400", "--slo", "ttft=0.0001ms", "--json")
         refused(cli(*common, "--find-rate", "--html", str(tmp_path)), "cannot write --html", code=2)
     assert result.exit_code == 0, result.output
     reports = json.loads(path.read_text())["sweep"]

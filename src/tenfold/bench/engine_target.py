@@ -13,7 +13,7 @@ from tenfold.core.request import EngineInfo, EngineRequest, EngineStats
 from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import NO_SLO, Slo
 from tenfold.engine.client import EngineClient
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import KEPT, Inspection, StepRecord
 
 
 class Tokenizer(Protocol):
@@ -101,6 +101,10 @@ class EngineTarget:
     async def inspect(self, steps: int = 0) -> Inspection:
         """What the engine knows of its machine, and its last steps."""
         return await self._engine.inspect(steps)
+
+    async def steps(self) -> list[StepRecord]:
+        """See :class:`~tenfold.bench.target.Target`."""
+        return (await self._engine.inspect(KEPT)).steps
 
     async def stop(self) -> None:
         """Unload the model."""

@@ -5,6 +5,7 @@ a general HTTP client takes some three times the CPU per event, on a machine whe
 """
 
 import asyncio
+import contextlib
 import errno
 import ssl
 from typing import cast
@@ -18,6 +19,7 @@ from tenfold.bench.workload import Work
 from tenfold.core.clock import Clock, WallClock
 from tenfold.core.errors import ConfigError, EngineUnavailable
 from tenfold.core.slo import NO_SLO, Slo
+from tenfold.engine.inspection import KEPT, StepRecord
 
 _VISIBLE = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")  # of a header's value
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what this side has run out of
@@ -40,6 +42,10 @@ class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: _Fault | None = None
+
+
+class _Steps(msgspec.Struct):
+    data: list[StepRecord]
 
 
 _event_decoder = msgspec.json.Decoder(_Event)
@@ -182,6 +188,7 @@ class HttpTarget:
             if bound is not None
         )
         self._model = model
+        self._key = api_key
         self._timeout = timeout
         self._clock = clock or WallClock()
         self._idle: list[_Connection] = []
@@ -219,6 +226,18 @@ class HttpTarget:
             elif not connection.closed:
                 self._idle.append(connection)
         return record.end(self._clock)
+
+    async def steps(self) -> list[StepRecord]:
+        """See :class:`~tenfold.bench.target.Target`: none of a server that has no ``/debug/steps``."""
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        with contextlib.suppress(httpx.HTTPError, msgspec.DecodeError):
+            async with httpx.AsyncClient(timeout=30.0) as client:
+                answer = await client.get(f"{self._url}/debug/steps?n={KEPT}", headers=headers)
+            if answer.status_code == 200:
+                return msgspec.json.decode(answer.content, type=_Steps).data
+        return []
 
     async def stop(self) -> None:
         """Close the idle connections."""

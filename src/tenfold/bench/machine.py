@@ -22,18 +22,22 @@ async def measure_machine(
 
     Raises EngineUnavailable where it does not come to an end.
     """
-    for _ in range(int(_PATIENCE / _LOOKS)):
-        if (await engine.inspect()).calibrated:
-            break
-        await asyncio.sleep(_LOOKS)
-    else:
-        raise EngineUnavailable("the engine has not measured its steps: is the machine busy with other work?")
+    await until_calibrated(engine)
     for workload, count, users in _LOADS:
         outcome = await run_load(target, closed(workload, count, users, seed), on_record=lambda _: advance("measuring"))
         failed = next((record.error for record in outcome.records if record.error is not None), None)
         if failed is not None:
             raise EngineUnavailable(f"a request failed while the machine was measured: {failed}")
     return (await engine.inspect()).machine
+
+
+async def until_calibrated(engine: EngineClient) -> None:
+    """Wait for a started engine to know its step times. Raises EngineUnavailable where it does not come to that."""
+    for _ in range(int(_PATIENCE / _LOOKS)):
+        if (await engine.inspect()).calibrated:
+            return
+        await asyncio.sleep(_LOOKS)
+    raise EngineUnavailable("the engine has not measured its steps: is the machine busy with other work?")
 
 
 REQUESTS = sum(count for _, count, _ in _LOADS)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tenfold.bench import plots
 from tenfold.bench.report import TIMES, how
+from tenfold.engine.inspection import StepRecord
 from tenfold.traffic.figures import PERCENTILES
 
 _STYLE = """
@@ -29,8 +30,8 @@ _DEFINITIONS = (
 )
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """Of one load."""
+def page(report: Mapping[str, Any], steps: Sequence[StepRecord] = ()) -> str:
+    """Of one load, and of the engine's ``steps`` meanwhile where it tells of them."""
     big = [
         (f"{report['out_tok_s']:g}", "output tokens per second"),
         (f"{report['req_s']:g}", "requests per second"),
@@ -50,6 +51,8 @@ def page(report: Mapping[str, Any]) -> str:
     if plots.available():
         body += ["<h2>Distributions</h2>", plots.distributions(dict(report))]
         body += ["<h2>Over time</h2>", plots.over_time(dict(report))]
+        if steps:
+            body += [f"<h2>The engine's last {len(steps)} steps</h2>", plots.step_timeline(steps)]
     else:
         body.append("<p>No pictures: they need matplotlib (pip install 'tenfold[plot]').</p>")
     for key, title in (("classes", "Classes"), ("tenants", "Tenants")):
@@ -77,6 +80,23 @@ def sweep_page(reports: Sequence[Mapping[str, Any]], found: str | None = None) -
     if plots.available():
         body += ["<h2>Against the rate</h2>", plots.against_rate([dict(report) for report in reports])]
     return _whole(f"{first['workload']} on {first['target']}", body)
+
+
+def plan_page(
+    title: str,
+    about: str,
+    words: Sequence[str],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    picture: str | None,
+) -> str:
+    """Of a plan: what was found in words, all that was tried, and a picture of it."""
+    body = [f'<h1>{escape(title)}</h1><p class="sub">{escape(about)}</p>']
+    body += [f"<p>{escape(text)}</p>" for text in words]
+    if picture is not None:
+        body += ["<h2>Cost and attainment</h2>", picture]
+    body += ["<h2>What was tried</h2>", _table(columns, rows)]
+    return _whole(title, body)
 
 
 def _heading(report: Mapping[str, Any], load: str) -> str:

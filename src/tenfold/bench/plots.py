@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tenfold.core.errors import ConfigError
+from tenfold.engine.inspection import StepRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +70,34 @@ def over_time(report: dict[str, Any]) -> str:
     return _svg(figure)
 
 
+def step_timeline(steps: Sequence[StepRecord]) -> str:
+    """What the engine did, step by step: how long, tokens of prompts and of answers, who waits, KV blocks held."""
+    figure, (times, tokens, queue) = _panels(3)
+    start = steps[0].began
+    at = [step.began - start for step in steps]
+    for wanted, colour, label in ((False, BLUE, "decode only"), (True, BROWN, "with prompts")):
+        mine = [(one, 1000 * step.seconds) for one, step in zip(at, steps, strict=True) if bool(step.prefill) is wanted]
+        if mine:
+            times.plot(*zip(*mine, strict=True), ".", markersize=2, color=colour, label=label)
+    times.set_ylabel("a step, ms")
+    times.set_yscale("log")
+    times.legend(fontsize=8)
+    tokens.plot(at, [step.prefill for step in steps], color=BROWN, linewidth=0.7, label="of prompts")
+    tokens.plot(at, [step.decode for step in steps], color=BLUE, linewidth=0.9, label="of answers")
+    tokens.set_ylabel("tokens per step")
+    tokens.legend(fontsize=8)
+    queue.step(at, [step.running for step in steps], where="post", color=BLUE, label="running")
+    queue.step(at, [step.waiting for step in steps], where="post", color=RED, label="waiting")
+    held = queue.twinx()
+    held.plot(at, [step.held for step in steps], color=GREY, linewidth=0.8)
+    held.set_ylabel("KV blocks held", color=GREY)
+    queue.set_ylabel("requests")
+    queue.legend(fontsize=8)
+    for axes in (times, tokens, queue):
+        axes.set_xlabel("seconds")
+    return _svg(figure)
+
+
 def against_rate(reports: Sequence[dict[str, Any]]) -> str:
     """TTFT, TPOT and, with bounds, goodput against the rate of arrivals."""
     bounded = "slo" in reports[0]
@@ -92,6 +121,20 @@ def against_rate(reports: Sequence[dict[str, Any]]) -> str:
             axes.set_ylim(bottom=0)
     for axes in panels:
         axes.set_xlabel("requests per second")
+    return _svg(figure)
+
+
+def cost_against_bounds(points: Sequence[tuple[float, float, str]], best: Sequence[tuple[float, float]]) -> str:
+    """What settings cost and attain (cost, part that met the bounds, kind), and the line of the best of them."""
+    figure, (axes,) = _panels(1)
+    kinds = list(dict.fromkeys(kind for _, _, kind in points))
+    for kind, colour in zip(kinds, (BLUE, BROWN, GREY, RED) * len(kinds), strict=False):
+        mine = [(cost, attained) for cost, attained, one in points if one == kind]
+        axes.plot(*zip(*mine, strict=True), "o", color=colour, label=kind, alpha=0.6)
+    axes.step(*zip(*best, strict=True), where="post", color="#222222", linewidth=1.0, label="the best")
+    axes.set_xlabel("cost per hour")
+    axes.set_ylabel("part that met the bounds")
+    axes.legend(fontsize=8)
     return _svg(figure)
 
 

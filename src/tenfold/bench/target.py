@@ -4,6 +4,7 @@ from typing import Protocol
 
 from tenfold.bench.record import Record
 from tenfold.bench.workload import Work
+from tenfold.engine.inspection import StepRecord
 
 
 class Target(Protocol):
@@ -15,6 +16,10 @@ class Target(Protocol):
 
     async def ask(self, work: Work) -> Record:
         """Run one request to its end. What goes wrong is in the record, never raised."""
+        ...
+
+    async def steps(self) -> list[StepRecord]:
+        """The engine's last steps, where it tells; else none."""
         ...
 
     async def stop(self) -> None:

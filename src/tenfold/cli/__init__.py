@@ -1,4 +1,4 @@
-"""The command line: ``tenfold serve | chat | generate | pull | models | bench | profile``."""
+"""The command line: ``tenfold serve`` and the other commands of :mod:`tenfold.cli.app`."""
 
 import os
 import sys

@@ -9,7 +9,7 @@ import typer
 from tenfold.cli.guard import guarded
 
 # Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it.
-COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile", "simulate", "doctor")
+COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile", "simulate", "plan", "tune", "doctor")
 
 
 def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:

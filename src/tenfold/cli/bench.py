@@ -215,10 +215,11 @@ async def _load_on(target: "Target", load: "Load", slo: Slo) -> load_options.Tol
         name = await target.start()
         with progress(len(load.work)) as advance:
             outcome = await run_load(target, load, on_record=lambda _: advance("requests"))
+        steps = await target.steps() if outcome.partial is None else []
     finally:
         await target.stop()
     report = summary(outcome, name, slo)
-    return report, lambda: table(report), lambda: page(report)
+    return report, lambda: table(report), lambda: page(report, steps)
 
 
 async def _rates_on(

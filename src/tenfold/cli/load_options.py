@@ -172,13 +172,15 @@ def rates_of(text: str) -> list[float]:
     return found
 
 
-def finish(as_json: bool, output: Path | None, report: dict[str, Any], table: Callable[[], Any]) -> None:
-    """Print the report, and write it where that is asked for."""
+def finish(
+    as_json: bool, output: Path | None, report: dict[str, Any], table: Callable[[], Any], *, wide: int | None = None
+) -> None:
+    """Print the report, and write it where that is asked for. ``wide``: see :func:`show`."""
     import msgspec
 
     if output is not None:
         write(output, msgspec.json.format(msgspec.json.encode(report)) + b"\n", "--output")
-    show(as_json, report, table, wide=110 if "sweep" in report else None)
+    show(as_json, report, table, wide=110 if "sweep" in report else wide)
 
 
 def write(path: Path, data: bytes, option: str) -> None:

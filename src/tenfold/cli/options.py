@@ -1,7 +1,9 @@
 """Options that several commands share."""
 
+import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -199,6 +201,24 @@ def engine_config(
         prefix_sharing=prefix_sharing,
         scheduler=scheduler or SchedulerConfig(),
     )
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a TOML file's values as defaults of the command's options. Raises BadParameter, naming what is wrong."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} is no TOML: {error}") from None
+    known = {one.name for one in context.command.params if one.name not in ("config", None)}
+    for name in values:
+        if name.replace("-", "_") not in known:
+            raise typer.BadParameter(f"{path} sets {name!r}, which is no option of this command")
+    context.default_map = {name.replace("-", "_"): value for name, value in values.items()}
+    return path
 
 
 def default_engine(model: str, scheduler: SchedulerConfig) -> EngineConfig:

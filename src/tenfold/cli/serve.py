@@ -31,6 +31,15 @@ Ctrl-C stops: answers under way are finished first, for at most --grace seconds.
 
 def serve(
     context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=options.read_config,
+            show_default=False,
+            help="A TOML file of these options (`tenfold tune` writes one); what is given here goes before it.",
+        ),
+    ] = None,
     model: options.ModelArgument = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,

@@ -88,15 +88,29 @@ class StepBudget:
         if self.seconds is None:
             return many
         limit = min(self.seconds - self._kept_seconds, longest)
-        if self._seconds_with(start, many, pending) <= limit:
-            return many
-        fits = 0  # and `many` does not
+        over = self._seconds_with(start, many, pending) - limit
+        return many if over <= 0 else self._below(start, many, pending, limit, over)
+
+    def _below(self, start: int, many: int, pending: int, limit: float, over: float) -> int:
+        """The most tokens, fewer than ``many``, that do not take longer than ``limit``; ``many`` do, by ``over``.
+
+        By interpolation: seconds are nearly a line. Where one end stays, its weight is halved (Illinois method).
+        """
+        fits, under = 0, limit - self.predicted
+        if under <= 0:
+            return 0
+        side = 0
         while many - fits > 1:
-            middle = (fits + many) // 2
-            if self._seconds_with(start, middle, pending) <= limit:
-                fits = middle
+            middle = min(max(fits + int((many - fits) * under / (under + over)), fits + 1), many - 1)
+            left = limit - self._seconds_with(start, middle, pending)
+            if left >= 0:
+                fits, under = middle, left
+                over = over / 2 if side > 0 else over
+                side = 1
             else:
-                many = middle
+                many, over = middle, -left
+                under = under / 2 if side < 0 else under
+                side = -1
         return fits
 
     def _seconds_with(self, start: int, new: int, pending: int) -> float:

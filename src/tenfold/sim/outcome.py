@@ -124,13 +124,17 @@ class Outcome:
             }
             report["attained"] = round(self.attained, 4)
             report["goodput_req_s"] = round(self.good / seconds, 3)
-        report["all"] = self._figures(lambda at: True)
+        report["all"] = self.figures()
         report["kinds"] = self._apart(self._classes)
         if any(self._tenants):
             report["tenants"] = self._apart(self._tenants)
         order = sorted(range(count), key=self._columns["at"].__getitem__)
         report["requests"] = [self._row(at) for at in order] if count <= _ROWS else []
         return report
+
+    def figures(self) -> dict[str, Any]:
+        """Of all requests."""
+        return self._figures(lambda at: True)
 
     def _apart(self, labels: list[str]) -> dict[str, Any]:
         shown = sorted(name for name, _ in Counter(labels).most_common(_GROUPS))

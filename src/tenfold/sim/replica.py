@@ -50,6 +50,7 @@ class Replica:
         self.scheduler = Scheduler(config, self.cache, self.cost, attention)
         self.next = _NEVER  # when the step in work, or the last of several, ends
         self.steps = 0
+        self.held = 0.0  # of the KV blocks, at most
         self._terms_of = TermsOf(config)
         self._report = report
         self._spread = machine.spread or (1.0,)
@@ -116,7 +117,8 @@ class Replica:
 
     def _begin(self, now: float) -> None:
         """The next step begins, or several, if there is anything to do."""
-        scheduler = self.scheduler
+        scheduler, pool = self.scheduler, self.cache.pool
+        self.held = max(self.held, pool.held / pool.blocks)
         for event in scheduler.expire(now):
             self._take(event, now)
         if self._coasting and (steps := min(scheduler.steady(), _MOST)) >= _WORTH:

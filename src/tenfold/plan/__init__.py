@@ -1,0 +1,1 @@
+"""What to serve a load with: settings and replicas, searched in simulation."""
