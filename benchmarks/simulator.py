@@ -21,6 +21,7 @@ from tenfold.bench.report import summary
 from tenfold.core.config import DEFAULT_MODEL, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.machine import Machine
+from tenfold.engine.inspection import KEPT
 from tenfold.sim.cluster import Cluster
 from tenfold.traffic.row import Row
 
@@ -66,7 +67,7 @@ async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machin
     async with engine(model, kv, config(scenario.slo), kv_tokens=scenario.kv_tokens) as target:
         outcome = await run_load(target, scenario.load)
         assert not failures(outcome.records), failures(outcome.records)[:3]
-        return outcome, (await target.inspect()).machine
+        return outcome, (await target.inspect(KEPT)).learned()
 
 
 def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tests.server.fakes import FakeEngine
 
 MACHINE = Machine(
     model="m", backend="b", cpu="c", max_context=4096, blocks=2000, block_size=16, windows=(0,),
-    fit=StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01)), spread=(0.9, 1.0, 1.2),
+    fit=StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01)), ratios=((0.9, 1.0, 1.2),),
 )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_files_that_are_no_machine(cli: Cli, tmp_path: Path, text: str) -> None:
 def test_a_machine_that_could_not_run(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     told = json.loads(MACHINE.to_json())
-    for change in ({"blocks": 0}, {"drift": -1.0}, {"spread": [0.0]}, {"format": 2}):
+    for change in ({"blocks": 0}, {"drift": -1.0}, {"ratios": [[0.0]]}, {"format": 2}):
         path.write_text(json.dumps({**told, **change}))
         refused(cli("simulate", "--machine", str(path)), "bad.json")
 

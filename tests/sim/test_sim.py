@@ -11,7 +11,7 @@ from tenfold.core.config import FIRST_COME, PROFILES, SchedulerConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASSES, NO_SLO, Slo, with_slo
 from tenfold.cost.estimate import StepFit
-from tenfold.cost.machine import Machine
+from tenfold.cost.machine import KINDS, Machine
 from tenfold.sim.call import Call
 from tenfold.sim.cluster import Cluster
 from tenfold.sim.outcome import Outcome
@@ -24,10 +24,10 @@ FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01))
 BOUNDS = Slo(ttft=1.0, tpot=0.05)
 
 
-def machine(blocks: int = 4000, windows: tuple[int, ...] = (0,), spread: tuple[float, ...] = ()) -> Machine:
+def machine(blocks: int = 4000, windows: tuple[int, ...] = (0,), ratios: tuple[float, ...] = ()) -> Machine:
     return Machine(
         model="m", backend="b", cpu="c", max_context=4096, blocks=blocks, block_size=16, windows=windows, fit=FIT,
-        spread=spread,
+        ratios=(ratios,) * KINDS,
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_each_request_ends_once_and_the_books_balance(
     seed: int, rate: float, blocks: int, router: str, count: int
 ) -> None:
     cluster = Cluster(
-        machine(blocks, spread=(0.9, 1.0, 1.3)), config(BOUNDS), count=count, router=router, slo=BOUNDS, seed=seed
+        machine(blocks, ratios=(0.9, 1.0, 1.3)), config(BOUNDS), count=count, router=router, slo=BOUNDS, seed=seed
     )
     rows = traffic(80, rate, seed)
     outcome = cluster.run(rows)

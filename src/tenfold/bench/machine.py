@@ -8,6 +8,7 @@ from tenfold.bench.load import closed, run_load
 from tenfold.core.errors import EngineUnavailable
 from tenfold.cost.machine import Machine
 from tenfold.engine.client import EngineClient
+from tenfold.engine.inspection import KEPT
 
 # Both phases, few and many at a time: workload, requests, users.
 _LOADS = (("mixed", 16, 4), ("chat", 64, 16))
@@ -28,7 +29,7 @@ async def measure_machine(
         failed = next((record.error for record in outcome.records if record.error is not None), None)
         if failed is not None:
             raise EngineUnavailable(f"a request failed while the machine was measured: {failed}")
-    return (await engine.inspect()).machine
+    return (await engine.inspect(KEPT)).learned()
 
 
 async def until_calibrated(engine: EngineClient) -> None:

@@ -87,6 +87,7 @@ def _measure_machine(
     model: str, path: Path, as_json: bool, threads: int, weights: options.Weights, kv_type: options.KvType
 ) -> None:
     from tenfold.cli.machines import measure
+    from tenfold.cost.shape import StepShape
 
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"cannot write --machine {path}: it is a folder, or in none")
@@ -101,10 +102,10 @@ def _measure_machine(
     )
     found = measure(config)
     found.save(path)
-    error = max(found.spread[len(found.spread) * 9 // 10] - 1, 0.0) if found.spread else 0.0
+    alone, many = (found.cost().predict(StepShape(n, n, n, 300.0 * n, 0.0)) for n in (1, 16))
     words = (
-        f"{path}: {found.model} ({found.backend}), KV memory for {found.blocks * found.block_size:,} tokens; nine of "
-        f"ten steps took no more than {error:.0%} longer than predicted"
+        f"{path}: {found.model} ({found.backend}), KV memory for {found.blocks * found.block_size:,} tokens; a step of "
+        f"one sequence takes {1000 * alone:.2g} ms, of 16 {1000 * many:.2g} ms"
     )
     show(as_json, found, lambda: words)
 

@@ -29,8 +29,7 @@ _KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
 _DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
 _DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
 _LEAST_SCALE = 1e-3  # of a fit beside its calibration: what is beyond is no scale
-_JUDGED = 512  # steps over which the error is reported,
-_QUANTILES = 41  # and how finely the errors' distribution is told
+_JUDGED = 512  # steps over which the error is reported
 
 
 class Moments(msgspec.Struct):
@@ -103,14 +102,14 @@ class Shares(NamedTuple):
 class StepCost:
     """Predicts a step's seconds, and learns from each step that was made. Owned by whoever runs the steps."""
 
-    def __init__(self, fit: StepFit = FIRST_GUESS) -> None:
-        assert fit.usable
+    def __init__(self, fit: StepFit = FIRST_GUESS, drift: float = 1.0) -> None:
+        assert fit.usable and drift > 0
         self._parts = list(fit.parts)
         weight = fit.moments.weight
         self._firm = Moments().plus(fit.moments, min(1.0, _KEPT / weight) if weight > 0 else 0.0)
         self._recent = Moments()
         self._gain = 1.0  # what the next step counts in _recent: growing, instead of all the others shrinking
-        self._drift = 0.0  # natural logarithm of the machine's factor
+        self._drift = math.log(drift)  # natural logarithm of the machine's factor
         self._ratios: deque[float] = deque(maxlen=_JUDGED)  # real / predicted
         self.observed = 0
 
@@ -125,15 +124,6 @@ class StepCost:
         return median(abs(1 / ratio - 1) for ratio in self._ratios) if self._ratios else None
 
     @property
-    def spread(self) -> tuple[float, ...]:
-        """How real / predicted seconds of the last steps are distributed: quantiles, evenly spaced from the least to
-        the greatest; nothing before the first step."""
-        if not self._ratios:
-            return ()
-        ordered, last = sorted(self._ratios), len(self._ratios) - 1
-        return tuple(ordered[round(at * last / (_QUANTILES - 1))] for at in range(_QUANTILES))
-
-    @property
     def drift(self) -> float:
         """How many times as long as the fit says steps take at present."""
         return math.exp(self._drift)
@@ -141,6 +131,18 @@ class StepCost:
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape will take."""
         return _total(shape.features(), self._parts) * math.exp(self._drift)
+
+    def fitted(self, shape: StepShape) -> float:
+        """The same for a machine as fast as when the fit was made."""
+        return _total(shape.features(), self._parts)
+
+    def follow(self, fitted: float, seconds: float, steps: int = 1) -> None:
+        """As many steps, each of which takes ``fitted``, took ``seconds`` each: how fast the machine is at present.
+
+        :meth:`observe` does that too, and learns what parts take.
+        """
+        off = math.log(seconds / (fitted * math.exp(self._drift)))
+        self._drift += (1 - (1 - _DRIFT_RATE) ** steps) * max(-_DRIFT_STEP, min(_DRIFT_STEP, off))
 
     def shares(self, shape: StepShape, seconds: float) -> "Shares":
         """How a step of this shape that took so long is shared out among what was in it."""

@@ -1,20 +1,34 @@
 """A model on a machine, as far as a simulation must know it: what steps cost there, and the memory for KV."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean
 
 import msgspec
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.files import write_whole
 from tenfold.cost.estimate import StepCost, StepFit
-from tenfold.cost.shape import Attention
+from tenfold.cost.shape import Attention, StepShape
 
 _FORMAT = 1
+_FEW = (1, 2, 4, 8, 16, 32)  # sequences: kinds of steps end there, and one has all that are larger
+KINDS = 2 * (len(_FEW) + 1)  # of each size, without prompts and with them
+_QUANTILES = 31
+_ENOUGH = 12  # steps of a kind: of fewer, those of the nearest kind tell more
+
+
+def kind_of(shape: StepShape) -> int:
+    """Which kind of step this is: real times differ from predicted ones in a way of their own for each."""
+    size = sum(shape.sequences > few for few in _FEW)
+    return size + len(_FEW) + 1 if shape.prefill_keys else size
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """``blocks`` of ``block_size`` tokens hold KV; ``windows`` has an entry per layer, 0 for all keys. Steps take what
-    ``fit`` says, ``drift`` times as long, times a ratio that is distributed as the quantiles ``spread`` tell.
+    """``blocks`` of ``block_size`` tokens hold KV; ``windows`` has an entry per layer, 0 for all keys.
+
+    Steps take what ``fit`` says, ``drift`` times as long, times a ratio of those that were seen: ``ratios`` has
+    quantiles of them for each kind of step, or nothing.
     """
 
     model: str
@@ -26,7 +40,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[int, ...]
     fit: StepFit
     drift: float = 1.0
-    spread: tuple[float, ...] = ()
+    ratios: tuple[tuple[float, ...], ...] = ()
     format: int = _FORMAT
 
     @property
@@ -36,7 +50,28 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     def cost(self) -> StepCost:
         """What is known of its steps, at the speed it had when it was looked at."""
-        return StepCost(StepFit(tuple(part * self.drift for part in self.fit.parts)))
+        return StepCost(self.fit, self.drift)
+
+    def learned(self, steps: Iterable[tuple[StepShape, float]]) -> "Machine":
+        """The same with how fast it was, and how real times scatter, taken from these steps."""
+        cost = StepCost(self.fit)
+        known = [(kind_of(shape), cost.fitted(shape), seconds) for shape, seconds in steps if seconds > 0]
+        known = [(kind, fitted, seconds) for kind, fitted, seconds in known if fitted > 0]
+        if not known:
+            return self
+        drift = sum(seconds for *_, seconds in known) / sum(fitted for _, fitted, _ in known)
+        found: list[list[float]] = [[] for _ in range(KINDS)]
+        for kind, fitted, seconds in known:
+            found[kind].append(seconds / (fitted * drift))
+        return msgspec.structs.replace(self, drift=drift, ratios=tuple(map(_quantiles, found)))
+
+    def ratios_of(self, kind: int) -> tuple[float, ...]:
+        """Real / predicted seconds of a kind of step, each as likely; of the nearest kind that was seen."""
+        half = KINDS // 2
+        first = kind // half * half
+        near = sorted(range(first, first + half), key=lambda other: (abs(other - kind), other))
+        far = sorted(set(range(KINDS)) - set(near))
+        return next((self.ratios[one] for one in (*near, *far) if one < len(self.ratios) and self.ratios[one]), (1.0,))
 
     def with_blocks(self, tokens: int) -> "Machine":
         """The same with KV memory for this many tokens."""
@@ -61,6 +96,16 @@ def read_machine(data: bytes, where: str) -> Machine:
     if machine.format != _FORMAT:
         raise ConfigError(f"{where} is of format {machine.format}, but this Tenfold reads {_FORMAT}: measure it again")
     sizes = min(machine.blocks, machine.block_size, machine.max_context)
-    if sizes < 1 or not machine.fit.usable or not machine.drift > 0 or any(not ratio > 0 for ratio in machine.spread):
+    ratios = [ratio for some in machine.ratios for ratio in some]
+    if sizes < 1 or not machine.fit.usable or not machine.drift > 0 or not all(ratio > 0 for ratio in ratios):
         raise ConfigError(f"{where} describes no machine that could run: a size or a time is not above 0")
     return machine
+
+
+def _quantiles(values: list[float]) -> tuple[float, ...]:
+    """Evenly spaced ones, each in the middle of what it stands for; nothing of too few values."""
+    if len(values) < _ENOUGH:
+        return ()
+    ordered, count = sorted(values), min(_QUANTILES, len(values))
+    cuts = [at * len(values) // count for at in range(count + 1)]
+    return tuple(round(mean(ordered[cuts[at] : cuts[at + 1]]), 4) for at in range(count))

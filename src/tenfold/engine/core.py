@@ -227,7 +227,7 @@ class EngineCore:
             if self._machine is None:
                 raise NotFound("this engine knows nothing of its machine")
             cost = self._scheduler.cost
-            machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, spread=cost.spread)
+            machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
             return Inspection(
                 now=self._clock.now(),

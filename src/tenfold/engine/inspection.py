@@ -47,6 +47,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     limits: SchedulerConfig
     steps: list[StepRecord]
 
+    def learned(self) -> Machine:
+        """The machine with what its steps tell. Takes some ten milliseconds."""
+        return self.machine.learned((step.shape, step.seconds) for step in self.steps)
+
 
 @dataclass(slots=True)
 class Step:

@@ -1,5 +1,6 @@
 """The small routes: models, health, metrics, tokens, version, and the API page."""
 
+import asyncio
 from urllib.parse import parse_qs
 
 import msgspec
@@ -111,7 +112,8 @@ async def request(service: Service, exchange: Exchange) -> None:
 
 async def machine(service: Service, exchange: Exchange) -> None:
     """What a simulation must know of the model on this machine; `tenfold simulate --machine` takes it."""
-    await exchange.send_json((await service.engine.inspect()).machine)
+    seen = await service.engine.inspect(KEPT)
+    await exchange.send_json(await asyncio.to_thread(seen.learned))
 
 
 async def steps(service: Service, exchange: Exchange) -> None:

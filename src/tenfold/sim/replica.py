@@ -1,5 +1,5 @@
 """One engine, simulated: its scheduler and cache; a step takes what the cost model says, times a ratio drawn from those
-that were seen on the machine.
+that were seen on the machine. The scheduler's own cost model follows that as it follows real steps.
 
 Where nothing is to be decided for a while, because all that runs is in decode, many steps are made at once
 (``Scheduler.coast``): what comes of them is the same.
@@ -18,7 +18,7 @@ from tenfold.core.errors import TenfoldError
 from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
 from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
-from tenfold.cost.machine import Machine
+from tenfold.cost.machine import KINDS, Machine, kind_of
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
@@ -53,14 +53,16 @@ class Replica:
         self.held = 0.0  # of the KV blocks, at most
         self._terms_of = TermsOf(config)
         self._report = report
-        self._spread = machine.spread or (1.0,)
+        self._ratios = [machine.ratios_of(kind) for kind in range(KINDS)]
         self._random = random.Random(seed)
         self._coasting = coasting
         self._calls: dict[str, Call] = {}
         self.prefill = 0.0  # seconds of prompts whose first token has not come
         self._plan: StepPlan | None = None
         self._began = 0.0
-        self._ends: list[float] = []  # of steps that are made at once
+        self._ends: list[float] = []  # of steps that are made at once,
+        self._fitted = 0.0  # what the step in work, or the first of those, takes by the fit,
+        self._slope = 0.0  # and each of those more than the one before
 
     @property
     def calls(self) -> int:
@@ -111,6 +113,7 @@ class Replica:
             assert self._plan is not None
             samples = tuple([SampledToken(part.id, _TOKEN) for part in self._plan.slices if part.sample])
             self.steps += 1
+            self.cost.follow(self._fitted, now - self._began)
             for event in self.scheduler.apply(self._plan, StepResult(samples), now):
                 self._take(event, now)
         self._begin(now)
@@ -132,19 +135,23 @@ class Replica:
         scheduler.preempted.clear()
         self.next = _NEVER
         if self._plan is not None:
-            self.next = now + self.cost.predict(scheduler.shape) * self._ratio()
+            fitted = self.cost.fitted(scheduler.shape)
+            ratios = self._ratios[kind_of(scheduler.shape)]
+            seconds = fitted * self.machine.drift * ratios[int(self._random.random() * len(ratios))]
+            self.next, self._began, self._fitted = now + seconds, now, fitted
 
     def _foresee(self, now: float, steps: int) -> None:
         """When so many steady steps end; none that begins after a request is given up."""
         shape, more = self.scheduler.steady_shape()
-        seconds, expiry = self.cost.predict(shape), self.scheduler.next_expiry
-        slope = self.cost.predict(shape.with_keys(more)) - seconds
-        ends, spread, draw = [], self._spread, self._random.random
-        count = len(spread)
+        fitted, expiry, drift = self.cost.fitted(shape), self.scheduler.next_expiry, self.machine.drift
+        self._fitted, self._slope = fitted, self.cost.fitted(shape.with_keys(more)) - fitted
+        seconds, slope = drift * fitted, drift * self._slope
+        ends, ratios, draw = [], self._ratios[kind_of(shape)], self._random.random
+        count = len(ratios)
         for _ in range(steps):
             if now >= expiry:
                 break
-            now += seconds * spread[int(draw() * count)]
+            now += seconds * ratios[int(draw() * count)]
             ends.append(now)
             seconds += slope
         self._ends = ends
@@ -152,6 +159,8 @@ class Replica:
     def _coast(self, steps: int) -> None:
         """So many of those steps have ended."""
         ends = self._ends[:steps]
+        middle = self._fitted + self._slope * (steps - 1) / 2
+        self.cost.follow(middle, (ends[-1] - self._began) / steps, steps)
         self.scheduler.coast(ends, self._began, _TOKEN)
         self.steps += steps
         self._ends = []
@@ -166,10 +175,7 @@ class Replica:
         self._ends = []
         self._plan = self.scheduler.schedule(self._began)
         assert self._plan is not None
-        self.next = ends[done]
-
-    def _ratio(self) -> float:
-        return self._spread[int(self._random.random() * len(self._spread))]
+        self.next, self._fitted = ends[done], self.cost.fitted(self.scheduler.shape)
 
     def _take(self, event: Event, now: float) -> None:
         if isinstance(event, FailEvent):
