@@ -96,7 +96,8 @@ def compare(live: dict[str, Any], draws: list[dict[str, Any]]) -> list[tuple[str
         told = statistics.median(draw["all"][f"{name}_ms"][p] for draw in draws)
         off = 0.0 if abs(told - seen) < (LEAST if name != "tpot" else 0.1) else told / seen - 1
         found.append((f"{name.upper()} {p}, ms", seen, told, off))
-    for key, words in (("goodput_req_s", "good requests/s"), ("out_tok_s", "output tok/s")):
+    rates = [("goodput_req_s", "good requests/s")] if live["concurrency"] is None else []
+    for key, words in (*rates, ("out_tok_s", "output tok/s")):
         told = statistics.median(draw[key] for draw in draws)
         found.append((words, live[key], told, told / live[key] - 1))
     return found

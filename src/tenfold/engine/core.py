@@ -20,7 +20,7 @@ from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, Samp
 from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
 from tenfold.engine.calibration import Calibration
-from tenfold.engine.inspection import Inspection, Step, StepLog
+from tenfold.engine.inspection import Inspection, Step, StepLog, records_of
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.sched.scheduler import Scheduler
@@ -229,13 +229,8 @@ class EngineCore:
             cost = self._scheduler.cost
             machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
-            return Inspection(
-                now=self._clock.now(),
-                calibrated=known,
-                machine=machine,
-                limits=self._limits,
-                steps=self._log.latest(steps) if steps else [],
-            )
+            now, last = self._clock.now(), self._log.latest(steps)
+        return Inspection(now=now, calibrated=known, machine=machine, limits=self._limits, steps=records_of(last))
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
