@@ -98,6 +98,12 @@ def test_more_than_the_machine_can_do() -> None:
     assert "more than it can do" in told.words
 
 
+def test_a_queue_that_grows() -> None:
+    """Those that have ended did not wait long yet, but those that come do."""
+    growing = [replace_step(step, waiting=at // 2) for at, step in enumerate(steps(100, 32, 200))]
+    assert "more at the end" in found(look(steps=growing), "capacity").words
+
+
 def test_all_places_are_taken_though_there_is_room() -> None:
     told = look(choices=[choice(queue=5.0)] * 20, steps=steps(100, 4, waiting=9), limits=SchedulerConfig(max_running=4))
     assert found(told, "places").advice[0].startswith("--max-running 8")
@@ -105,21 +111,25 @@ def test_all_places_are_taken_though_there_is_room() -> None:
 
 def test_throughput_is_great_but_it_feels_slow() -> None:
     """Prompts of others in nearly every step: running answers crawl."""
-    busy = steps(100, 8, 400)
-    told = found(look(steps=busy), "interference")
+    busy, slow = steps(100, 8, 400), [choice(decode=1.0, interference=3.0)] * 20
+    told = found(look(steps=busy, choices=slow), "interference")
+    assert "interference" not in names(look(steps=busy, choices=[choice(prefill=9.0)] * 20))  # short answers
     assert any(advice.startswith("--slo tpot=") for advice in told.advice)
     assert "feels slow" in told.words
     limits = SchedulerConfig(policy=PROFILES["throughput"], max_step_tokens=4096)
     assert any(
-        "--profile balanced" in advice for advice in found(look(steps=busy, limits=limits), "interference").advice
+        "--profile balanced" in advice
+        for advice in found(look(steps=busy, limits=limits, choices=slow), "interference").advice
     )
     limits = SchedulerConfig(policy=FIRST_COME)
-    assert "fcfs" in found(look(steps=busy, limits=limits), "interference").advice[0]
+    assert "fcfs" in found(look(steps=busy, limits=limits, choices=slow), "interference").advice[0]
 
 
 def test_slower_than_alone_but_as_fast_as_promised() -> None:
     bounds = with_slo(DEFAULT_CLASSES, "standard", Slo(tpot=1.0))
-    assert "interference" not in names(look(steps=steps(100, 8, 400), limits=SchedulerConfig(classes=bounds)))
+    assert "interference" not in names(
+        look(steps=steps(100, 8, 400), limits=SchedulerConfig(classes=bounds), choices=[choice(interference=3.0)] * 20)
+    )
 
 
 @pytest.mark.parametrize(("decode", "prefill", "binds"), [(1, 0, "weights"), (2, 500, "prompts"), (60, 0, "tokens")])

@@ -13,8 +13,12 @@ from tenfold.ops.cpu import available_levels, level_name
 from tenfold.traffic.figures import percentile
 
 _QUEUED = 0.25  # of users' time: more of it in the queue is a problem,
+_GROWN = 10  # requests by which the queue got longer meanwhile,
+_OVERRUN = 0.8  # which weighs so much
 _BUSY = 0.85  # of the machine's time: from here on it is the machine that they wait for
+_SHARED = 0.25  # of the engine's time: if what every step takes is that much, more sequences would share it
 _INTERFERENCE = 0.3  # of a running answer's time, others' prompts
+_FELT = 0.15  # of users' time, the same: of less nobody complains
 _SLOWED = 1.5  # times the gap between tokens without them
 _FULL = 0.95  # of the KV blocks
 _REPEATED = 0.02  # of users' time, spent without a place or computing again
@@ -78,18 +82,28 @@ def _queueing(evidence: Evidence, work: Work) -> Finding | None:
     total = sum(one.total for one in choices)
     queued = sum(one.queue for one in choices)
     waiting = max((step.waiting for step in evidence.steps), default=0)
-    if not total or queued / total < _QUEUED or percentile([one.queue for one in choices], 50) is None:
+    grown = evidence.steps[-1].waiting - evidence.steps[0].waiting if evidence.steps else 0
+    grows = grown >= _GROWN and 2 * waiting >= evidence.steps[-1].running
+    if not total or (queued / total < _QUEUED and not grows):
         return None
     middle, late = (percentile([one.queue for one in choices], p) or 0.0 for p in (50, 95))
     words = (
         f"Requests spend {queued / total:.0%} of their time in the queue ({_time(middle)} at the median, {_time(late)} "
-        f"at the 95th percentile; at most {waiting} waited)"
+        f"at the 95th percentile; at most {waiting} waited" + (f", {grown} more at the end)" if grows else ")")
     )
     running = max((step.running for step in evidence.steps), default=0)
-    weight = queued / total
-    shown = {"queued": weight, "queue_p50_s": middle, "queue_p95_s": late, "busy": work.busy, "running": running}
+    weight = max(queued / total, _OVERRUN if grows else 0.0)
+    shown = {
+        "queued": queued / total,
+        "grown": grown,
+        "queue_p50_s": middle,
+        "queue_p95_s": late,
+        "busy": work.busy,
+        "running": running,
+    }
     advice = [] if _bounded(evidence, "ttft") else ["--slo ttft=… refuses at once (429) what would come too late"]
-    if running >= evidence.limits.max_running and work.gap and not _tight(evidence, work):
+    lonely = work.parts()["weights"] >= _SHARED or work.busy < _BUSY
+    if running >= evidence.limits.max_running and lonely and not _tight(evidence, work):
         words += f": all {running} places are taken."
         advice.insert(0, f"--max-running {2 * running}: steps have room for more sequences")
         return Finding(name="places", level="problem", words=words, advice=tuple(advice), evidence=shown, weight=weight)
@@ -113,6 +127,10 @@ def _interference(evidence: Evidence, work: Work) -> Finding | None:
     alone = work.gap - work.interference
     if not work.gap or work.interference / work.gap < _INTERFERENCE or work.gap < _SLOWED * alone:
         return None
+    total = sum(one.total for one in evidence.choices)
+    felt = sum(one.interference for one in evidence.choices) / total if total else work.interference / work.gap
+    if felt < _FELT:
+        return None  # answers are so short that nobody notices
     limits = evidence.limits
     kept = _bounded(evidence, "tpot")
     if kept is not None and work.gap <= kept:
@@ -137,8 +155,8 @@ def _interference(evidence: Evidence, work: Work) -> Finding | None:
         level="problem",
         words=words,
         advice=tuple(advice),
-        evidence={"gap_s": work.gap, "interference_s": work.interference, "alone_s": alone},
-        weight=work.interference / work.gap,
+        evidence={"gap_s": work.gap, "interference_s": work.interference, "alone_s": alone, "of_users_time": felt},
+        weight=felt,
     )
 
 
@@ -167,7 +185,7 @@ def _kv_pressure(evidence: Evidence, work: Work) -> Finding | None:
         words=words,
         advice=tuple(advice),
         evidence={"held": held, "preemptions": preempted, "lost": lost, "kv_tokens": tokens},
-        weight=max(lost, 0.3 if waits else 0.1),
+        weight=max(lost, sum(one.queue for one in choices) / total if total and waits else 0.0, 0.1),
     )
 
 
