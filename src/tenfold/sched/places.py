@@ -2,6 +2,7 @@
 
 from bisect import insort
 from collections import Counter
+from math import inf
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
@@ -15,7 +16,6 @@ from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import OTHER, TIMELY, Sequence
 from tenfold.sched.tenants import Tenants
 
-_DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
 _PROTECTED = 16  # tokens that a displaced sequence gets before it can be displaced again
 
 
@@ -51,15 +51,17 @@ class Places:
         self.preemptions: Counter[str] = Counter()  # by reason
         self.cached_prompt_tokens = 0
 
-    @property
-    def closed(self) -> bool:
-        """Whether nobody who waits can get a place, whoever it is: all are taken, and none would be given up."""
+    def closed_until(self, now: float) -> float:
+        """Until when nobody who waits can get a place, whoever it is, if nobody comes or leaves: all are taken, and
+        none would be given up. ``now`` where that is not so."""
         if len(self.running) < self._config.max_running:
-            return False
+            return now
         if not self._queue.timely or not self._preemptible:
-            return True
+            return inf
         weights = self._weights
-        return max(weights[name] for name in self._queue.by_class) <= min(self._preemptible)
+        if max(weights[name] for name in self._queue.by_class) <= min(self._preemptible):
+            return inf
+        return max(now, self._queue.displaces_from)
 
     def leave(self, sequence: Sequence) -> bool:
         """Take it out and release its blocks; False if it has no place."""
@@ -210,8 +212,7 @@ class Places:
         still be kept."""
         if sequence.tier != TIMELY or sequence.deadline is None or sequence.slo.ttft is None:
             return False
-        slack = sequence.deadline - sequence.work - draft.now
-        if slack > _DISPLACES * (sequence.slo.ttft - sequence.work):
+        if draft.now < sequence.displaces_from:
             return False
         weight = sequence.terms.slo_class.weight
         victims = [

@@ -42,6 +42,7 @@ class WaitingQueue:
         self._lines: dict[str, _Line] = {}  # of tenants that wait
         self._by_bound: dict[float, float] = {}  # seconds of timely prefill that wait, by TTFT bound (or nearly)
         self._returning: list[Sequence] = []
+        self._displacing: list[tuple[float, int, int, Sequence]] = []  # a heap of timely ones, by when they may
         self._stamps = 0
         self._count = 0
         self.by_class: Counter[str] = Counter()
@@ -49,6 +50,14 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def displaces_from(self) -> float:
+        """When the first of the timely ones may take another's place."""
+        heap = self._displacing
+        while heap and not (heap[0][3].waiting and heap[0][3].stamp == heap[0][2]):
+            heappop(heap)
+        return heap[0][0] if heap else math.inf
 
     def waiting_of(self, tenant: str) -> int:
         """How many sequences of a tenant wait."""
@@ -165,6 +174,11 @@ class WaitingQueue:
             bound = _bucket(sequence)
             self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
             heappush(line.timely, entry)
+            heap = self._displacing
+            heappush(heap, (sequence.displaces_from, sequence.order, sequence.stamp, sequence))
+            if len(heap) > 2 * self._count + 64:  # mostly of those that left from the middle
+                heap[:] = [one for one in heap if one[3].waiting and one[3].stamp == one[2]]
+                heapify(heap)
         else:
             heappush(line.others, entry)
 

@@ -266,7 +266,7 @@ class Scheduler:
         load.decode = self._with_resting(draft) if draft.resting else decode
         if mixed or lost:
             draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
-        load.full = load.capped = closed = self._places.closed
+        load.full = load.capped = closed = self._places.closed_until(now) > now
         self._backlog = closed and self._queue.timely > 0
         if draft.prefilling or (self._queue and not closed):
             budget.open(self._seconds(decode, now))
@@ -330,15 +330,16 @@ class Scheduler:
 
     # Many steps at once, for simulation.
 
-    @property
-    def next_expiry(self) -> float:
-        """No later than when the next one is given up."""
-        return self._expiries[0][0] if self._expiries else math.inf
+    def steady_until(self, now: float) -> float:
+        """Until when :meth:`steady` steps may begin: no later than when one that waits is given up, or takes another's
+        place."""
+        until = self._places.closed_until(now) if self._queue else math.inf
+        return min(until, self._expiries[0][0]) if self._expiries else until
 
-    def steady(self) -> int:
-        """How many steps from now on would only give each running sequence its next token, whatever the time, if no
-        token ends one: there is nothing to decide, blocks for all, and each step has as many keys more."""
-        if not self._running or self._held or (self._queue and not self._places.closed):
+    def steady(self, now: float) -> int:
+        """How many steps from ``now`` on would only give each running sequence its next token, if no token ends one:
+        there is nothing to decide, blocks for all, and each step has as many keys more."""
+        if not self._running or self._held or (self._queue and self._places.closed_until(now) <= now):
             return 0
         steps: float = 1 << 30
         for s in self._running:

@@ -11,6 +11,7 @@ from tenfold.sched.terms import NO_TERMS, Terms
 # Who goes first: sequences that had a place and lost it, until they are where they were; those whose TTFT bound can be
 # kept; all others: that missed it, are promised none, or are too long for it.
 RETURNING, TIMELY, OTHER = 0, 1, 2
+_DISPLACES = 0.5  # a waiting one may displace others when no more than this part of its time to wait is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,12 @@ class Sequence:
     def late(self, now: float) -> bool:
         """Whether its first token will be later than promised, if it begins now."""
         return self.first_token is None and self.deadline is not None and self.deadline - self.work < now
+
+    @property
+    def displaces_from(self) -> float:
+        """When it may take another's place, so that its first token comes in time; a timely one's."""
+        assert self.deadline is not None and self.slo.ttft is not None
+        return self.deadline - self.work - _DISPLACES * (self.slo.ttft - self.work)
 
     def ahead(self, now: float) -> float:
         """By how many TPOT bounds its next token would be early; 0 where there is no bound."""

@@ -124,7 +124,7 @@ class Replica:
         self.held = max(self.held, pool.held / pool.blocks)
         for event in scheduler.expire(now):
             self._take(event, now)
-        if self._coasting and (steps := min(scheduler.steady(), _MOST)) >= _WORTH:
+        if self._coasting and (steps := min(scheduler.steady(now), _MOST)) >= _WORTH:
             self._began, self._plan = now, None
             self._foresee(now, steps)
             if len(self._ends) >= _WORTH:
@@ -143,13 +143,13 @@ class Replica:
     def _foresee(self, now: float, steps: int) -> None:
         """When so many steady steps end; none that begins after a request is given up."""
         shape, more = self.scheduler.steady_shape()
-        fitted, expiry, drift = self.cost.fitted(shape), self.scheduler.next_expiry, self.machine.drift
+        fitted, until, drift = self.cost.fitted(shape), self.scheduler.steady_until(now), self.machine.drift
         self._fitted, self._slope = fitted, self.cost.fitted(shape.with_keys(more)) - fitted
         seconds, slope = drift * fitted, drift * self._slope
         ends, ratios, draw = [], self._ratios[kind_of(shape)], self._random.random
         count = len(ratios)
         for _ in range(steps):
-            if now >= expiry:
+            if now >= until:
                 break
             now += seconds * ratios[int(draw() * count)]
             ends.append(now)
