@@ -103,6 +103,31 @@ def compare(live: dict[str, Any], draws: list[dict[str, Any]]) -> list[tuple[str
     return found
 
 
+def draw(kept: dict[str, dict[str, Any]], path: Path) -> None:
+    """TTFT and TPOT of all requests, the engine's and the simulation's, as distributions."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    figure = Figure(figsize=(3.0 * len(kept), 5.2), layout="constrained")
+    panels = figure.subplots(2, len(kept), squeeze=False)
+    for column, (name, both) in enumerate(kept.items()):
+        for row, key in enumerate(("ttft_ms", "tpot_ms")):
+            axes = panels[row][column]
+            for who, colour, style in (("live", "#1f5fa8", "-"), ("simulated", "#b0763a", "--")):
+                values = sorted(one[key] for one in both[who]["requests"] if one[key] and "error" not in one)
+                parts = [(at + 1) / len(values) for at in range(len(values))]
+                label = "engine" if who == "live" else "simulation"
+                axes.step(values, parts, color=colour, linestyle=style, label=label)
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.grid(alpha=0.25)
+            axes.set_xlabel(f"{key[:4].upper()}, ms")
+        panels[0][column].set_title(name, fontsize=9)
+    panels[0][0].set_ylabel("part of the requests")
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 async def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +138,7 @@ async def main() -> int:
     parser.add_argument("--only", help="scenarios whose name has this in it")
     parser.add_argument("--tolerance", type=float, default=0.1)
     parser.add_argument("--output", type=Path, help="write all figures here, as JSON")
+    parser.add_argument("--plot", type=Path, help="draw the distributions here, as PNG")
     told = parser.parse_args()
     beyond, rows, kept = 0, [], {}
     for scenario in scenarios(told.scale, told.seed):
@@ -131,6 +157,8 @@ async def main() -> int:
     print("\n" + table(("load", "figure", "engine", "simulation", "off by"), rows))
     if told.output is not None:
         told.output.write_text(json.dumps(kept))
+    if told.plot is not None:
+        draw(kept, told.plot)
     return 1 if beyond else 0
 
 

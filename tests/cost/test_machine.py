@@ -1,0 +1,67 @@
+"""What a simulation takes from real steps."""
+
+import random
+
+import msgspec
+import pytest
+
+from tenfold.cost.estimate import StepCost, StepFit
+from tenfold.cost.machine import KINDS, Machine, kind_of, read_machine
+from tenfold.cost.shape import StepShape
+
+FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01))
+MACHINE = Machine(model="m", backend="b", cpu="c", max_context=99, blocks=9, block_size=16, windows=(0,), fit=FIT)
+
+
+def decode(sequences: int) -> StepShape:
+    return StepShape(sequences, sequences, sequences, 100.0 * sequences, 0.0)
+
+
+def test_times_scatter_by_kind_as_they_did() -> None:
+    """Twice as long for few sequences, three times for many: both are found again, and the mean speed."""
+    cost, rng = StepCost(FIT), random.Random(1)
+    steps = []
+    for _ in range(200):
+        for sequences, slower in ((1, 2.0), (30, 3.0)):
+            shape = decode(sequences)
+            steps.append((shape, slower * rng.uniform(0.9, 1.1) * cost.fitted(shape)))
+    learned = MACHINE.learned(steps)
+    assert 2.0 < learned.drift < 3.0
+    for sequences, slower in ((1, 2.0), (30, 3.0)):
+        ratios = [ratio * learned.drift for ratio in learned.ratios_of(kind_of(decode(sequences)))]
+        assert sum(ratios) / len(ratios) == pytest.approx(slower, rel=0.02)
+        assert min(ratios) == pytest.approx(0.9 * slower, rel=0.03)
+        assert max(ratios) == pytest.approx(1.1 * slower, rel=0.03)
+    total = sum(seconds for _, seconds in steps)
+    assert sum(learned.drift * cost.fitted(shape) for shape, _ in steps) == pytest.approx(total)
+    assert learned.cost().predict(decode(1)) == pytest.approx(learned.drift * cost.fitted(decode(1)))
+
+
+def test_a_kind_that_was_not_seen_takes_the_nearest() -> None:
+    ratios: list[tuple[float, ...]] = [()] * KINDS
+    ratios[2], ratios[KINDS - 1] = (1.5,), (0.5,)
+    machine = msgspec.structs.replace(MACHINE, ratios=tuple(ratios))
+    assert machine.ratios_of(0) == machine.ratios_of(5) == (1.5,)
+    assert machine.ratios_of(KINDS // 2) == (0.5,)
+    assert MACHINE.ratios_of(3) == (1.0,)
+
+
+def test_without_steps_nothing_is_learned() -> None:
+    assert MACHINE.learned([]) == MACHINE
+    assert MACHINE.learned([(decode(1), 0.0)]) == MACHINE
+
+
+def test_it_survives_a_file() -> None:
+    learned = MACHINE.learned([(decode(1), 0.01)] * 40)
+    assert read_machine(learned.to_json(), "here") == learned
+
+
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_following_many_steps_is_following_each(steps: int) -> None:
+    one, many = StepCost(FIT), StepCost(FIT)
+    shape = decode(4)
+    fitted = one.fitted(shape)
+    for _ in range(steps):
+        one.follow(fitted, 1.2 * fitted)
+    many.follow(fitted, 1.2 * fitted, steps)
+    assert many.drift == pytest.approx(one.drift)
