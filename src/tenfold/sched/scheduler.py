@@ -16,7 +16,6 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 
 import math
 from collections import Counter
-from collections.abc import Sequence as Many
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
@@ -31,6 +30,7 @@ from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.admission import Admission
 from tenfold.sched.bill import Bill
 from tenfold.sched.budget import StepBudget
+from tenfold.sched.coasting import Coasting
 from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.places import Places
@@ -44,7 +44,8 @@ from tenfold.sched.sequence import (
     Submission,
     TokenEvent,
 )
-from tenfold.sched.tenants import Tenants
+from tenfold.sched.siblings import Siblings
+from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 
 _LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
@@ -53,7 +54,6 @@ _BRIEFLY = 0.05  # of a TTFT bound of late, what they take of a step where no TP
 _BRIEF = 0.02  # and never less seconds
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
-_OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
 
 
 class Scheduler:
@@ -85,9 +85,20 @@ class Scheduler:
         )
         self._running = self._places.running
         self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
-        self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
-        self._held_count = 0
+        self._siblings = Siblings()
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
+        self.coasting = Coasting(
+            self._places,
+            self._queue,
+            self._siblings,
+            self._tenants,
+            cache,
+            self._attention,
+            self._load,
+            self._forecast,
+            self._bill,
+            self._expiries,
+        )
         self._ended: list[str] = []
         self._arrivals = 0
         self._admission = Admission(config, cache, self._forecast, self._queue, self._tenants)
@@ -96,7 +107,6 @@ class Scheduler:
         self._backlog = False  # whether timely prompts, but for those held back, wanted more of the last plan
         self._fed = 0.0  # when those that are not timely got some
         self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part
-        self._held_of: Counter[str] = Counter()  # held ones, by tenant
         self.computed_prompt_tokens = 0
 
     @property
@@ -107,7 +117,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences in the queue."""
-        return len(self._queue) + self._held_count
+        return len(self._queue) + self._siblings.count
 
     @property
     def preemptions(self) -> Counter[str]:
@@ -181,7 +191,7 @@ class Scheduler:
         sequence.payer = payer
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
         tenant = sequence.terms.tenant
-        of_tenant = 0 if self._by_arrival else self._queue.waiting_of(tenant) + self._held_of[tenant]
+        of_tenant = 0 if self._by_arrival else self._queue.waiting_of(tenant) + self._siblings.of(tenant)
         self._admission.check_limits(self.waiting, of_tenant, len(self._running), self._load)
         parent = self._sequences.get(submission.after) if submission.after else None
         if parent is not None:
@@ -196,15 +206,13 @@ class Scheduler:
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
         if parent is not None and parent.computed < parent.prompt:
-            self._held.setdefault(parent.id, []).append(sequence)
-            self._held_count += 1
-            self._held_of[tenant] += 1
+            self._siblings.hold(sequence, parent.id)
         else:
             self._queue.push(sequence)
         if parent is None and (timeout := sequence.terms.queue_timeout) is not None:
             heappush(self._expiries, (submission.arrival + timeout, sequence.order, sequence))
             if len(self._expiries) > 2 * self.waiting + 64:  # mostly of those that have begun
-                self._expiries = [
+                self._expiries[:] = [
                     entry for entry in self._expiries if not entry[2].admitted and entry[2].id in self._sequences
                 ]
                 heapify(self._expiries)
@@ -220,8 +228,7 @@ class Scheduler:
             return None
         self._release_held(sequence)
         if not self._queue.remove(sequence) and not self._places.leave(sequence):
-            self._held[sequence.submission.after or ""].remove(sequence)
-            self._let_go(sequence)
+            self._siblings.drop(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
         if sequence in self._planned:
@@ -245,7 +252,7 @@ class Scheduler:
             timeout = sequence.terms.queue_timeout or 0.0
             message = f"the request has waited for {timeout:g} s to begin, as long as it may; try again later"
             retry_after = self._admission.drained(len(self._running), self._load)
-            together = (*self._held.get(sequence.id, ()), sequence)
+            together = (*self._siblings.behind(sequence.id), sequence)
             events += [FailEvent(one.id, message, retry_after, self.end(one.id, now)) for one in together]
         return events
 
@@ -315,7 +322,7 @@ class Scheduler:
             if part.sample:
                 sample = samples[part.id]
                 sequence.tokens.append(sample.token)
-                self._tenants.charge(sequence.terms.tenant, _OUTPUT_CHARGE)
+                self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE)
                 if sequence.first_token is None:
                     sequence.first_token = now
                     sequence.phases.enter("decode", now, self._load.interference)
@@ -328,74 +335,14 @@ class Scheduler:
             self._bill.idle()
         return events
 
-    # Many steps at once, for simulation.
-
-    def steady_until(self, now: float) -> float:
-        """Until when :meth:`steady` steps may begin: no later than when one that waits is given up, or takes another's
-        place."""
-        until = self._places.closed_until(now) if self._queue else math.inf
-        return min(until, self._expiries[0][0]) if self._expiries else until
-
-    def steady(self, now: float) -> int:
-        """How many steps from ``now`` on would only give each running sequence its next token, if no token ends one:
-        there is nothing to decide, blocks for all, and each step has as many keys more."""
-        if not self._running or self._held or (self._queue and self._places.closed_until(now) <= now):
-            return 0
-        steps: float = 1 << 30
-        for s in self._running:
-            left = s.submission.max_length - len(s.tokens) - 1
-            if left < steps:
-                steps = left
-            if len(s.tokens) - s.computed != 1 or s.first_token is None or s.computed < s.reached or left <= 0:
-                return 0
-            if not self._attention.plain:
-                steps = min(steps, self._attention.until_bend(len(s.tokens)))
-        cache, blocks = self._cache, self._cache.pool.available
-        many = int(steps)
-        while sum(cache.missing(s.id, s.computed + many) for s in self._running) > blocks:
-            many //= 2
-        return many
-
-    def steady_shape(self) -> tuple[StepShape, float]:
-        """The next of those steps, and by how many keys each has more than the one before."""
-        shape = StepShape()
-        keys, more = self._attention.keys, 0.0
-        for s in self._running:
-            context = len(s.tokens)
-            now = keys(1, context)
-            shape.add(1, now, sample=True)
-            more += keys(1, context + 1) - now
-        return shape, more
-
-    def coast(self, ends: Many[float], began: float, token: int) -> None:
-        """Make as many :meth:`steady` steps as there are ``ends``, all at once: the first one began at ``began``, and
-        each sequence gets ``token`` in each."""
-        steps, step, last, now = len(ends), self._load.step, began, ends[-1]
-        for end in ends:
-            step += 0.1 * (end - last - step)
-            last = end
-        self._load.step = step
-        if self._queue.timely:
-            self._forecast.progress(0.0, now - began)
-        self._tenants.tick(now)
-        self._bill.steps(self._running, steps, began, now)
-        for sequence in self._running:
-            sequence.tokens += [token] * steps
-            computed = sequence.computed + steps
-            sequence.computed = sequence.reached = computed
-            self._tenants.charge(sequence.terms.tenant, _OUTPUT_CHARGE * steps)
-            reserved = self._cache.reserve(sequence.id, computed)
-            assert reserved, "steady() counted blocks that are not there"
-            self._cache.commit(sequence.id, sequence.tokens, computed)
-
     def check(self) -> None:
         """Assert that the books balance (tests call this after every step)."""
         self._cache.check()
         self._queue.check()
         places = [s.id for s in self._running] + [s.id for s in self._sequences.values() if s.waiting]
-        places += [s.id for held in self._held.values() for s in held]
+        places += self._siblings.names()
         assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
-        assert self._held_count == sum(map(len, self._held.values()))
+        self._siblings.check()
         assert all(s.computed < len(s.tokens) for s in self._running)
 
     # What a step holds.
@@ -554,19 +501,11 @@ class Scheduler:
             sequence.reached = after
             sequence.returning = False
         self._cache.commit(sequence.id, sequence.tokens, after)
-        if after >= prompt and self._held:
+        if after >= prompt and self._siblings:
             self._release_held(sequence)
         return done if sequence.tier == TIMELY else 0.0
 
     def _release_held(self, sequence: Sequence) -> None:
         """Let those that waited for ``sequence``'s prefill into the queue, where its own place was."""
-        for held in self._held.pop(sequence.id, []):
-            self._let_go(held)
+        for held in self._siblings.release(sequence.id):
             self._queue.push(held)
-
-    def _let_go(self, held: Sequence) -> None:
-        """One that was held is held no more."""
-        self._held_count -= 1
-        self._held_of[held.terms.tenant] -= 1
-        if not self._held_of[held.terms.tenant]:
-            del self._held_of[held.terms.tenant]

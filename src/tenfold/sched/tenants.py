@@ -13,6 +13,7 @@ from math import inf
 
 from tenfold.sched.sequence import Sequence
 
+OUTPUT_CHARGE = 2.0  # what a tenant is charged for an output token, in prompt tokens
 _RECENT = 60.0  # seconds after its last request that a tenant counts as one that may come again
 _BACKLOG = 1.0  # seconds for which something of a tenant has waited, from where on it wants more than it gets,
 _LASTS = 10.0  # and for how many seconds after that

@@ -2,7 +2,7 @@
 that were seen on the machine. The scheduler's own cost model follows that as it follows real steps.
 
 Where nothing is to be decided for a while, because all that runs is in decode, many steps are made at once
-(``Scheduler.coast``): what comes of them is the same.
+(``sched.coasting``): what comes of them is the same.
 """
 
 import math
@@ -124,7 +124,7 @@ class Replica:
         self.held = max(self.held, pool.held / pool.blocks)
         for event in scheduler.expire(now):
             self._take(event, now)
-        if self._coasting and (steps := min(scheduler.steady(now), _MOST)) >= _WORTH:
+        if self._coasting and (steps := min(scheduler.coasting.steps(now), _MOST)) >= _WORTH:
             self._began, self._plan = now, None
             self._foresee(now, steps)
             if len(self._ends) >= _WORTH:
@@ -142,8 +142,8 @@ class Replica:
 
     def _foresee(self, now: float, steps: int) -> None:
         """When so many steady steps end; none that begins after a request is given up."""
-        shape, more = self.scheduler.steady_shape()
-        fitted, until, drift = self.cost.fitted(shape), self.scheduler.steady_until(now), self.machine.drift
+        shape, more = self.scheduler.coasting.shape()
+        fitted, until, drift = self.cost.fitted(shape), self.scheduler.coasting.until(now), self.machine.drift
         self._fitted, self._slope = fitted, self.cost.fitted(shape.with_keys(more)) - fitted
         seconds, slope = drift * fitted, drift * self._slope
         ends, ratios, draw = [], self._ratios[kind_of(shape)], self._random.random
@@ -161,7 +161,7 @@ class Replica:
         ends = self._ends[:steps]
         middle = self._fitted + self._slope * (steps - 1) / 2
         self.cost.follow(middle, (ends[-1] - self._began) / steps, steps)
-        self.scheduler.coast(ends, self._began, _TOKEN)
+        self.scheduler.coasting.make(ends, self._began, _TOKEN)
         self.steps += steps
         self._ends = []
 
