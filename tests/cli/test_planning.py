@@ -75,7 +75,8 @@ def test_files_that_are_no_machine(cli: Cli, tmp_path: Path, text: str) -> None:
 def test_a_machine_that_could_not_run(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     told = json.loads(MACHINE.to_json())
-    for change in ({"blocks": 0}, {"drift": -1.0}, {"ratios": [[0.0]]}, {"format": 2}):
+    changes = ({"blocks": 0}, {"blocks": 10**18}, {"drift": -1.0}, {"drift": 1e300}, {"ratios": [[0.0]]}, {"format": 2})
+    for change in (*changes, {"windows": []}, {"windows": [-5]}):
         path.write_text(json.dumps({**told, **change}))
         refused(cli("simulate", "--machine", str(path)), "bad.json")
 
@@ -107,7 +108,13 @@ def test_tune_writes_what_serve_takes(cli: Cli, machine: str, tmp_path: Path) ->
     refused(cli("serve", "no-such-model", "--port", "0", "--config", str(path)), "above 0 seconds")
     told_here = cli("serve", "no-such-model", "--port", "0", "--config", str(path), "--slo", "ttft=1s")
     refused(told_here, "no-such-model")
-    for text, says in (("speed = 1", "speed"), ("= 1", "no TOML")):
+    for text, says in (
+        ("speed = 1", "speed"),
+        ("= 1", "no TOML"),
+        ("port = true", "port"),
+        ("no-prefix-sharing = 1", "no-prefix"),
+        ("slo = ['ttft=1s']", "one value"),
+    ):
         path.write_text(text)
         result = cli("serve", "--config", str(path))
         assert result.exit_code == 2
@@ -143,6 +150,10 @@ def test_config_values_reach_the_command(tmp_path: Path) -> None:
         (("simulate", "--machine", "/nonexistent/m.json"), "tenfold profile --machine"),
         (("simulate", "--machine", "http://127.0.0.1:1"), "no server answers"),
         (("simulate", "--machine", "ftp://x"), "http://"),
+        (("simulate", "--machine", "http://["), "http://"),
+        (("bench", "--url", "http://["), "http://"),
+        (("simulate", "--classes", "nope=1"), "no SLO class 'nope'"),
+        (("simulate", "--find-rate", "--slo", "ttft=1s", "--rates", "1"), "--rates"),
         (("simulate", "--find-rate"), "--slo"),
         (("simulate", "--rate", "0"), "--rate"),
         (("plan", "--slo", "ttft=1s"), "--rate"),
@@ -172,6 +183,23 @@ def test_doctor_of_a_server(cli: Cli) -> None:
         result = cli("doctor", "--url", server.url, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["findings"][0]["name"] == "state"
+
+
+def test_doctor_of_what_is_no_tenfold_server(cli: Cli) -> None:
+    with LiveServer(FakeEngine(state="fine")) as server:
+        refused(cli("doctor", "--url", server.url), "no Tenfold server")
+
+
+def test_nothing_answered_is_told_and_fails(cli: Cli, machine: str) -> None:
+    result = cli("simulate", "--machine", machine, "-n", "3", "--kv-tokens", "16", "--json")
+    assert result.exit_code == 1
+    assert "3 ×" in json.loads(result.stdout)["first_error"]
+
+
+def test_a_trace_of_one_moment_has_no_rate(cli: Cli, machine: str, tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival_s,tenant,prompt_tokens,output_tokens\n1,a,5,5\n")
+    refused(cli("plan", "--slo", "ttft=1s", "--trace", str(trace), "--machine", machine), "no two requests")
 
 
 def test_doctor_of_this_machine(cli: Cli) -> None:

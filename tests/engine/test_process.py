@@ -237,3 +237,27 @@ def test_stop_while_loading_leaves_nothing(smollm2_path: Path) -> None:
             os.kill(engine.pid, 0)
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_the_engine_can_be_looked_into(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps and its machine travel; one that is stopped is told of, and nobody waits for it for ever."""
+
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path))
+        await engine.start()
+        await collect(engine.submit(request("r", max_tokens=20)))
+        seen = await engine.inspect(1000)
+        assert len(seen.steps) >= 20
+        assert sum(step.sampled for step in seen.steps) == 20
+        assert all(0 < step.computing <= step.seconds for step in seen.steps)
+        assert seen.learned().blocks == seen.machine.blocks > 0
+        assert (await engine.inspect()).steps == []
+        monkeypatch.setattr("tenfold.engine.process.PATIENCE", 0.2)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(EngineUnavailable, match="not answered"):
+            await engine.inspect(1000)
+        os.kill(engine.pid, signal.SIGCONT)
+        await engine.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))

@@ -235,6 +235,7 @@ def test_one_that_waits_for_blocks_does_not_hold_up_higher_classes() -> None:
 def test_samples_of_one_request() -> None:
     """They wait for the first one's prefill, on its terms; the wait to begin is over when the first one begins."""
     server = Server(max_waiting_per_tenant=10)
+    assert server.scheduler.most_together == 10  # a request of more samples could never be let in
     server.add("x", 3000, 20, slo_class="interactive", ttft=5.0, queue_timeout=0.05, salt="")
     for i in range(1, 4):
         server.add(f"x/{i}", 3000, 20, slo_class="interactive", ttft=5.0, queue_timeout=0.05, salt="", after="x")

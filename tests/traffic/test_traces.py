@@ -44,6 +44,10 @@ def test_burstgpt(tmp_path: Path) -> None:
 def test_several_tenants_out_of_order(tmp_path: Path) -> None:
     found = trace(tmp_path, TENANTS + "2.5,b,20,3\n0.5,a,10,4\n")
     assert found.rows == (Row(0.0, 10, 4, "a"), Row(2.0, 20, 3, "b"))
+    classes = TENANTS.strip() + ",slo_class\n0,a,10,4,batch\n1,a,10,4,\n"
+    assert [row.slo_class for row in trace(tmp_path, classes).rows] == ["batch", ""]
+    wild = trace(tmp_path, TENANTS + "1,a,1000000000000,1\n1e300,a,1,1\n3,b,20,3\n")
+    assert (len(wild.rows), wild.bad) == (1, 2)
 
 
 def test_mooncake(tmp_path: Path) -> None:

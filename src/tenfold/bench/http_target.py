@@ -169,11 +169,15 @@ class HttpTarget:
         slo: Slo = NO_SLO,
         clock: Clock | None = None,
     ) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if not host or parts.scheme not in ("http", "https"):
             raise ConfigError(f"--url must be like http://127.0.0.1:8000, got {url!r}")
-        self._host = parts.hostname
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._host = host
+        self._port = port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._url = f"{parts.scheme}://{parts.netloc}"
         path = parts.path.rstrip("/").removesuffix("/v1")

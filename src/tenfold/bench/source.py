@@ -53,6 +53,11 @@ class Source:
         """The greatest rate there can be."""
         return self.replay.rate if self.replay is not None else float("inf")
 
+    def class_names(self) -> set[str]:
+        """SLO classes that requests name."""
+        named = set(shares_of(self.classes)) if self.classes is not None else set()
+        return named | ({row.slo_class for row in self.replay.rows(None, 0)} if self.replay is not None else set())
+
     def count(self, rate: float | None) -> int:
         """Requests that there will be."""
         if self.replay is not None:

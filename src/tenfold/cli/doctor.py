@@ -1,13 +1,14 @@
 """``tenfold doctor``."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from tenfold.cli import options
 from tenfold.cli.output import progress, show
 from tenfold.core.errors import ConfigError, EngineUnavailable
+from tenfold.engine.client import State
 
 if TYPE_CHECKING:
     from tenfold.doctor.evidence import Evidence
@@ -94,10 +95,16 @@ def _server(url: str, seconds: float, api_key: str | None) -> "list[Finding]":
     health = _health(url)
     if health is not None:
         return [health]
-    evidence = gather(url, seconds, api_key)
+    import msgspec
+
+    try:
+        evidence = gather(url, seconds, api_key)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"what answers at {url} is no Tenfold server, or another version: {error}") from None
     findings = diagnose(evidence)
     if evidence.past:
         words = f"Nothing was computed in these {seconds:g} seconds: what is said of steps is from before."
+        findings = [msgspec.structs.replace(one, level="note") if one.level == "problem" else one for one in findings]
         findings.append(Finding(name="past", level="note", words=words))
     return findings
 
@@ -115,7 +122,10 @@ def _health(url: str) -> "Finding | None":
     try:
         told = answer.json()
         state, reason = told["status"], told.get("reason")
+        known = state in get_args(State)
     except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
         raise ConfigError(f"what answers at {url} is no Tenfold server: its /health is {answer.text[:100]!r}") from None
     if state == "ready":
         return None

@@ -34,14 +34,18 @@ def get(url: str, path: str, api_key: str | None) -> bytes:
     """The body of a server's answer. Raises ConfigError or EngineUnavailable, naming the server."""
     import httpx
 
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--url must be like http://127.0.0.1:8000, got {url!r}")
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError(f"a server's URL must be like http://127.0.0.1:8000, got {url!r}")
     base = url.rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         answer = httpx.get(base + path, headers=headers, timeout=30.0)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineUnavailable(f"no server answers at {url} ({error}); start one with `tenfold serve`") from None
     if answer.status_code == 404:
         raise ConfigError(f"the server at {url} has no {path}: it is no Tenfold server, or an older one")

@@ -40,6 +40,15 @@ class KvType(StrEnum):
     int8 = "int8"
 
 
+class LogLevel(StrEnum):
+    """What is written to the log."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
 class Profile(StrEnum):
     """Named settings of the scheduler's policy."""
 
@@ -64,6 +73,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=0,
+        max=4096,
         help="Threads to compute with; 0: one per physical core this process may use.",
         rich_help_panel=ENGINE_PANEL,
     ),
@@ -188,6 +198,7 @@ def engine_config(
     kv_type: KvType,
     prefix_sharing: bool = True,
     scheduler: SchedulerConfig | None = None,
+    log_level: LogLevel = LogLevel.warning,
 ) -> EngineConfig:
     """The engine's settings from the options' values. Raises ConfigError."""
     return EngineConfig(
@@ -200,6 +211,7 @@ def engine_config(
         kv_type=kv_type.value,
         prefix_sharing=prefix_sharing,
         scheduler=scheduler or SchedulerConfig(),
+        log_level=log_level.value,
     )
 
 
@@ -213,10 +225,15 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is no TOML: {error}") from None
-    known = {one.name for one in context.command.params if one.name not in ("config", None)}
-    for name in values:
-        if name.replace("-", "_") not in known:
+    known = {one.name: one for one in context.command.params if one.name not in ("config", None)}
+    for name, value in values.items():
+        option = known.get(name.replace("-", "_"))
+        if option is None:
             raise typer.BadParameter(f"{path} sets {name!r}, which is no option of this command")
+        if isinstance(value, bool) is not bool(getattr(option, "is_flag", False)):
+            raise typer.BadParameter(f"{path}: {name} = {value!r} is not of the kind that --{name} takes")
+        if isinstance(value, dict) or (isinstance(value, list) and not getattr(option, "multiple", False)):
+            raise typer.BadParameter(f"{path}: {name} takes one value, not {value!r}")
     context.default_map = {name.replace("-", "_"): value for name, value in values.items()}
     return path
 

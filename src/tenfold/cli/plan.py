@@ -188,6 +188,8 @@ def _rate(source: "Source", rate: float | None) -> float:
     if source.replay is not None:
         if rate is not None:
             raise ConfigError("--rate does nothing beside --trace: --speed makes more or less of it")
+        if source.replay.rate <= 0:
+            raise ConfigError("the trace has no two requests at different times, and so no rate to plan for")
         return source.replay.rate
     if rate is None:
         raise ConfigError("say how much traffic there is: --rate, in requests per second, or --trace")
@@ -215,6 +217,8 @@ def _variants(
         found.append(Variant(Path(where).stem, load_machine(where), cost))
     if len({one.name for one in found}) < len(found):
         raise ConfigError("two of the --machine files have the same name: rename one")
+    if found and weights != "auto":
+        raise ConfigError("--weights are measured where no --machine is given: leave one of them out")
     if found:
         return found
     for form in weights.split(","):

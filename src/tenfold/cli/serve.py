@@ -55,6 +55,9 @@ def serve(
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
     body_limit: Annotated[float, typer.Option(min=0.01, help="Largest request body, in MiB.")] = 4.0,
+    log_level: Annotated[
+        options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
+    ] = options.LogLevel.warning,
     backend: options.BackendOption = options.Backend.cpu,
     threads: options.Threads = 0,
     weights: options.WeightsOption = options.Weights.auto,
@@ -106,6 +109,7 @@ def serve(
             kv_type=kv_type,
             prefix_sharing=not no_prefix_sharing,
             scheduler=scheduler,
+            log_level=log_level,
         )
         run(server, engine, sock, lambda ready: _announce(ready, server), child=context.obj)
     typer.echo("stopped", err=True)

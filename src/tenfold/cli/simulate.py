@@ -36,6 +36,9 @@ Without --machine, this one is measured first (half a minute). Reports are those
 """
 
 
+NOTHING = 1  # was answered
+
+
 class Router(StrEnum):
     """See tenfold.sim.routing."""
 
@@ -54,7 +57,7 @@ def simulate(
         ),
     ] = None,
     model: options.ModelOption = DEFAULT_MODEL,
-    replicas: Annotated[int, typer.Option(min=1, help="Engines of that kind.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=10_000, help="Engines of that kind.")] = 1,
     router: Annotated[Router, typer.Option(help="Which of them a request goes to.")] = Router.least_work,
     workload: load_options.WorkloadOption = load_options.Workload.mixed,
     requests: load_options.Requests = 1000,
@@ -97,6 +100,8 @@ def simulate(
     bounds = parse_slo(slo) if slo is not None else NO_SLO
     if find_rate and not bounds.bounded:
         raise ConfigError("--find-rate needs bounds to keep: --slo ttft=1s,tpot=50ms")
+    if find_rate and rates is not None:
+        raise ConfigError("--find-rate chooses the rates; leave --rates out")
     chosen = load_options.rates_of(rates) if rates is not None else [rate if rate is not None else 1.0]
     if find_rate:
         check_search(attain, chosen[0])
@@ -127,6 +132,7 @@ def simulate(
         max_waiting_per_tenant=max_waiting_per_tenant,
         tenants=tenant or (),
     )
+    _check_classes(source, config)
     found = load_machine(machine, api_key) if machine is not None else measure(options.default_engine(model, config))
     if kv_tokens is not None:
         found = found.with_blocks(kv_tokens)
@@ -138,6 +144,17 @@ def simulate(
     load_options.finish(as_json, output, report, table)
     if html is not None:
         load_options.write(html, page().encode(), "--html")
+    if not any(one["req_s"] for one in report.get("sweep", [report])):
+        raise typer.Exit(NOTHING)
+
+
+def _check_classes(source: "Source", config: SchedulerConfig) -> None:
+    """Raise ConfigError where requests are of a class that there is not."""
+    known, wanted = {one.name for one in config.classes}, source.class_names()
+    if unknown := sorted(wanted - known - {""}):
+        raise ConfigError(
+            f"there is no SLO class {unknown[0]!r}: choose from {', '.join(sorted(known))}, or --slo-class"
+        )
 
 
 class _Player:

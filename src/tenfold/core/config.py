@@ -7,6 +7,8 @@ from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, SloClass
 
 DEFAULT_MODEL = "smollm2-135m"
 KV_TYPES = ("bf16", "int8")
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_LEVELS = ("debug", "info", "warning", "error")
 WEIGHTS = ("auto", "int4", "int8", "bf16")
 
 
@@ -85,6 +87,11 @@ class SchedulerConfig:
     policy: Policy = PROFILES["balanced"]
     tenants: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def most_together(self) -> int:
+        """Sequences that one request may have: as many as may wait."""
+        return min(self.max_waiting, self.max_waiting_per_tenant or self.max_waiting)
+
     def __post_init__(self) -> None:
         if self.max_running < 1 or self.max_waiting < 1:
             raise ConfigError("max_running and max_waiting must be at least 1")
@@ -123,3 +130,4 @@ class EngineConfig:
     prefix_sharing: bool = True
     scheduler: SchedulerConfig = SchedulerConfig()
     profile: bool = False
+    log_level: str = "warning"  # of LOG_LEVELS, for its own process

@@ -115,7 +115,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     blocks: int
     block_size: int  # tokens
-    max_waiting: int  # sequences the queue holds
+    max_waiting: int  # sequences of one tenant that may wait together
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

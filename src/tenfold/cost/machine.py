@@ -15,6 +15,8 @@ _FORMAT = 1
 _FEW = (1, 2, 4, 8, 16, 32)  # sequences: kinds of steps end there, and one has all that are larger
 KINDS = 2 * (len(_FEW) + 1)  # of each size, without prompts and with them
 _QUANTILES = 31
+_MOST = 1 << 26  # blocks, or tokens: beyond that a file is wrong,
+_SANE = 1e4  # as it is where steps take so many times as long as they should, or as short
 _ENOUGH = 12  # steps of a kind: of fewer, those of the nearest kind tell more
 
 
@@ -91,14 +93,16 @@ def read_machine(data: bytes, where: str) -> Machine:
     """A machine as :meth:`Machine.save` or a server's ``/debug/machine`` wrote it. Raises ConfigError."""
     try:
         machine = msgspec.json.decode(data, type=Machine)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} does not describe a machine: {error}; `tenfold profile --machine` does") from None
     if machine.format != _FORMAT:
         raise ConfigError(f"{where} is of format {machine.format}, but this Tenfold reads {_FORMAT}: measure it again")
     sizes = min(machine.blocks, machine.block_size, machine.max_context)
-    ratios = [ratio for some in machine.ratios for ratio in some]
-    if sizes < 1 or not machine.fit.usable or not machine.drift > 0 or not all(ratio > 0 for ratio in ratios):
-        raise ConfigError(f"{where} describes no machine that could run: a size or a time is not above 0")
+    ratios = [machine.drift, *(ratio for some in machine.ratios for ratio in some)]
+    most = max(machine.blocks, machine.block_size, machine.max_context)
+    sane = all(1 / _SANE < ratio < _SANE for ratio in ratios) and machine.windows and min(machine.windows) >= 0
+    if sizes < 1 or most > _MOST or not machine.fit.usable or not sane:
+        raise ConfigError(f"{where} describes no machine that could run: a size or a time is out of range")
     return machine
 
 

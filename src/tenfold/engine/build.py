@@ -94,7 +94,7 @@ def build_engine(config: EngineConfig) -> Engine:
         vocab_size=spec.vocab,
         blocks=blocks,
         block_size=config.block_size,
-        max_waiting=config.scheduler.max_waiting,
+        max_waiting=config.scheduler.most_together,
     )
     return Engine(core, info, checkpoint)
 

@@ -6,6 +6,7 @@ parent goes away, so does the child.
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from queue import SimpleQueue
 import msgspec
 
 from tenfold.core.clock import WallClock
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import LOG_FORMAT, EngineConfig
 from tenfold.core.errors import TenfoldError
 from tenfold.engine.build import build_engine
 from tenfold.engine.core import EngineCore
@@ -46,6 +47,7 @@ def main(fd: int) -> int:
     if first is None:
         return 0
     config = msgspec.msgpack.decode(first, type=EngineConfig)
+    logging.basicConfig(format=LOG_FORMAT, level=config.log_level.upper())
     threading.Thread(target=_read, args=(payloads, inbox, built, report), daemon=True).start()
     try:
         engine = build_engine(config)

@@ -274,10 +274,10 @@ class EngineCore:
     def _check(self, request: EngineRequest, names: Sequence[str]) -> int:
         """The request's greatest length in tokens, prompt included; raises what makes it impossible."""
         prompt, limit = len(request.prompt_ids), self._max_context
-        if request.params.n > self._scheduler.max_waiting:
+        if request.params.n > self._scheduler.most_together:
             raise InvalidRequest(
-                f"n is {request.params.n}, but the queue holds {self._scheduler.max_waiting} sequences: lower n, "
-                "or start the server with a larger --max-waiting",
+                f"n is {request.params.n}, but no more than {self._scheduler.most_together} may wait together: lower "
+                "n, or start the server with a larger --max-waiting (or --max-waiting-per-tenant)",
                 param="n",
             )
         if request.id in self._requests or any(name in self._samples for name in names):

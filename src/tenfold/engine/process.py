@@ -24,6 +24,7 @@ END_STUCK = 2.0  # times that long, and a stuck child is ended, so that another 
 STEADY_AFTER = 60.0  # a child that lived this long died by accident: the next one starts without delay
 MAX_DELAY = 30.0  # seconds before a further start of what keeps dying
 STOP_GRACE = 5.0
+PATIENCE = 5.0  # for an answer about the engine itself
 
 
 class EngineProcess:
@@ -95,7 +96,10 @@ class EngineProcess:
 
     async def inspect(self, steps: int = 0) -> Inspection:
         """See :meth:`EngineClient.inspect`."""
-        return await self._streams.inspect(steps)
+        try:
+            return await asyncio.wait_for(self._streams.inspect(steps), PATIENCE)
+        except TimeoutError:
+            raise EngineUnavailable(f"the engine has not answered within {PATIENCE:g} s; try again later") from None
 
     def health(self) -> Health:
         """Ready only while the loop shows progress."""
@@ -165,6 +169,8 @@ class EngineProcess:
             if self._state != "failed":
                 self._state = "restarting"
                 self._reason = f"the engine process ended with code {self._child.returncode}"
+                if not self._stopping.is_set():
+                    _log.error("%s; %d requests fail with it", self._reason, self._streams.open)
             self._streams.fail_all(self._why())
         if not ready.done() and self._state != "failed":
             raise EngineUnavailable(f"{self._reason} before the model was loaded; see its log above")
@@ -183,6 +189,8 @@ class EngineProcess:
         if isinstance(report, Ready) and self._stopping.is_set():
             return
         if isinstance(report, Ready):
+            if ready.done():
+                _log.warning("the engine is ready again (restart %d)", self._restarts)
             self._writer, self._state, self._reason = writer, "ready", None
             if not ready.done():
                 ready.set_result(report.info)

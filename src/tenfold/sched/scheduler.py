@@ -160,9 +160,9 @@ class Scheduler:
         return {name: dict(account) for name, account in self._bill.accounts.items()}
 
     @property
-    def max_waiting(self) -> int:
-        """Sequences the queue can hold."""
-        return self._config.max_waiting
+    def most_together(self) -> int:
+        """Sequences of one request that the queue can hold."""
+        return self._config.most_together
 
     @property
     def idle(self) -> bool:

@@ -43,7 +43,7 @@ async def completions(service: Service, exchange: Exchange) -> None:
     if len(prompts) * params.n > most:
         raise InvalidRequest(
             f"{len(prompts)} prompts times n={params.n} are more than the {most} choices a request may have",
-            param="prompt",
+            param="n" if len(prompts) == 1 else "prompt",
         )
     ids = []
     for prompt in prompts:

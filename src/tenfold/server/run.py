@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import LOG_FORMAT, EngineConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
@@ -73,7 +73,8 @@ def run(
     """
     import uvloop
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format=LOG_FORMAT, level=engine_config.log_level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config, engine_config, sock, on_ready, child))
 

@@ -124,6 +124,8 @@ class Outcome:
             }
             report["attained"] = round(self.attained, 4)
             report["goodput_req_s"] = round(self.good / seconds, 3)
+        if self.reasons:
+            report["first_error"] = "; ".join(f"{count} × {why}" for why, count in self.reasons.most_common(3))
         report["all"] = self.figures()
         report["kinds"] = self._apart(self._classes)
         if any(self._tenants):

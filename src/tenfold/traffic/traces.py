@@ -5,7 +5,6 @@ Rows that cannot be read are counted and named by their line; the others are use
 
 import csv
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,8 @@ from tenfold.traffic.row import Row
 
 _TOLD = 5  # bad lines that are kept in words
 _MOONCAKE_BLOCK = 512  # tokens
+_LONGEST = 1 << 24  # tokens that a prompt or an answer can have,
+_LATEST = 1e11  # and seconds from some beginning: what is beyond is no such number
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,10 @@ def _table(
 def _row(at: float, prompt: Any, outputs: Any, tenant: str = "", blocks: tuple[int, ...] = (), size: int = 0) -> Row:
     """A row of sane numbers. Raises ValueError, saying what is not."""
     row = Row(at, int(prompt), int(outputs), tenant, blocks, size)
-    if not math.isfinite(row.at):
+    if not abs(row.at) < _LATEST:
         raise ValueError(f"a time of {row.at}")
-    if row.prompt < 1 or row.outputs < 1:
-        raise ValueError(f"{row.prompt} tokens in, {row.outputs} out: both must be at least 1")
+    if not 1 <= min(row.prompt, row.outputs) <= max(row.prompt, row.outputs) <= _LONGEST:
+        raise ValueError(f"{row.prompt} tokens in, {row.outputs} out: both must be from 1 to {_LONGEST}")
     return row
 
 
