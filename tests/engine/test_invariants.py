@@ -187,7 +187,7 @@ def test_limits_are_answers() -> None:
         rig.submit("a", [])
     with pytest.raises(InvalidRequest, match="token id 97"):
         rig.submit("a", [1, 97])
-    with pytest.raises(InvalidRequest, match="queue holds 2"):
+    with pytest.raises(InvalidRequest, match="no more than 2 may wait"):
         rig.submit("a", [1], max_tokens=2, n=3)
     rig.submit("a", [1], max_tokens=2)
     rig.submit("b", [1], max_tokens=2)

@@ -1,5 +1,6 @@
 """What came of a simulation: columns of numbers instead of a record per request, so that a million fit."""
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Outcome:
         self._refused = array("b")
         self._classes: list[str] = []
         self._tenants: list[str] = []
-        self.reasons: Counter[str] = Counter()  # of refusals, the first words
+        self.reasons: Counter[str] = Counter()  # of refusals: the first words, without numbers
         self.preemptions = 0
         self.seconds = 0.0  # simulated
         self.busy = 0.0  # of which replicas were at work, all together
@@ -55,7 +56,7 @@ class Outcome:
         if line is not None:
             self.preemptions += len(line.preemptions)
         if call.error is not None:
-            self.reasons[call.error.split(",")[0][:60]] += 1
+            self.reasons[re.sub(r"\d[\d.]*", "…", call.error.split(",")[0])[:60]] += 1
 
     def close(self, seconds: float, busy: float) -> None:
         """It took so long."""
