@@ -104,19 +104,10 @@ def bench(
         return
     load_options.check_use(context)
     load_options.check_paths(output, html)
-    from tenfold.bench.sweep import check_search
-
     bounds = parse_slo(slo) if slo is not None else NO_SLO
     if phases and url is not None:
         raise ConfigError("--phases measures the engine in this process; leave --url out")
-    if find_rate and not bounds.bounded:
-        raise ConfigError("--find-rate needs bounds to keep: --slo ttft=1s,tpot=50ms")
-    if find_rate and rates is not None:
-        raise ConfigError("--find-rate chooses the rates; leave --rates out")
-    several = find_rate or rates is not None
-    chosen = load_options.rates_of(rates) if rates is not None else [rate if rate is not None else 1.0]
-    if find_rate:
-        check_search(attain, chosen[0])
+    chosen, several = load_options.wanted_rates(rate, rates, bounds, find_rate=find_rate, attain=attain)
     source = load_options.make_source(
         workload,
         requests,

@@ -28,7 +28,6 @@ Exit code 1 means that something is wrong. What is looked at: docs/doctor.md.
 """
 
 PROBLEM = 1
-_STEPS = 16_384  # asked for
 _FEW = 8
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -144,6 +143,7 @@ def gather(url: str, seconds: float, api_key: str | None) -> "Evidence":
 
     from tenfold.cli.machines import get, load_machine
     from tenfold.doctor.evidence import Evidence, read_counts
+    from tenfold.engine.inspection import KEPT
     from tenfold.server.protocol import RequestReports, StepReports
 
     before = read_counts(get(url, "/metrics", api_key).decode())
@@ -151,7 +151,7 @@ def gather(url: str, seconds: float, api_key: str | None) -> "Evidence":
         time.sleep(seconds)
         advance("looked")
     after = read_counts(get(url, "/metrics", api_key).decode())
-    steps = msgspec.json.decode(get(url, f"/debug/steps?n={_STEPS}", api_key), type=StepReports)
+    steps = msgspec.json.decode(get(url, f"/debug/steps?n={KEPT}", api_key), type=StepReports)
     requests = msgspec.json.decode(get(url, "/debug/requests", api_key), type=RequestReports)
     recent = [step for step in steps.data if step.began >= steps.now - seconds]
     past = len(recent) < _FEW <= len(steps.data)

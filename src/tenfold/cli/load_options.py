@@ -9,6 +9,7 @@ import typer
 
 from tenfold.cli.output import show
 from tenfold.core.errors import ConfigError
+from tenfold.core.slo import Slo
 
 if TYPE_CHECKING:
     from tenfold.bench.source import Source
@@ -161,6 +162,22 @@ def make_source(
         if replay.note is not None:
             typer.echo(f"note: {replay.note}", err=True)
     return Source(workload.value, requests, users, seed, burstiness, seconds, several, replay, classes)
+
+
+def wanted_rates(
+    rate: float | None, rates: str | None, slo: Slo, *, find_rate: bool, attain: float
+) -> tuple[list[float], bool]:
+    """The rates to try, or the one to begin a search at, and whether there are several. Raises ConfigError."""
+    from tenfold.bench.sweep import check_search
+
+    if find_rate and not slo.bounded:
+        raise ConfigError("--find-rate needs bounds to keep: --slo ttft=1s,tpot=50ms")
+    if find_rate and rates is not None:
+        raise ConfigError("--find-rate chooses the rates; leave --rates out")
+    chosen = rates_of(rates) if rates is not None else [rate if rate is not None else 1.0]
+    if find_rate:
+        check_search(attain, chosen[0])
+    return chosen, find_rate or rates is not None
 
 
 def rates_of(text: str) -> list[float]:

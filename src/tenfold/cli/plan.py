@@ -233,7 +233,8 @@ def _variants(
             kv_tokens=None,
             kv_type=kv_type,
         )
-        found.append(Variant("this machine" + (f", {form}" if form != "auto" else ""), measure(config), price))
+        name = "this machine" + (f", {form}" if form != "auto" else "")
+        found.append(Variant(name, measure(config), price, form))
     return found
 
 
@@ -288,7 +289,7 @@ def _verify(
         str(path),
         backend=options.Backend.cpu,
         threads=0,
-        weights=options.Weights(weights_of(setting.variant.name)),
+        weights=options.Weights(setting.variant.weights),
         max_context=None,
         kv_tokens=machine.blocks * machine.block_size,
         kv_type=kv_type,
@@ -316,8 +317,3 @@ def _verify(
         f"({point.attained:.1%} in simulation), {seen['goodput_req_s']:.3g} good requests/s."
     )
     return {"attained": seen["attained"], "goodput_req_s": seen["goodput_req_s"], "words": words}
-
-
-def weights_of(name: str) -> str:
-    """The weight format of a variant that was measured here."""
-    return name.rpartition(", ")[2] if ", " in name else options.Weights.auto.value

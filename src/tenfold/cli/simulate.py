@@ -27,7 +27,7 @@ Examples:
 
   tenfold simulate --machine machine.json --workload chat --rate 4 -n 2000 --slo ttft=1s,tpot=50ms
 
-  tenfold simulate --machine machine.json --slo ttft=1s,tpot=50ms --find-rate --replicas 4 --router slo
+  tenfold simulate --machine machine.json --workload chat --slo ttft=1s,tpot=50ms --find-rate --replicas 4 --router slo
 
   tenfold simulate --machine http://127.0.0.1:8000 --trace AzureLLMInferenceTrace_conv.csv --speed 4
 
@@ -92,20 +92,12 @@ def simulate(
     html: load_options.Html = None,
 ) -> None:
     """See ``HELP``."""
-    from tenfold.bench.sweep import check_search
     from tenfold.cli.machines import load_machine, measure
 
     load_options.check_use(context)
     load_options.check_paths(output, html)
     bounds = parse_slo(slo) if slo is not None else NO_SLO
-    if find_rate and not bounds.bounded:
-        raise ConfigError("--find-rate needs bounds to keep: --slo ttft=1s,tpot=50ms")
-    if find_rate and rates is not None:
-        raise ConfigError("--find-rate chooses the rates; leave --rates out")
-    chosen = load_options.rates_of(rates) if rates is not None else [rate if rate is not None else 1.0]
-    if find_rate:
-        check_search(attain, chosen[0])
-    several = find_rate or rates is not None
+    chosen, several = load_options.wanted_rates(rate, rates, bounds, find_rate=find_rate, attain=attain)
     source = load_options.make_source(
         workload,
         requests,

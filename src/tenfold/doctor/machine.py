@@ -15,7 +15,7 @@ from tenfold.observe.about import tenfold_version
 from tenfold.ops.cores import CGROUPS, MEMBERSHIP, allowed_cpus, cpu_name, cpu_quota, usable_cores
 from tenfold.ops.cpu import CpuOps, available_levels, cpu_features
 from tenfold.ops.limits import MachineLimits, measure_limits
-from tenfold.profile.levels import level_words, others_running
+from tenfold.profile.levels import busy_words, level_words, others_running
 from tenfold.profile.steps import profile_steps, shapes
 
 _SCARCE = 0.1  # of memory that may be used, free
@@ -55,17 +55,9 @@ def look_at_machine() -> tuple[list[Finding], MachineLimits]:
             evidence={"level": level, "levels": list(available_levels())},
         ),
     ]
-    if others:
-        findings.append(
-            Finding(
-                name="busy",
-                level="problem",
-                words=f"{others} threads of other processes run on this machine's {cores} cores: what is measured, and "
-                "what is served, is slower for it.",
-                advice=("stop them, or give them cores of their own (taskset, a cgroup)",),
-                weight=0.5,
-            )
-        )
+    for words in busy_words(min(others, others_running()), cores, cores):  # before and after measuring: not by chance
+        advice = ("stop them, or give them cores of their own (taskset, a cgroup)",)
+        findings.append(Finding(name="busy", level="problem", words=words, advice=advice, weight=0.5))
     if free < _LITTLE:
         findings.append(
             Finding(

@@ -23,6 +23,7 @@ class Variant:
     name: str
     machine: Machine = field(compare=False)
     price: float | None = None
+    weights: str = "auto"  # of `tenfold serve --weights`, where it was measured here
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ from tenfold.sched.coasting import Coasting
 from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.places import Places
+from tenfold.sched.prefill import Prefill
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import (
-    OTHER,
     TIMELY,
     Event,
     FailEvent,
@@ -47,11 +47,7 @@ from tenfold.sched.sequence import (
 from tenfold.sched.siblings import Siblings
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 
-_LEAST_CHUNK = 16  # tokens of a prompt where not one is done in the time there is
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
-_BACKGROUND = 0.6  # of a TPOT bound, what prompts that are promised nothing take of a step at most
-_BRIEFLY = 0.05  # of a TTFT bound of late, what they take of a step where no TPOT bound applies,
-_BRIEF = 0.02  # and never less seconds
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 
@@ -83,6 +79,7 @@ class Scheduler:
         self._places = Places(
             config, cache, self._queue, self._tenants, self.cost, self._attention, self._forecast, self._load
         )
+        self._prefill = Prefill(config.policy, cache, self._queue, self._tenants, self._places, self._load)
         self._running = self._places.running
         self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
         self._siblings = Siblings()
@@ -105,8 +102,6 @@ class Scheduler:
         self._prefill_part = 0.0  # of the last plan's predicted seconds
         self._began = 0.0  # the last plan's step
         self._backlog = False  # whether timely prompts, but for those held back, wanted more of the last plan
-        self._fed = 0.0  # when those that are not timely got some
-        self._owed = 0.0  # seconds of prefill that those that are not timely did not get of their part
         self.computed_prompt_tokens = 0
 
     @property
@@ -283,7 +278,7 @@ class Scheduler:
             part = self._tenants.part
             computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
             self._backlog = computed or (load.capped and self._queue.timely > 0)
-            self._prefill(draft)
+            self._prefill.fill(draft)
         if not draft.slices and draft.resting:
             self._decode(list(draft.resting), draft)  # the prompt they rested for found no room
         if not draft.slices:
@@ -379,77 +374,6 @@ class Scheduler:
                     continue
             draft.put(sequence, 1, self._cache.blocks(sequence.id))
         return lost
-
-    def _prefill(self, draft: Draft) -> None:
-        """Chunks of prompts, the most urgent first; a part is kept for those that are not timely."""
-        budget = draft.budget
-        for sequence in draft.prefilling:
-            if sequence.tier == TIMELY and sequence.late(draft.now):
-                sequence.give_up_bound()
-        sequences = sorted(draft.prefilling, key=lambda s: s.urgency)
-        timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
-        first, others = sequences[:timely], sequences[timely:]
-        if not others or not (first or self._queue.timely):
-            self._fed = draft.now
-            if others and others[0].deadline is None:
-                self._leave_slack(budget, draft.now)
-                self._chunks(sequences, draft, least=1)
-                return
-            self._chunks(sequences, draft, least=_LEAST_CHUNK)
-            return
-        policy, background = self._policy, others[0].deadline is None
-        share, part = policy.background_share if background else policy.late_share, 0.0
-        if budget.seconds is not None:
-            left = max(0.0, budget.seconds - budget.predicted)
-            part = share * left
-            share = min(0.5, (part + self._owed) / left) if left > 0 else 0.0
-        waits = background and bool(first) and draft.now - self._fed < policy.background_wait
-        budget.keep(0.0 if waits else share)
-        self._chunks(first, draft, least=_LEAST_CHUNK)
-        if waits and draft.slices:
-            self._owed += part
-            return
-        # Where timely ones wait for a place, what is not used now brings the end of an answer nearer.
-        budget.keep(0.0 if first else 1 - share)
-        before = len(draft.slices)
-        self._chunks(others, draft, least=0 if draft.slices else _LEAST_CHUNK)
-        if len(draft.slices) > before:
-            self._owed, self._fed = 0.0, draft.now
-        else:
-            self._owed += part
-
-    def _leave_slack(self, budget: StepBudget, now: float) -> None:
-        """Prompts that are promised nothing do not use up what those in decode are ahead of their bounds: that is for
-        timely ones that come. The more are in decode, the more wait for what is done of them now. And one that comes
-        waits for the end of the step, also where nothing is in decode."""
-        bound = self._load.tightest
-        if budget.seconds is None:
-            soonest = self._load.expected(now)
-            if soonest is not None:
-                budget.seconds = budget.predicted + max(_BRIEF, _BRIEFLY * soonest)
-        elif bound is not None:
-            part = min(_BACKGROUND, 1 / max(1, budget.shape.sequences))
-            budget.seconds = min(budget.seconds, budget.predicted + part * bound)
-
-    def _chunks(self, sequences: list[Sequence], draft: Draft, *, least: int) -> None:
-        """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""
-        budget = draft.budget
-        for sequence in sequences:
-            if budget.full:
-                break
-            if sequence.waiting:
-                continue  # preempted a moment ago
-            part = self._tenants.part(sequence.terms.tenant)
-            count = budget.most(sequence.computed, sequence.pending, part)
-            count = count or min(least, sequence.pending, budget.tokens)
-            if count == 0:
-                continue
-            if not self._cache.reserve(sequence.id, sequence.computed + count):
-                room, _ = self._places.make_room(sequence, sequence.computed + count, draft)
-                if not room:
-                    continue
-            draft.put(sequence, count, self._cache.blocks(sequence.id))
-            least = 0
 
     def _seconds(self, decode: float, now: float) -> float | None:
         """How long the step may last so that no sequence in decode misses its bound; None: there is none.

@@ -1,8 +1,6 @@
 """Replicas behind a router, and traffic that comes to them, in the order of their times."""
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import islice
@@ -10,6 +8,7 @@ from math import inf
 
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ConfigError
+from tenfold.core.memory import no_collection
 from tenfold.core.slo import NO_SLO, Slo
 from tenfold.cost.machine import Machine
 from tenfold.sim.call import Call
@@ -60,7 +59,7 @@ class Cluster:
         if users is not None:
             self._users = coming
             coming = iter([replace(row, at=0.0) for row in islice(self._users, users)])
-        with _no_collection():
+        with no_collection():  # nothing here refers to itself in a circle
             self._play(coming, progress)
         self._outcome.close(self._now, sum(replica.scheduler.busy_seconds for replica in self.replicas))
         self._outcome.steps = sum(replica.steps for replica in self.replicas)
@@ -108,15 +107,3 @@ class Cluster:
         self._outcome.add(call)
         if self._users is not None and (row := next(self._users, None)) is not None:
             self._asked.append(row)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Nothing here refers to itself in a circle: looking for that would take a third of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

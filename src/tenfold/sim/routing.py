@@ -3,6 +3,7 @@
 Work is in seconds of a replica: a prompt's prefill, and an answer of the mean length seen so far.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ _SLACK = 1.0  # and so many seconds
 _KNOWN = 200_000  # prefixes
 
 
-class Router:
+class Router(ABC):
     """Owner of what is known of the replicas: :meth:`choose`, then :meth:`ended` once for each call."""
 
     def __init__(self, replicas: Sequence[Replica], slo: Slo) -> None:
@@ -53,8 +54,9 @@ class Router:
         if call.error is None:
             self._outputs += _RATE * (call.row.outputs - self._outputs)
 
+    @abstractmethod
     def _choice(self, call: Call) -> int:
-        raise NotImplementedError
+        """The number of a replica."""
 
     def _least(self) -> int:
         work = self.work
