@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InvalidRequest
-from tenfold.core.plan import SequenceStart
+from tenfold.core.plan import SequenceSlice, SequenceStart
 from tenfold.core.sampling import SamplingParams
 from tenfold.exec.sampler import Sampler, uniform
 from tenfold.ops.base import SamplingOps
@@ -34,10 +34,14 @@ def start(name: str = "x", seed: int = 1, prompt: tuple[int, ...] = (1,), **para
     return SequenceStart(name, prompt, SamplingParams(**params), seed, eos_ids=(3,))  # type: ignore[arg-type]
 
 
+def part(name: str, *drafted: int) -> SequenceSlice:
+    return SequenceSlice(name, 0, (1, *drafted), (0,), sample=True, drafted=len(drafted))
+
+
 def draw(count: int, logits: np.ndarray = LOGITS, backend: str = "cpu", **params: object) -> list[int]:
     sampler = Sampler(len(logits), OPS[backend])
     sampler.start(start(**params))  # type: ignore[arg-type]
-    return [sampler.sample(["x"], logits[None].copy()).sampled[0].token for _ in range(count)]
+    return [sampler.sample([part("x")], logits[None].copy()).sampled[0].token for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_min_tokens_holds_end_of_text_back() -> None:
 def test_logprobs_are_the_models_own() -> None:
     sampler = Sampler(VOCAB, OPS["cpu"])
     sampler.start(start(logprobs=3, temperature=0.5, logit_bias={4: 50.0}))
-    sample = sampler.sample(["x"], LOGITS[None].copy()).sampled[0]
+    sample = sampler.sample([part("x")], LOGITS[None].copy()).sampled[0]
     expected = np.log(softmax(LOGITS))
     assert sample.token == 4
     assert sample.logprob == pytest.approx(expected[4])
@@ -169,7 +173,7 @@ def test_parameters_that_leave_nothing_fail_that_sequence_only() -> None:
     sampler = Sampler(4, OPS["cpu"])
     sampler.start(start("bad", min_tokens=2, stop_token_ids=(0, 1, 2, 3)))
     sampler.start(start("good", temperature=0.0))
-    result = sampler.sample(["bad", "good"], np.zeros((2, 4), dtype=np.float32))
+    result = sampler.sample([part("bad"), part("good")], np.zeros((2, 4), dtype=np.float32))
     assert [s.id for s in result.sampled] == ["good"]
     assert "no token" in result.failed["bad"]
 
@@ -192,7 +196,7 @@ def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:
         sampler.start(start(name, temperature=0.0))
     logits = np.stack([LOGITS] * 3)
     logits[1, 4] = np.nan
-    result = sampler.sample(["a", "b", "c"], logits)
+    result = sampler.sample([part(name) for name in "abc"], logits)
     assert [s.id for s in result.sampled] == ["a", "c"]
     assert set(result.failed) == {"b"}
 
@@ -223,7 +227,7 @@ def test_a_draw_does_not_depend_on_the_batch(others: list[int], at: int, seed: i
         for step in range(5):
             logits = np.random.default_rng(step).normal(size=(len(names), VOCAB)).astype(np.float32)
             logits[names.index("x")] = np.roll(LOGITS, step)
-            result = sampler.sample(names, logits)
+            result = sampler.sample([part(name) for name in names], logits)
             tokens.append(next(s.token for s in result.sampled if s.id == "x"))
         return tokens
 

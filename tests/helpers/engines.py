@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import VirtualClock
-from tenfold.core.config import CacheConfig, SchedulerConfig
+from tenfold.core.config import CacheConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.plan import SampledToken, StepPlan, StepResult
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.core import EngineCore
 from tenfold.engine.text import Detokenizer
 from tenfold.sched.scheduler import Scheduler
+from tenfold.spec.proposer import Proposer
 
 VOCAB = 97
 EOS = 0
@@ -67,6 +68,7 @@ class ChainExecutor:
         writes: dict[int, str] = {}
         for part in plan.slices:
             assert part.tokens
+            right, last = True, -1
             value = 7 if part.start == 0 else self.memory[self._slot(part.blocks, part.start - 1)]
             assert value is not None, "a position was skipped"
             for offset, token in enumerate(part.tokens):
@@ -74,11 +76,13 @@ class ChainExecutor:
                 slot = self._slot(part.blocks, part.start + offset)
                 assert writes.setdefault(slot, part.id) == part.id, "two sequences write one slot"
                 self.memory[slot] = value
+                at = offset - (len(part.tokens) - 1 - part.drafted)  # of the tokens that it may give
+                right = right and (at < 1 or token == last)
+                if part.sample and at >= 0 and right and part.id not in self.fail:
+                    last = hash((value, self.seeds[part.id])) % VOCAB
+                    sampled.append(SampledToken(part.id, last))
             if part.sample and part.id in self.fail:
                 failed[part.id] = "made to fail"
-            elif part.sample:
-                token = hash((value, self.seeds[part.id])) % VOCAB
-                sampled.append(SampledToken(part.id, token))
         return StepResult(tuple(sampled), failed)
 
 
@@ -95,9 +99,12 @@ class Rig:
         max_running: int = 8,
         max_waiting: int = 1000,
         max_context: int = 128,
+        proposers: Sequence[Proposer] = (),
+        speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
     ) -> None:
         self.cache = CacheManager(CacheConfig(blocks, block_size, sharing))
-        self.scheduler = Scheduler(SchedulerConfig(max_step_tokens, max_running, max_waiting), self.cache)
+        limits = SchedulerConfig(max_step_tokens, max_running, max_waiting, speculation=speculation)
+        self.scheduler = Scheduler(limits, self.cache, proposers=proposers)
         self.executor = ChainExecutor(blocks, block_size)
         self.clock = VirtualClock()
         self.core = EngineCore(

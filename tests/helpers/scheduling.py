@@ -99,13 +99,14 @@ class Server:
         shape = shape_of(plan, ATTENTION)
         seen = self.scheduler.shape
         assert (shape.rows, shape.sequences, shape.sampled) == (seen.rows, seen.sequences, seen.sampled)
-        assert (shape.decode_keys, shape.prefill_keys) == pytest.approx((seen.decode_keys, seen.prefill_keys))
+        keys = shape.decode_keys, shape.prefill_keys, shape.draft_keys
+        assert keys == pytest.approx((seen.decode_keys, seen.prefill_keys, seen.draft_keys))
         self.steps.append((shape, self.machine(shape)))
         self.now += self.steps[-1][1]
         samples = tuple(SampledToken(part.id, 1) for part in plan.slices if part.sample)
         for event in self.scheduler.apply(plan, StepResult(samples), self.now):
             assert isinstance(event, TokenEvent)
-            self.times.setdefault(event.id, []).append(self.now)
+            self.times.setdefault(event.id, []).extend([self.now] * len(event.samples))
             if event.finish:
                 assert event.timeline is not None
                 self.timelines[event.id] = event.timeline

@@ -12,8 +12,8 @@ from tenfold.core.errors import Overloaded
 from tenfold.core.plan import SequenceStart
 from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import Slo
+from tenfold.sched.assembly import Assembly
 from tenfold.sched.budget import StepBudget
-from tenfold.sched.draft import Draft
 from tenfold.sched.sequence import Sequence, Submission
 from tenfold.sched.tenants import Tenants
 from tests.helpers.scheduling import ATTENTION, Server
@@ -238,11 +238,11 @@ def test_one_that_rests_and_loses_its_place_rests_no_more() -> None:
     server.add("long", 6400, 1, tenant="modest")
     server.run()
     assert len(server.timelines) == 16
-    draft = Draft(StepBudget(server.cost, ATTENTION, 64), 0.0)
+    step = Assembly(StepBudget(server.cost, ATTENTION, 64), 0.0)
     one = Sequence(Submission(SequenceStart("one", (1,), SamplingParams(), 0, ()), 0.0, 9, frozenset()), 0)
-    draft.resting.append(one)
-    assert not draft.drop(one)
-    assert draft.resting == []
+    step.resting.append(one)
+    assert not step.drop(one)
+    assert step.resting == []
 
 
 def test_those_that_rest_keep_their_places() -> None:

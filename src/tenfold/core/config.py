@@ -68,6 +68,30 @@ PROFILES = {
 }
 
 
+SPECULATION_MODES = ("auto", "fixed", "off")
+MAX_DRAFT_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationConfig:
+    """Whether and how far what comes next is drafted, to be checked in the same step.
+
+    ``mode``: ``auto`` drafts where the cost model expects that to pay, ``fixed`` always, as a baseline, ``off`` never.
+    ``draft_tokens`` bounds what is drafted for one sequence in one step. Drafts also come from texts that are finished:
+    of those so many tokens are ``kept``.
+    """
+
+    mode: str = "auto"
+    draft_tokens: int = 16
+    kept: int = 65_536
+
+    def __post_init__(self) -> None:
+        if self.mode not in SPECULATION_MODES:
+            raise ConfigError(f"speculation must be one of {', '.join(SPECULATION_MODES)}, got {self.mode!r}")
+        if not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ConfigError(f"draft tokens must be from 1 to {MAX_DRAFT_TOKENS}, got {self.draft_tokens}")
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Limits of a step and of the queue, and what is promised to whom.
@@ -86,6 +110,7 @@ class SchedulerConfig:
     default_class: str = DEFAULT_CLASS
     policy: Policy = PROFILES["balanced"]
     tenants: dict[str, float] = field(default_factory=dict)
+    speculation: SpeculationConfig = SpeculationConfig()
 
     @property
     def most_together(self) -> int:

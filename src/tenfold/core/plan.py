@@ -26,6 +26,9 @@ class SequenceSlice(msgspec.Struct, frozen=True):
 
     ``tokens`` go at positions ``start``, ``start`` + 1, …; ``blocks`` are the sequence's KV blocks from
     position 0 on, enough for all of them. ``sample`` says whether the last one's logits give a token.
+
+    The last ``drafted`` of the tokens are a draft of what comes after the one before them: its logits give a token, and
+    as long as that is the one drafted, the next one's do.
     """
 
     id: str
@@ -33,6 +36,7 @@ class SequenceSlice(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     sample: bool
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,17 @@ class StepPlan:
 
     @property
     def prefill_tokens(self) -> int:
-        """Those of sequences that have more than one in it."""
-        return sum(count for s in self.slices if (count := len(s.tokens)) > 1)
+        """Those of sequences that have more than one in it, drafts aside."""
+        return sum(count for s in self.slices if (count := len(s.tokens) - s.drafted) > 1)
+
+    @property
+    def drafted_tokens(self) -> int:
+        """Those that were drafted."""
+        return sum([s.drafted for s in self.slices])
+
+    def accepted(self, result: "StepResult") -> int:
+        """How many of those were right."""
+        return len(result.sampled) + len(result.failed) - sum(s.sample for s in self.slices)
 
 
 class SampledToken(msgspec.Struct, frozen=True):
@@ -69,7 +82,10 @@ class SampledToken(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step gave, in the plan's order; ``failed`` maps a sequence to why it cannot go on."""
+    """What a step gave, in the plan's order; ``failed`` maps a sequence to why it cannot go on.
+
+    A sequence of whose drafted tokens some were accepted has as many tokens more, one after the other.
+    """
 
     sampled: tuple[SampledToken, ...]
     failed: dict[str, str] = field(default_factory=dict)

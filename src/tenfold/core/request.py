@@ -14,7 +14,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``salt`` separates prefix caches: requests share KV blocks only under the same salt, and only within a tenant.
     ``slo_class`` None is the server's default class; ``ttft`` and ``tpot`` (seconds) replace its bounds. A request with
     a smaller ``priority`` goes first: each unit is worth a second of waiting. After ``queue_timeout`` seconds without
-    having begun it is given up.
+    having begun it is given up. ``draft_tokens`` bounds what is drafted for it in a step, 0: nothing is.
     """
 
     id: str
@@ -28,6 +28,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     tpot: float | None = None
     priority: int = 0
     queue_timeout: float | None = None
+    draft_tokens: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -59,7 +60,8 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     of which ``interference`` was spent on other requests' prompts in its steps (not counted in ``decode``);
     ``preempted`` without a place, and ``recompute`` after that until where it had been. ``machine_seconds`` is its part
     of the time that the steps took: those of all samples add up to that. One that was aborted while a step was
-    computed does not tell its part of it.
+    computed does not tell its part of it. Of ``draft_tokens`` that were drafted for it ``accepted_tokens`` were right;
+    by ``saved_seconds`` its decode is predicted to have been shorter than without speculation, its own and others'.
     """
 
     slo_class: str
@@ -75,6 +77,9 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     output_tokens: int
     machine_seconds: float = 0.0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    saved_seconds: float = 0.0
     preemptions: tuple[Preemption, ...] = ()
     ttft_bound: float | None = None
     tpot_bound: float | None = None
@@ -142,3 +147,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     busy_seconds_total: float = 0.0  # of the machine: what all steps took, with what was between them
     # What of that was of samples that have ended, by SLO class and tenant; "other": those beyond the first.
     billed_seconds_total: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
+    draft_tokens_total: dict[str, int] = msgspec.field(default_factory=dict)  # by proposer
+    accepted_tokens_total: dict[str, int] = msgspec.field(default_factory=dict)  # likewise, of those
+    draft_seconds_total: float = 0.0  # that steps were predicted to take longer for drafted tokens,
+    saved_seconds_total: float = 0.0  # and that accepted ones would have taken without

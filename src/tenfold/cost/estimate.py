@@ -14,10 +14,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from tenfold.cost.shape import PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_SEQUENCES, StepShape
+from tenfold.cost.shape import (
+    BENDS,
+    PER_DECODE_KEYS,
+    PER_DRAFT_KEYS,
+    PER_PREFILL_KEYS,
+    PER_ROWS,
+    PER_SEQUENCES,
+    StepShape,
+)
 
 _SIZE = StepShape.FEATURES
-_ROWS = _SIZE - 4  # features before this one, but for the first, are of rows
+_ROWS = 2 + len(BENDS)  # features before this one, but for the first, are of rows
 _PAIRS = tuple((i, j) for i in range(_SIZE) for j in range(i, _SIZE))
 _AT = tuple(tuple(_PAIRS.index((min(i, j), max(i, j))) for j in range(_SIZE)) for i in range(_SIZE))
 _MEMORY = 2000  # steps after which a step counts 1/e
@@ -84,7 +92,7 @@ class StepFit(msgspec.Struct, frozen=True):
 
 
 # Before anything was measured: a small model on a few cores.
-FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002))
+FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002, 0.0005))
 assert FIRST_GUESS.usable
 
 
@@ -97,6 +105,7 @@ class Shares(NamedTuple):
     sample: float
     decode_key: float
     prefill_key: float
+    draft_key: float
 
 
 class StepCost:
@@ -149,7 +158,7 @@ class StepCost:
         parts, features = self._parts, shape.features()
         fitted = _total(features, parts)
         scale = seconds / fitted if fitted > 0 else 0.0
-        rows, (sequences, samples, decode, prefill) = _total(features[1:_ROWS], parts[1:_ROWS]), parts[_ROWS:]
+        rows, (sequences, samples, decode, prefill, draft) = _total(features[1:_ROWS], parts[1:_ROWS]), parts[_ROWS:]
         return Shares(
             scale * (parts[0] + (samples if shape.sampled else 0.0)) if fitted > 0 else seconds,
             scale * rows / shape.rows if shape.rows else 0.0,
@@ -157,7 +166,14 @@ class StepCost:
             scale * samples / PER_SEQUENCES,
             scale * decode / PER_DECODE_KEYS,
             scale * prefill / PER_PREFILL_KEYS,
+            scale * draft / PER_DRAFT_KEYS,
         )
+
+    def draft(self, rows: int) -> tuple[float, float]:
+        """Seconds that a drafted token's row adds to a step of ``rows`` rows, and that each key adds which it sees."""
+        parts, factor = self._parts, math.exp(self._drift)
+        slope = parts[1] + sum(part for bend, part in zip(BENDS, parts[2:], strict=False) if rows >= bend)
+        return factor * (slope / PER_ROWS + parts[_ROWS + 1] / PER_SEQUENCES), factor * parts[-1] / PER_DRAFT_KEYS
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """A step of this shape took so long; one of no time at all teaches nothing."""

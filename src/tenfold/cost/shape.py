@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from tenfold.core.plan import StepPlan
 
 # Rows from which a further row costs more than before: a few ride along while the weights are read.
-_BENDS = (16, 64, 256)
+BENDS = (16, 64, 256)
 # What features are counted in, so that each is of a size near one.
-_PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS = 64, 16, 8192, 65536
+PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_DRAFT_KEYS = 64, 16, 8192, 65536, 8192
 
 
 class Attention:
@@ -50,12 +50,13 @@ class StepShape:
     """The size of a step, added up sequence by sequence.
 
     ``rows`` tokens of ``sequences`` sequences, ``sampled`` of which get a token; ``decode_keys`` are attended to by
-    sequences with one row, ``prefill_keys`` (summed over rows) by those with more.
+    sequences with one row, ``prefill_keys`` (summed over rows) by those with more. Rows of drafted
+    tokens are apart: ``draft_keys`` are attended to by them.
     """
 
-    __slots__ = ("decode_keys", "prefill_keys", "rows", "sampled", "sequences")
+    __slots__ = ("decode_keys", "draft_keys", "prefill_keys", "rows", "sampled", "sequences")
 
-    FEATURES = 6 + len(_BENDS)
+    FEATURES = 7 + len(BENDS)
 
     def __init__(
         self,
@@ -64,12 +65,14 @@ class StepShape:
         sampled: int = 0,
         decode_keys: float = 0.0,
         prefill_keys: float = 0.0,
+        draft_keys: float = 0.0,
     ) -> None:
         self.rows = rows
         self.sequences = sequences
         self.sampled = sampled
         self.decode_keys = decode_keys
         self.prefill_keys = prefill_keys
+        self.draft_keys = draft_keys
 
     def add(self, new: int, keys: float, sample: bool) -> None:
         """A sequence with ``new`` rows that attend to ``keys`` keys in all."""
@@ -91,27 +94,36 @@ class StepShape:
         else:
             self.prefill_keys -= keys
 
+    def draft(self, count: int, keys: float) -> None:
+        """``count`` rows more (or fewer, below 0) for drafted tokens of a sequence that decodes, and samples."""
+        self.rows += count
+        self.sampled += count
+        self.draft_keys += keys
+
     def with_more(self, new: int, keys: float, sample: bool) -> "StepShape":
         """This and one more sequence."""
-        shape = StepShape(self.rows, self.sequences, self.sampled, self.decode_keys, self.prefill_keys)
+        shape = self.with_keys(0.0)
         shape.add(new, keys, sample)
         return shape
 
     def with_keys(self, more: float) -> "StepShape":
         """This with ``more`` keys of decode."""
-        return StepShape(self.rows, self.sequences, self.sampled, self.decode_keys + more, self.prefill_keys)
+        return StepShape(
+            self.rows, self.sequences, self.sampled, self.decode_keys + more, self.prefill_keys, self.draft_keys
+        )
 
     def features(self) -> tuple[float, ...]:
         """What step seconds are a sum over; a fixed part of every step comes first."""
         rows = self.rows
         return (
             1.0,
-            rows / _PER_ROWS,
-            *[(rows - bend) / _PER_ROWS if rows > bend else 0.0 for bend in _BENDS],
+            rows / PER_ROWS,
+            *[(rows - bend) / PER_ROWS if rows > bend else 0.0 for bend in BENDS],
             self.sequences / PER_SEQUENCES,
             (1.0 if self.sampled else 0.0) + self.sampled / PER_SEQUENCES,
             self.decode_keys / PER_DECODE_KEYS,
             self.prefill_keys / PER_PREFILL_KEYS,
+            self.draft_keys / PER_DRAFT_KEYS,
         )
 
 
@@ -119,6 +131,9 @@ def shape_of(plan: StepPlan, attention: Attention) -> StepShape:
     """The size of a planned step."""
     shape = StepShape()
     for part in plan.slices:
-        new = len(part.tokens)
-        shape.add(new, attention.keys(new, part.start + new), part.sample)
+        new = len(part.tokens) - part.drafted
+        end = part.start + new
+        shape.add(new, attention.keys(new, end), part.sample)
+        if part.drafted:
+            shape.draft(part.drafted, attention.keys(part.drafted, end + part.drafted))
     return shape

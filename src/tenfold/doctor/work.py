@@ -11,6 +11,7 @@ MEANING = {
     "prompts": "computing prompts",
     "tokens": "arithmetic for the sequences in decode",
     "keys": "reading keys and values of the sequences in decode",
+    "drafts": "checking drafted tokens",
     "engine": "scheduling, detokenizing and sending, outside of the model",
 }
 
@@ -24,6 +25,7 @@ class Work:
     prompts: float = 0.0
     tokens: float = 0.0
     keys: float = 0.0
+    drafts: float = 0.0
     engine: float = 0.0
     gap: float = 0.0
     interference: float = 0.0
@@ -33,7 +35,7 @@ class Work:
     @property
     def total(self) -> float:
         """All parts."""
-        return self.weights + self.prompts + self.tokens + self.keys + self.engine
+        return self.weights + self.prompts + self.tokens + self.keys + self.drafts + self.engine
 
     @property
     def busy(self) -> float:
@@ -52,16 +54,17 @@ def work_of(steps: Sequence[StepRecord], machine: Machine) -> Work:
     if not steps:
         return Work()
     cost = machine.cost()
-    weights = prompts = tokens = keys = engine = 0.0
+    weights = prompts = tokens = keys = drafts = engine = 0.0
     gaps = waits = decoded = decoding = 0.0
     for step in steps:
-        fixed, row, each, sample, decode_key, prefill_key = cost.shares(step.shape, step.computing)
+        fixed, row, each, sample, decode_key, prefill_key, draft_key = cost.shares(step.shape, step.computing)
         prefill = step.prefill * row + step.prefill_keys * prefill_key + (each if step.prefill else 0.0)
-        prefill += max(0, step.sampled - step.decode) * sample
+        prefill += max(0, step.sampled - step.decode - step.drafted) * sample
         weights += fixed
         prompts += prefill
         tokens += step.decode * (row + each) + min(step.sampled, step.decode) * sample
         keys += step.decode_keys * decode_key
+        drafts += step.drafted * (row + sample) + step.draft_keys * draft_key
         engine += step.seconds - step.computing
         if step.decode:
             gaps += step.decode * step.seconds
@@ -73,6 +76,7 @@ def work_of(steps: Sequence[StepRecord], machine: Machine) -> Work:
         prompts,
         tokens,
         keys,
+        drafts,
         engine,
         gap=gaps / decoded if decoded else 0.0,
         interference=waits / decoded if decoded else 0.0,

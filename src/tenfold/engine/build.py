@@ -6,7 +6,7 @@ from functools import partial
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.worth import LeastWorth
 from tenfold.core.clock import WallClock
-from tenfold.core.config import CacheConfig, EngineConfig
+from tenfold.core.config import CacheConfig, EngineConfig, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.laps import NO_LAPS, ClockedLaps
 from tenfold.core.memory import drop_pages
@@ -25,6 +25,9 @@ from tenfold.ops.base import Ops
 from tenfold.ops.cores import cpu_name
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
+from tenfold.spec.finished import FinishedTexts
+from tenfold.spec.lookup import PromptLookup
+from tenfold.spec.proposer import Proposer
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def build_engine(config: EngineConfig) -> Engine:
         cache, executor, cost, attention, clock, config.scheduler, max_context, brief=known is not None
     )
     core = EngineCore(
-        scheduler=Scheduler(config.scheduler, cache, cost, attention),
+        scheduler=Scheduler(config.scheduler, cache, cost, attention, proposers_of(config.scheduler.speculation)),
         cache=cache,
         executor=executor,
         vocabulary=checkpoint.vocabulary(),
@@ -97,6 +100,13 @@ def build_engine(config: EngineConfig) -> Engine:
         max_waiting=config.scheduler.most_together,
     )
     return Engine(core, info, checkpoint)
+
+
+def proposers_of(config: SpeculationConfig) -> tuple[Proposer, ...]:
+    """Those that draft under ``config``."""
+    if config.mode == "off":
+        return ()
+    return (PromptLookup(), FinishedTexts(config.kept)) if config.kept else (PromptLookup(),)
 
 
 def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:

@@ -17,6 +17,7 @@ _CHUNKS = (16, 32, 64, 128, 256)  # that the first, long sequence is computed in
 _SHORT = 32  # tokens that all others begin with
 _MOST = 64  # sequences
 _REPEATS = 3  # steps of each kind
+_DRAFTS = (1, 3, 7, 15)  # tokens drafted for each sequence
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
 
 
@@ -51,6 +52,7 @@ class Calibration:
         self._measured: list[tuple[StepShape, float]] = []
         self._trial = StepCost()  # what is known so far, of which the engine's knows nothing until all is measured
         self._plans: Iterator[StepPlan] | None = None
+        self._counts = True  # whether the step that is made next is measured
         self.done = False
 
     @property
@@ -73,16 +75,18 @@ class Calibration:
             return
         began = self._clock.now()
         self._executor.execute(plan)
-        self._measured.append((shape_of(plan, self._attention), self._clock.now() - began))
+        seconds = self._clock.now() - began
+        if self._counts:
+            self._measured.append((shape_of(plan, self._attention), seconds))
         self._started.update(start.id for start in plan.started)
         for part in plan.slices:
-            self._lengths[part.id] += len(part.tokens)
+            self._lengths[part.id] += len(part.tokens) - part.drafted
 
     def stop(self) -> None:
         """Free the blocks. If it was not done, the next step begins anew."""
         if self._plans is None:
             return
-        self._plans = None
+        self._plans, self._counts = None, True
         self._measured.clear()
         self._trial = StepCost()
         self._executor.execute(StepPlan((), (), tuple(self._started)))
@@ -92,7 +96,7 @@ class Calibration:
         self._started.clear()
 
     def _all(self) -> Iterator[StepPlan]:
-        """Prefill of one sequence, chunk by chunk; then decode of ever more, and decode beside a chunk."""
+        """Prefill of one sequence, chunk by chunk; then decode of ever more, with drafts, and beside a chunk."""
         long = self._open(1)
         for chunk in _CHUNKS:
             yield from self._plan((sequence, chunk) for sequence in long)
@@ -104,6 +108,9 @@ class Calibration:
             self._trial.settle(self._measured)
             if self.brief:
                 return
+            for drafted in _DRAFTS:
+                for self._counts in (False, True):  # the first one of its size waits for memory
+                    yield from self._plan(((sequence, 1) for sequence in sequences), drafted)
             more = self._open(min(len(sequences), min(self._limits.max_running, _MOST) - len(sequences)))
             if not more or sum(seconds for _, seconds in self._measured) > _BUDGET:
                 return
@@ -125,9 +132,10 @@ class Calibration:
             opened.append(sequence)
         return opened
 
-    def _plan(self, wanted: Iterable[tuple[str, int]]) -> Iterator[StepPlan]:
-        """A step of so many new tokens of each sequence, unless there is no room for it or it would take too long."""
-        slices = [part for sequence, new in wanted if (part := self._slice(sequence, new)) is not None]
+    def _plan(self, wanted: Iterable[tuple[str, int]], drafted: int = 0) -> Iterator[StepPlan]:
+        """A step of so many new tokens of each sequence, and ``drafted`` ones, unless there is no room for it or
+        it would take too long."""
+        slices = [part for sequence, new in wanted if (part := self._slice(sequence, new, drafted)) is not None]
         started = [part.id for part in slices if part.id not in self._started]
         plan = StepPlan(tuple(slices), tuple(SequenceStart(id, (0,), _GREEDY, 0, ()) for id in started))
         if not slices or plan.tokens > self._limits.max_step_tokens:
@@ -136,8 +144,9 @@ class Calibration:
             return
         yield plan
 
-    def _slice(self, sequence: str, new: int) -> SequenceSlice | None:
-        start = self._lengths[sequence]
-        if start + new > self._max_context or not self._cache.reserve(sequence, start + new):
+    def _slice(self, sequence: str, new: int, drafted: int) -> SequenceSlice | None:
+        start, end = self._lengths[sequence], self._lengths[sequence] + new + drafted
+        if end > self._max_context or not self._cache.reserve(sequence, end):
             return None
-        return SequenceSlice(sequence, start, (0,) * new, self._cache.blocks(sequence), sample=True)
+        blocks = self._cache.blocks(sequence)
+        return SequenceSlice(sequence, start, (0,) * (new + drafted), blocks, sample=True, drafted=drafted)

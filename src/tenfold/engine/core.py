@@ -152,6 +152,7 @@ class EngineCore:
                 salt=f"{request.tenant}\0{request.salt}" if request.tenant else request.salt,
                 after=names[0] if index else None,
                 terms=terms,
+                draft_tokens=request.draft_tokens,
             )
             try:
                 self._scheduler.add(submission, now)
@@ -189,7 +190,8 @@ class EngineCore:
                 return outputs
             shape = self._scheduler.shape
             prefill = plan.prefill_tokens if shape.prefill_keys else 0
-            self._running = step = Step(shape, started, self._scheduler.cost.predict(shape), prefill)
+            predicted = self._scheduler.cost.predict(shape)
+            self._running = step = Step(shape, started, predicted, prefill, plan.drafted_tokens)
         self.laps.step(plan)
         self.laps.lap("schedule")
         began = self._clock.now()
@@ -197,6 +199,7 @@ class EngineCore:
         with self._lock:
             now = self._clock.now()
             step.computing = now - began
+            step.accepted = plan.accepted(result) if step.drafted else 0
             events = self._scheduler.apply(plan, result, now)
             self.laps.lap("apply")
             outputs += [self._output(event, now) for event in events]
@@ -238,7 +241,7 @@ class EngineCore:
             return self._stats()
 
     def _stats(self) -> EngineStats:
-        pool, scheduler = self._cache.pool, self._scheduler
+        pool, scheduler, drafts = self._cache.pool, self._scheduler, self._scheduler.speculation
         return EngineStats(
             steps_total=self._steps,
             step_seconds_total=self._step_seconds,
@@ -260,6 +263,10 @@ class EngineCore:
             step_cost_drift=self._scheduler.cost.drift,
             busy_seconds_total=scheduler.busy_seconds,
             billed_seconds_total=scheduler.billed_seconds,
+            draft_tokens_total=dict(drafts.drafted) if drafts is not None else {},
+            accepted_tokens_total=dict(drafts.accepted) if drafts is not None else {},
+            draft_seconds_total=drafts.spent if drafts is not None else 0.0,
+            saved_seconds_total=drafts.saved if drafts is not None else 0.0,
         )
 
     def check(self) -> None:
@@ -309,27 +316,34 @@ class EngineCore:
     def _output(self, event: Event, now: float) -> RequestOutput:
         if isinstance(event, FailEvent):
             return self._close(event.id, "error", event.timeline, event.error, event.retry_after)
-        self._generated += 1
         sample = self._samples[event.id]
         finish, stop, timeline = event.finish, event.stop, event.timeline
-        if stop is not None and not sample.request.params.include_stop:
-            text, found = "", None  # the ending id's own text is not part of the answer
-        else:
-            text, found = sample.text.push(event.sample.token)
+        tokens, text, found = event.samples, "", None
+        for count, token in enumerate(tokens, 1):
+            if count == len(tokens) and stop is not None and not sample.request.params.include_stop:
+                break  # the ending id's own text is not part of the answer
+            more, found = sample.text.push(token.token)
+            text += more
+            if found is not None:
+                tokens = tokens[:count]  # what came behind a stop string never was
+                break
         if finish and found is None:
             rest, found = sample.text.flush()
             text += rest
         if found is not None:
             timeline = self._scheduler.end(event.id, now, finished=True) or timeline
             finish = "stop"
+            if timeline is not None and (unused := len(event.samples) - len(tokens)):
+                timeline = msgspec.structs.replace(timeline, output_tokens=timeline.output_tokens - unused)
+        self._generated += len(tokens)
         if finish:
             self._forget(event.id, finish)
         return RequestOutput(
             id=sample.request.id,
             index=sample.index,
             text=text,
-            tokens=(event.sample.token,),
-            logprobs=self._logprobs(event.sample),
+            tokens=tuple([token.token for token in tokens]),
+            logprobs=self._logprobs(tokens),
             finish=finish,
             stop=stop if found is None else found,
             cached_tokens=event.cached,
@@ -364,9 +378,11 @@ class EngineCore:
             del self._requests[request]
         self._finished[finish] += 1
 
-    def _logprobs(self, sample: SampledToken) -> tuple[SampleLogprobs, ...] | None:
-        if sample.logprob is None:
-            return None
-        text = self._vocabulary.token_text
-        top = tuple(TokenLogprob(token, logprob, text(token)) for token, logprob in sample.top)
-        return (SampleLogprobs(TokenLogprob(sample.token, sample.logprob, text(sample.token)), top),)
+    def _logprobs(self, samples: Sequence[SampledToken]) -> tuple[SampleLogprobs, ...] | None:
+        text, found = self._vocabulary.token_text, []
+        for sample in samples:
+            if sample.logprob is None:
+                return None
+            top = tuple(TokenLogprob(token, logprob, text(token)) for token, logprob in sample.top)
+            found.append(SampleLogprobs(TokenLogprob(sample.token, sample.logprob, text(sample.token)), top))
+        return tuple(found)

@@ -29,12 +29,15 @@ class StepRecord(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     held: int
+    drafted: int = 0  # tokens
+    accepted: int = 0  # of those
+    draft_keys: float = 0.0
 
     @property
     def shape(self) -> StepShape:
         """Its size, but for prompts: how many there were is not kept, and counts little."""
-        rows = self.decode + self.prefill
-        return StepShape(rows, self.decode + (self.prefill > 0), self.sampled, self.decode_keys, self.prefill_keys)
+        rows, sequences = self.decode + self.prefill + self.drafted, self.decode + (self.prefill > 0)
+        return StepShape(rows, sequences, self.sampled, self.decode_keys, self.prefill_keys, self.draft_keys)
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,8 @@ class Step:
     began: float
     predicted: float
     prefill: int
+    drafted: int = 0
+    accepted: int = 0
     computing: float = 0.0
     seconds: float = 0.0
     running: int = 0
@@ -90,7 +95,7 @@ def records_of(steps: list[Step]) -> list[StepRecord]:
             seconds=step.seconds,
             computing=step.computing,
             predicted=step.predicted,
-            decode=step.shape.rows - step.prefill,
+            decode=step.shape.rows - step.prefill - step.drafted,
             prefill=step.prefill,
             sampled=step.shape.sampled,
             decode_keys=step.shape.decode_keys,
@@ -98,6 +103,9 @@ def records_of(steps: list[Step]) -> list[StepRecord]:
             running=step.running,
             waiting=step.waiting,
             held=step.held,
+            drafted=step.drafted,
+            accepted=step.accepted,
+            draft_keys=step.shape.draft_keys,
         )
         for step in steps
     ]

@@ -70,5 +70,6 @@ def _anew(slices: Sequence[SequenceSlice]) -> Batch:
     tables = np.zeros((len(slices), max(len(part.blocks) for part in slices)), dtype=np.int32)
     for row, part in zip(tables, slices, strict=True):
         row[: len(part.blocks)] = part.blocks
-    sampled = np.array([part.sample for part in slices], dtype=bool)
-    return Batch(tokens, positions.astype(np.int32), starts, begins + counts, tables, (starts[1:] - 1)[sampled])
+    first = [end - 1 - part.drafted if part.sample else end for part, end in zip(slices, starts[1:], strict=True)]
+    rows = np.concatenate([np.arange(at, end, dtype=np.int32) for at, end in zip(first, starts[1:], strict=True)])
+    return Batch(tokens, positions.astype(np.int32), starts, begins + counts, tables, rows)

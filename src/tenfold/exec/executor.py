@@ -9,7 +9,8 @@ class Executor(Protocol):
     """Computes one step at a time."""
 
     def execute(self, plan: StepPlan) -> StepResult:
-        """Compute the plan's tokens and sample where asked; one sample per sampling slice, in plan order.
+        """Compute the plan's tokens and sample where asked: a token per sampling slice, in plan order, and one more for
+        each of its drafted tokens that was right, until one was not.
 
         A sequence that cannot go on (its logits are not finite) is in ``failed`` instead.
         """

@@ -30,6 +30,6 @@ class ModelRunner:
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)
         self._laps.lap("forward")
-        result = self._sampler.sample([part.id for part in plan.slices if part.sample], logits)
+        result = self._sampler.sample([part for part in plan.slices if part.sample], logits)
         self._laps.lap("sample")
         return result

@@ -2,15 +2,17 @@
 
 Which token a sequence gets at output position p is a function of its logits, its parameters and (seed, p) alone, so
 neither the batch nor a preemption changes it: the draw inverts the distribution's cumulative sum at one uniform number
-hashed from (seed, p).
+hashed from (seed, p). That makes speculation exact: the token at p is drawn as it would be without it, and
+a drafted one is accepted if it is that one.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.core.plan import SampledToken, SequenceStart, StepResult
+from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
 from tenfold.ops.base import SamplingOps
 
 Row = NDArray[np.float32]
@@ -63,11 +65,6 @@ class _State:
         self.penalized = params.penalized
         self.changes = params.penalized or bool(bias)
 
-    @property
-    def adjusts(self) -> bool:
-        """Whether logits are changed before this token is chosen."""
-        return self.changes or self.outputs < self.params.min_tokens
-
     def add(self, token: int) -> None:
         self.outputs += 1
         if self.penalized:
@@ -92,57 +89,101 @@ class Sampler:
         """Forget a sequence."""
         self._states.pop(sequence, None)
 
-    def sample(self, sequences: Sequence[str], logits: NDArray[np.float32]) -> StepResult:
-        """A token for each sequence from its row of ``logits`` [len(sequences), vocab]; rows may be overwritten."""
-        tokens: list[int] = self._ops.largest(logits).tolist() if sequences else []
-        states = [self._states[sequence] for sequence in sequences]
-        failed = {sequences[i]: _NOT_FINITE for i, token in enumerate(tokens) if token < 0}
-        choices = [i for i, state in enumerate(states) if not state.plain or state.adjusts]
+    def sample(self, slices: Sequence[SequenceSlice], logits: NDArray[np.float32]) -> StepResult:
+        """A token for each of ``slices`` from its row of ``logits``, and further ones as far as what was drafted holds.
+
+        ``logits`` [R, vocab] has a row for each slice, then one per token drafted for it; they may be overwritten.
+        """
+        drawn: list[int] = self._ops.largest(logits).tolist() if slices else []
+        rows = self._rows(slices)
         logprobs: dict[int, _Logprobs] = {}
+        choices = [i for i, row in enumerate(rows) if not row.state.plain or row.adjusts]
+        failed = {row.id: _NOT_FINITE for row, token in zip(rows, drawn, strict=True) if token < 0 and not row.ahead}
         if choices:
-            choices = [i for i in choices if tokens[i] >= 0]
-            logprobs = self._logprobs(choices, states, logits)
-            self._choose(choices, states, logits, tokens)
-            failed |= {sequences[i]: _NOTHING_LEFT for i in choices if tokens[i] < 0}
+            choices = [i for i in choices if drawn[i] >= 0]
+            logprobs = self._logprobs(choices, rows, logits)
+            self._choose(choices, rows, logits, drawn)
+            failed |= {rows[i].id: _NOTHING_LEFT for i in choices if drawn[i] < 0 and not rows[i].ahead}
         sampled: list[SampledToken] = []
-        for i, (sequence, state, token) in enumerate(zip(sequences, states, tokens, strict=True)):
-            if token < 0:
-                continue
-            state.add(token)
-            known = logprobs.get(i)
-            if known is None:
-                sampled.append(SampledToken(sequence, token))
-            else:
-                sampled.append(SampledToken(sequence, token, known.of(token), known.top))
+        at = 0
+        for part in slices:
+            first = at
+            at += 1 + part.drafted
+            for i in range(first, at):
+                row, token = rows[i], drawn[i]
+                if token < 0 or (i > first and row.drafted != sampled[-1].token):
+                    break  # where a further row gives nothing, the sequence finds that out when it gets there
+                row.state.add(token)
+                known = logprobs.get(i)
+                if known is None:
+                    sampled.append(SampledToken(part.id, token))
+                else:
+                    sampled.append(SampledToken(part.id, token, known.of(token), known.top))
         return StepResult(tuple(sampled), failed)
 
-    def _choose(self, choices: list[int], states: list[_State], logits: NDArray[np.float32], tokens: list[int]) -> None:
-        """Replace ``tokens`` of the rows ``choices`` by what their parameters give; -1 where those leave none."""
+    def _rows(self, slices: Sequence[SequenceSlice]) -> list["_RowOf"]:
+        """Whose each row of logits is. Of those of drafted tokens, some will not count."""
+        rows: list[_RowOf] = []
+        for part in slices:
+            state = self._states[part.id]
+            rows.append(_RowOf(part.id, state))
+            for count in range(1, part.drafted + 1):
+                end = len(part.tokens) - part.drafted + count
+                rows.append(_RowOf(part.id, state, part.tokens[end - count : end]))
+        return rows
+
+    def _choose(self, choices: list[int], rows: list["_RowOf"], logits: NDArray[np.float32], drawn: list[int]) -> None:
+        """Replace ``drawn`` of the rows ``choices`` by what their parameters give; -1 where those leave none."""
         if not choices:
             return
         for i in choices:
-            if states[i].adjusts:
-                _adjust(states[i], logits[i])
-        filters = [(*states[i].filters, uniform(states[i].seed, states[i].outputs)) for i in choices]
-        drawn = self._ops.draw(logits, np.array(choices, np.int32), np.array(filters, np.float64))
-        for i, token in zip(choices, drawn.tolist(), strict=True):
-            tokens[i] = token
+            if rows[i].adjusts:
+                _adjust(rows[i].state, rows[i].ahead, logits[i])
+        filters = [(*rows[i].state.filters, uniform(rows[i].state.seed, rows[i].outputs)) for i in choices]
+        tokens = self._ops.draw(logits, np.array(choices, np.int32), np.array(filters, np.float64))
+        for i, token in zip(choices, tokens.tolist(), strict=True):
+            drawn[i] = token
 
     def _logprobs(
-        self, choices: list[int], states: list[_State], logits: NDArray[np.float32]
+        self, choices: list[int], rows: list["_RowOf"], logits: NDArray[np.float32]
     ) -> dict[int, "_Logprobs"]:
         """By row, for those of ``choices`` that ask for them: of the model's own distribution, before any change."""
-        wanted = [i for i in choices if states[i].params.logprobs is not None]
+        wanted = [i for i in choices if rows[i].state.params.logprobs is not None]
         if not wanted:
             return {}
-        count = min(max(states[i].params.logprobs or 0 for i in wanted), logits.shape[1])
+        count = min(max(rows[i].state.params.logprobs or 0 for i in wanted), logits.shape[1])
         sums, ids = self._ops.summarize(logits, np.array(wanted, np.int32), count)
         known = {}
         for i, (top, log_sum), best in zip(wanted, sums.tolist(), ids.tolist(), strict=True):
-            state = states[i]
-            row = logits[i].copy() if state.adjusts else logits[i]
-            known[i] = _Logprobs(row, top, log_sum, best[: state.params.logprobs])
+            row = logits[i].copy() if rows[i].adjusts else logits[i]
+            known[i] = _Logprobs(row, top, log_sum, best[: rows[i].state.params.logprobs])
         return known
+
+
+class _RowOf:
+    """A row of logits: its sequence, and the drafted tokens that come before it in the step."""
+
+    __slots__ = ("ahead", "id", "state")
+
+    def __init__(self, sequence: str, state: _State, ahead: tuple[int, ...] = ()) -> None:
+        self.id = sequence
+        self.state = state
+        self.ahead = ahead
+
+    @property
+    def drafted(self) -> int:
+        """The token that has to come out before this row for it to count."""
+        return self.ahead[-1]
+
+    @property
+    def outputs(self) -> int:
+        """The output position of the token that it gives."""
+        return self.state.outputs + len(self.ahead)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether its logits are changed before its token is chosen."""
+        return self.state.changes or self.outputs < self.state.params.min_tokens
 
 
 class _Logprobs:
@@ -161,18 +202,20 @@ class _Logprobs:
         return float(self._row[token]) - self._top - self._log_sum
 
 
-def _adjust(state: _State, row: Row) -> None:
-    """Penalties, logit bias, and end-of-text held back until min_tokens: in place."""
+def _adjust(state: _State, ahead: tuple[int, ...], row: Row) -> None:
+    """Penalties, logit bias, and end-of-text held back until min_tokens, once ``ahead`` has come out, too: in place."""
     params = state.params
-    if params.repetition_penalty != 1.0 and state.seen:
-        seen = np.fromiter(state.seen, dtype=np.intp, count=len(state.seen))
-        values = row[seen]
-        row[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if state.counts and (params.presence_penalty or params.frequency_penalty):
-        tokens = np.fromiter(state.counts, dtype=np.intp, count=len(state.counts))
-        counts = np.fromiter(state.counts.values(), dtype=np.float32, count=len(state.counts))
+    if params.repetition_penalty != 1.0 and (seen := state.seen.union(ahead)):
+        ids = np.fromiter(seen, dtype=np.intp, count=len(seen))
+        values = row[ids]
+        row[ids] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    if params.presence_penalty or params.frequency_penalty:
+        known = Counter(state.counts)
+        known.update(ahead)
+        tokens = np.fromiter(known, dtype=np.intp, count=len(known))
+        counts = np.fromiter(known.values(), dtype=np.float32, count=len(known))
         row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
     if len(state.bias_ids):
         row[state.bias_ids] += state.bias
-    if state.outputs < params.min_tokens:
+    if state.outputs + len(ahead) < params.min_tokens:
         row[state.held_back] = -np.inf

@@ -47,7 +47,7 @@ class Bill:
         seconds = max(0.0, now - (began if self._since is None else self._since))
         self._since = now
         self.seconds += seconds
-        fixed, row, each, sample, decode_key, prefill_key = self._cost.shares(shape, seconds)
+        fixed, row, each, sample, decode_key, prefill_key, draft_key = self._cost.shares(shape, seconds)
         tokens = sum([one.computed for one in running])
         start = 0.0 if tokens else fixed / len(planned)
         if tokens:
@@ -56,12 +56,15 @@ class Bill:
         decode = silent + sample
         keys, plain = self._attention.keys, self._attention.plain
         for sequence, part in zip(planned, slices, strict=True):
-            new = len(part.tokens)
+            new = len(part.tokens) - part.drafted
             end = part.start + new
             if new == 1:
                 own = (decode if part.sample else silent) + decode_key * (end if plain else keys(1, end))
             else:
                 own = start + new * row + each + prefill_key * keys(new, end) + (sample if part.sample else 0.0)
+            if part.drafted:
+                seen = keys(part.drafted, end + part.drafted)
+                own += part.drafted * (row + sample) + draft_key * seen
             sequence.charged += own + sequence.computed * (held - sequence.held_since)
             sequence.held_since = held
 
@@ -74,7 +77,7 @@ class Bill:
         seen = [(keys(1, len(s.tokens)) + keys(1, len(s.tokens) + steps - 1)) / 2 for s in running]
         count = len(running)
         shape = StepShape(count, count, count, sum(seen), 0.0)
-        fixed, row, each, sample, decode_key, _ = self._cost.shares(shape, seconds)
+        fixed, row, each, sample, decode_key, *_ = self._cost.shares(shape, seconds)
         before, more = self._load.held, fixed / (sum([s.computed for s in running]) + middle * count)
         self._load.held = before + more
         for sequence, own in zip(running, seen, strict=True):

@@ -65,6 +65,13 @@ class StepBudget:
         self.shape.add(new, self._attention.keys(new, start + new), sample)
         self.tokens -= new
 
+    def draft(self, start: int, count: int) -> None:
+        """``count`` drafted tokens of a sequence that decodes, from position ``start`` on; below 0, they leave."""
+        many = abs(count)
+        keys = self._attention.keys(many, start + many)
+        self.shape.draft(count, keys if count > 0 else -keys)
+        self.tokens -= count
+
     def give_back(self, start: int, new: int, *, sample: bool) -> None:
         """What was taken will not be computed after all."""
         self.shape.remove(new, self._attention.keys(new, start + new), sample)

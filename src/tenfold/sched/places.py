@@ -10,7 +10,7 @@ from tenfold.core.plan import SequenceStart
 from tenfold.core.request import Preemption
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
-from tenfold.sched.draft import Draft
+from tenfold.sched.assembly import Assembly
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import OTHER, TIMELY, Sequence
@@ -78,7 +78,7 @@ class Places:
         self._cache.close(sequence.id)
         return True
 
-    def admit(self, draft: Draft) -> None:
+    def admit(self, step: Assembly) -> None:
         """Let waiting sequences in while what is ahead of each does not fill the step.
 
         Where timely ones do, one that is not may get in for the part that is kept for those.
@@ -87,7 +87,7 @@ class Places:
         blocked: float | None = None  # the weight of a returning one that found no room
         passed: set[str] = set()  # tenants that hold many places, for which there are no more
         owed = self._owed >= 1
-        now, queue, prefilling = draft.now, self._queue, draft.prefilling
+        now, queue, prefilling = step.now, self._queue, step.prefilling
         while (candidate := queue.next(now, returning=blocked is None, passed=passed)) is not None:
             if blocked is not None and candidate.terms.slo_class.weight <= blocked:
                 return
@@ -97,7 +97,7 @@ class Places:
             urgency = candidate.urgency
             ahead = sum(len(s.tokens) - s.computed for s in prefilling if s.urgency <= urgency)
             if ahead and fits is None:
-                fits = max(1, draft.budget.most(0, draft.budget.tokens))
+                fits = max(1, step.budget.most(0, step.budget.tokens))
             if fits is not None and ahead >= fits:
                 other = queue.next(now, others=True, passed=passed) if urgency[0] == TIMELY else None
                 if other is None or any(s.urgency[0] == OTHER and s.urgency <= other.urgency for s in prefilling):
@@ -105,14 +105,14 @@ class Places:
                 candidate = other
             tenant = candidate.terms.tenant
             kept = 0.0 if candidate.returning else self._tenants.kept(tenant)
-            if self._enter(candidate, draft, kept):
+            if self._enter(candidate, step, kept):
                 owed = self._owed >= 1
                 continue
             self._load.full = True
             self._load.capped |= not kept
             if kept:
-                while self._displace(candidate, draft, tenant):
-                    if self._enter(candidate, draft, 0.0):
+                while self._displace(candidate, step, tenant):
+                    if self._enter(candidate, step, 0.0):
                         break
                 else:
                     passed.add(tenant)
@@ -120,10 +120,10 @@ class Places:
                 owed = False  # it finds no room yet: timely ones that do need not wait for that
             elif candidate.returning:
                 blocked = candidate.terms.slo_class.weight
-            elif not self._displace(candidate, draft):
+            elif not self._displace(candidate, step):
                 return
 
-    def make_room(self, sequence: Sequence, tokens: int, draft: Draft) -> tuple[bool, bool]:
+    def make_room(self, sequence: Sequence, tokens: int, step: Assembly) -> tuple[bool, bool]:
         """Reserve ``tokens`` positions, preempting those of lower standing as needed, at worst ``sequence`` itself.
 
         Returns whether there is room now, and whether the step lost a sequence by that.
@@ -134,14 +134,14 @@ class Places:
             least = min((s.terms.slo_class.weight for s in lower), default=0.0)
             victim = min((s for s in lower if s.terms.slo_class.weight == least), key=self._loss, default=sequence)
             reason = "KV blocks ran out" if victim is sequence else "KV blocks ran out, for one of higher standing"
-            taken |= self._preempt(victim, "memory", reason, draft)
+            taken |= self._preempt(victim, "memory", reason, step)
             victim.returning = True
             self._queue.push(victim)
             if victim is sequence:
                 return False, taken
         return True, taken
 
-    def _enter(self, sequence: Sequence, draft: Draft, kept: float) -> bool:
+    def _enter(self, sequence: Sequence, step: Assembly, kept: float) -> bool:
         """Give it a place and the blocks it finds; False where there is none, or not enough of them.
 
         A part may be ``kept`` for other tenants. What the running ones still need for their prompts and next block is
@@ -149,7 +149,7 @@ class Places:
         when there is more.
         """
         most = self._config.max_running - int(kept * self._config.max_running)
-        if len(self.running) >= most or self._crowds(sequence, draft, kept):
+        if len(self.running) >= most or self._crowds(sequence, step, kept):
             return False
         kept_blocks = int(kept * self._cache.pool.blocks)
         if self._room() - kept_blocks <= sequence.no_room:
@@ -167,17 +167,17 @@ class Places:
         if (slo_class := sequence.terms.slo_class).preemptible:
             self._preemptible[slo_class.weight] += 1
         insort(self.running, sequence, key=lambda s: s.order)
-        draft.prefilling.append(sequence)
+        step.prefilling.append(sequence)
         sequence.computed = cached
         sequence.held_since = self._load.held
         sequence.reached = max(sequence.reached, cached)
         if not sequence.admitted:
             sequence.admitted = True
-            sequence.queued = max(0.0, draft.now - sequence.submission.arrival)
+            sequence.queued = max(0.0, step.now - sequence.submission.arrival)
             sequence.cached = cached
             self.cached_prompt_tokens += cached
             self.started.append(sequence.submission.start)
-        sequence.phases.enter(sequence.phase, draft.now, self._load.interference)
+        sequence.phases.enter(sequence.phase, step.now, self._load.interference)
         return True
 
     def _count(self, sequence: Sequence) -> None:
@@ -187,7 +187,7 @@ class Places:
         elif sequence.tier == TIMELY and len(self._queue) > self._queue.timely:
             self._owed = min(2.0, self._owed + self._policy.background_share)
 
-    def _crowds(self, sequence: Sequence, draft: Draft, kept: float) -> bool:
+    def _crowds(self, sequence: Sequence, step: Assembly, kept: float) -> bool:
         """Whether decode with one more sequence is predicted to leave too little of the tightest TPOT bound, of which a
         part may be ``kept`` for others.
 
@@ -200,19 +200,19 @@ class Places:
         if bound is None or not self.running:
             return False
         limit = (1 - self._policy.least_share) * (1 - kept) * bound
-        shape = draft.budget.shape
-        more = [*draft.prefilling, *draft.resting, sequence]
+        shape = step.budget.shape
+        more = [*step.prefilling, *step.resting, sequence]
         keys = sum(self._attention.keys(1, len(s.tokens)) for s in more)
         rows = shape.rows + len(more)
         together = StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0)
         return self._cost.predict(together) > limit
 
-    def _displace(self, sequence: Sequence, draft: Draft, tenant: str | None = None) -> bool:
+    def _displace(self, sequence: Sequence, step: Assembly, tenant: str | None = None) -> bool:
         """Take a place from a running sequence of less weight (and of this tenant), if that is how this one's bound can
         still be kept."""
         if sequence.tier != TIMELY or sequence.deadline is None or sequence.slo.ttft is None:
             return False
-        if draft.now < sequence.displaces_from:
+        if step.now < sequence.displaces_from:
             return False
         weight = sequence.terms.slo_class.weight
         victims = [
@@ -229,7 +229,7 @@ class Places:
         victim = min(victims, key=self._loss)
         name = sequence.terms.slo_class.name
         reason = f"gave its place to a request of class {name}, to keep a TTFT bound of {sequence.slo.ttft:.3g} s"
-        self._preempt(victim, "slo", reason, draft)
+        self._preempt(victim, "slo", reason, step)
         victim.protected = len(victim.tokens) + _PROTECTED
         victim.returning = False
         if victim.deadline is not None:
@@ -238,14 +238,14 @@ class Places:
         sequence.no_room = -1
         return True
 
-    def _preempt(self, victim: Sequence, kind: str, reason: str, draft: Draft) -> bool:
+    def _preempt(self, victim: Sequence, kind: str, reason: str, step: Assembly) -> bool:
         """Take its place. Returns whether the step loses something by that."""
-        taken = draft.drop(victim)
+        taken = step.drop(victim)
         self.leave(victim)
         victim.computed = 0
         victim.over = False
-        victim.phases.preemptions.append(Preemption(max(0.0, draft.now - victim.submission.arrival), reason))
-        victim.phases.enter("preempted", draft.now, self._load.interference)
+        victim.phases.preemptions.append(Preemption(max(0.0, step.now - victim.submission.arrival), reason))
+        victim.phases.enter("preempted", step.now, self._load.interference)
         self.preemptions[kind] += 1
         self.preempted.append((victim.id, reason))
         return taken

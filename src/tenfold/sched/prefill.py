@@ -2,8 +2,8 @@
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import Policy
+from tenfold.sched.assembly import Assembly
 from tenfold.sched.budget import StepBudget
-from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Load
 from tenfold.sched.places import Places
 from tenfold.sched.queue import WaitingQueue
@@ -31,22 +31,22 @@ class Prefill:
         self._owed = 0.0  # seconds that those that are not timely did not get of their part
         self._fed = 0.0  # when they got some
 
-    def fill(self, draft: Draft) -> None:
+    def fill(self, step: Assembly) -> None:
         """Chunks of prompts, the most urgent first; a part is kept for those that are not timely."""
-        budget = draft.budget
-        for sequence in draft.prefilling:
-            if sequence.tier == TIMELY and sequence.late(draft.now):
+        budget = step.budget
+        for sequence in step.prefilling:
+            if sequence.tier == TIMELY and sequence.late(step.now):
                 sequence.give_up_bound()
-        sequences = sorted(draft.prefilling, key=lambda s: s.urgency)
+        sequences = sorted(step.prefilling, key=lambda s: s.urgency)
         timely = next((i for i, s in enumerate(sequences) if s.urgency[0] == OTHER), len(sequences))
         first, others = sequences[:timely], sequences[timely:]
         if not others or not (first or self._queue.timely):
-            self._fed = draft.now
+            self._fed = step.now
             if others and others[0].deadline is None:
-                self._leave_slack(budget, draft.now)
-                self._chunks(sequences, draft, least=1)
+                self._leave_slack(budget, step.now)
+                self._chunks(sequences, step, least=1)
                 return
-            self._chunks(sequences, draft, least=_LEAST_CHUNK)
+            self._chunks(sequences, step, least=_LEAST_CHUNK)
             return
         policy, background = self._policy, others[0].deadline is None
         share, part = policy.background_share if background else policy.late_share, 0.0
@@ -54,18 +54,18 @@ class Prefill:
             left = max(0.0, budget.seconds - budget.predicted)
             part = share * left
             share = min(0.5, (part + self._owed) / left) if left > 0 else 0.0
-        waits = background and bool(first) and draft.now - self._fed < policy.background_wait
+        waits = background and bool(first) and step.now - self._fed < policy.background_wait
         budget.keep(0.0 if waits else share)
-        self._chunks(first, draft, least=_LEAST_CHUNK)
-        if waits and draft.slices:
+        self._chunks(first, step, least=_LEAST_CHUNK)
+        if waits and step.slices:
             self._owed += part
             return
         # Where timely ones wait for a place, what is not used now brings the end of an answer nearer.
         budget.keep(0.0 if first else 1 - share)
-        before = len(draft.slices)
-        self._chunks(others, draft, least=0 if draft.slices else _LEAST_CHUNK)
-        if len(draft.slices) > before:
-            self._owed, self._fed = 0.0, draft.now
+        before = len(step.slices)
+        self._chunks(others, step, least=0 if step.slices else _LEAST_CHUNK)
+        if len(step.slices) > before:
+            self._owed, self._fed = 0.0, step.now
         else:
             self._owed += part
 
@@ -82,9 +82,9 @@ class Prefill:
             part = min(_BACKGROUND, 1 / max(1, budget.shape.sequences))
             budget.seconds = min(budget.seconds, budget.predicted + part * bound)
 
-    def _chunks(self, sequences: list[Sequence], draft: Draft, *, least: int) -> None:
+    def _chunks(self, sequences: list[Sequence], step: Assembly, *, least: int) -> None:
         """As much of each as fits, one after the other; ``least`` tokens where of the first not one does."""
-        budget = draft.budget
+        budget = step.budget
         for sequence in sequences:
             if budget.full:
                 break
@@ -96,8 +96,8 @@ class Prefill:
             if count == 0:
                 continue
             if not self._cache.reserve(sequence.id, sequence.computed + count):
-                room, _ = self._places.make_room(sequence, sequence.computed + count, draft)
+                room, _ = self._places.make_room(sequence, sequence.computed + count, step)
                 if not room:
                     continue
-            draft.put(sequence, count, self._cache.blocks(sequence.id))
+            step.put(sequence, count, self._cache.blocks(sequence.id))
             least = 0

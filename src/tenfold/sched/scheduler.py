@@ -16,22 +16,23 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 
 import math
 from collections import Counter
+from collections.abc import Sequence as Many
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow
-from tenfold.core.plan import StepPlan, StepResult
+from tenfold.core.plan import SampledToken, StepPlan, StepResult
 from tenfold.core.request import Timeline
 from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.admission import Admission
+from tenfold.sched.assembly import Assembly
 from tenfold.sched.bill import Bill
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.coasting import Coasting
-from tenfold.sched.draft import Draft
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.places import Places
 from tenfold.sched.prefill import Prefill
@@ -45,7 +46,9 @@ from tenfold.sched.sequence import (
     TokenEvent,
 )
 from tenfold.sched.siblings import Siblings
+from tenfold.sched.speculation import Speculation
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
+from tenfold.spec.proposer import Proposer
 
 _AIM = 0.96  # of a TPOT bound: predictions are not exact
 _CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
@@ -61,6 +64,7 @@ class Scheduler:
         cache: CacheManager,
         cost: StepCost | None = None,
         attention: Attention | None = None,
+        proposers: Many[Proposer] = (),
     ) -> None:
         self._config = config
         self._policy = config.policy
@@ -81,6 +85,9 @@ class Scheduler:
         )
         self._prefill = Prefill(config.policy, cache, self._queue, self._tenants, self._places, self._load)
         self._running = self._places.running
+        self.speculation: Speculation | None = None
+        if proposers and config.speculation.mode != "off":
+            self.speculation = Speculation(config.speculation, proposers, self.cost, cache)
         self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
         self._siblings = Siblings()
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
@@ -230,6 +237,8 @@ class Scheduler:
             self._left.append(sequence)
         if finished:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
+        if self.speculation is not None:
+            self.speculation.ended(sequence, finished=finished)
         timeline = sequence.timeline(now, self._load.interference)
         self._bill.close(sequence)
         if self.idle and not self._planned:
@@ -257,39 +266,43 @@ class Scheduler:
         Every plan must be applied before the next is asked for.
         """
         budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
-        draft, load = Draft(budget, now), self._load
+        step, load = Assembly(budget, now), self._load
         self._tenants.tick(now)
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
         mixed = len(decoding) != len(self._running)
         if mixed:
-            decoding, draft.resting = self._yielding(decoding, now)
-        lost = self._decode(decoding, draft)
-        decode = budget.predicted if draft.slices else 0.0
-        load.decode = self._with_resting(draft) if draft.resting else decode
+            decoding, step.resting = self._yielding(decoding, now)
+        lost = self._decode(decoding, step)
+        decode = budget.predicted if step.slices else 0.0
+        load.decode = self._with_resting(step) if step.resting else decode
+        limit = self._seconds(decode, now)
+        if self.speculation is not None and not lost:
+            self.speculation.draft(step, limit)
+            decode = budget.predicted if step.slices else 0.0
         if mixed or lost:
-            draft.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
+            step.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
         load.full = load.capped = closed = self._places.closed_until(now) > now
         self._backlog = closed and self._queue.timely > 0
-        if draft.prefilling or (self._queue and not closed):
-            budget.open(self._seconds(decode, now))
-            self._tenants.tell_apart(draft.prefilling)
+        if step.prefilling or (self._queue and not closed):
+            budget.open(limit)
+            self._tenants.tell_apart(step.prefilling)
             if not lost:
-                self._places.admit(draft)
+                self._places.admit(step)
             part = self._tenants.part
-            computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in draft.prefilling)
+            computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in step.prefilling)
             self._backlog = computed or (load.capped and self._queue.timely > 0)
-            self._prefill.fill(draft)
-        if not draft.slices and draft.resting:
-            self._decode(list(draft.resting), draft)  # the prompt they rested for found no room
-        if not draft.slices:
+            self._prefill.fill(step)
+        if not step.slices and step.resting:
+            self._decode(list(step.resting), step)  # the prompt they rested for found no room
+        if not step.slices:
             assert not self._running and not self._queue, "sequences wait but none can run"
             return None
         self.shape = budget.shape
-        predicted = budget.predicted if draft.prefilling else decode
+        predicted = budget.predicted if step.prefilling else decode
         self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
         self._began = now
-        self._planned = [self._sequences[name] for name in draft.slices]
-        plan = StepPlan(tuple(draft.slices.values()), tuple(self._places.started), tuple(self._ended))
+        self._planned = [self._sequences[name] for name in step.slices]
+        plan = StepPlan(tuple(step.slices.values()), tuple(self._places.started), tuple(self._ended))
         self._places.started, self._ended = [], []
         return plan
 
@@ -303,7 +316,9 @@ class Scheduler:
         self._left.clear()
         self._bill.step(self.shape, planned, plan.slices, held, self._began, now)
         events: list[Event] = []
-        samples = {sample.id: sample for sample in result.sampled}
+        samples: dict[str, list[SampledToken]] = {}
+        for sample in result.sampled:
+            samples.setdefault(sample.id, []).append(sample)
         timely = 0.0
         for sequence, part in zip(planned, plan.slices, strict=True):
             if self._sequences.get(part.id) is not sequence:
@@ -313,17 +328,23 @@ class Scheduler:
                 timeline = self.end(part.id, now)
                 events.append(FailEvent(part.id, result.failed[part.id], timeline=timeline))
                 continue
-            timely += self._advance(sequence, len(part.tokens), now)
-            if part.sample:
-                sample = samples[part.id]
-                sequence.tokens.append(sample.token)
-                self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE)
-                if sequence.first_token is None:
-                    sequence.first_token = now
-                    sequence.phases.enter("decode", now, self._load.interference)
-                finish, stop = sequence.finish_reason(sample.token) or (None, None)
-                timeline = self.end(part.id, now, finished=True) if finish else None
-                events.append(TokenEvent(part.id, sample, finish, stop, sequence.cached, sequence.queued, timeline))
+            pending, count = sequence.pending, len(part.tokens) - part.drafted
+            if not part.sample:
+                timely += self._advance(sequence, count, pending, now)
+                continue
+            got = samples[part.id]
+            used, finish, stop = sequence.extend(got)
+            timely += self._advance(sequence, count + len(used) - 1, pending, now)
+            self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE * len(used))
+            if self.speculation is not None and count == 1:
+                self.speculation.learn(sequence, len(got) - 1, len(used))
+            if sequence.first_token is None:
+                sequence.first_token = now
+                sequence.phases.enter("decode", now, self._load.interference)
+            timeline = self.end(part.id, now, finished=True) if finish else None
+            events.append(TokenEvent(part.id, used, finish, stop, sequence.cached, sequence.queued, timeline))
+        if self.speculation is not None:
+            self.speculation.close_step()
         if self._backlog:
             self._forecast.progress(timely, seconds)
         if self.idle:
@@ -353,14 +374,14 @@ class Scheduler:
         resting = [s for s in decoding if s.terms.tenant in heavy and s.ahead(now) >= _RESTS]
         return [s for s in decoding if s not in resting], resting
 
-    def _with_resting(self, draft: Draft) -> float:
+    def _with_resting(self, step: Assembly) -> float:
         """Predicted seconds of a step in which those that rest now decode with the others."""
-        shape = draft.budget.shape
-        keys = sum(self._attention.keys(1, len(s.tokens)) for s in draft.resting)
-        rows = shape.rows + len(draft.resting)
+        shape = step.budget.shape
+        keys = sum(self._attention.keys(1, len(s.tokens)) for s in step.resting)
+        rows = shape.rows + len(step.resting)
         return self.cost.predict(StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0))
 
-    def _decode(self, sequences: list[Sequence], draft: Draft) -> bool:
+    def _decode(self, sequences: list[Sequence], step: Assembly) -> bool:
         """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
         lost = crowded = False
         for sequence in sequences:
@@ -368,11 +389,12 @@ class Scheduler:
                 continue  # preempted a moment ago
             if not self._cache.reserve(sequence.id, sequence.computed + 1):
                 crowded = True
-                room, taken = self._places.make_room(sequence, sequence.computed + 1, draft)
+                room, taken = self._places.make_room(sequence, sequence.computed + 1, step)
                 lost |= taken
                 if not room:
                     continue
-            draft.put(sequence, 1, self._cache.blocks(sequence.id))
+            step.put(sequence, 1, self._cache.blocks(sequence.id))
+            step.decoding.append(sequence)
         return lost
 
     def _seconds(self, decode: float, now: float) -> float | None:
@@ -405,8 +427,9 @@ class Scheduler:
             return self._policy.stretch * decode
         return None
 
-    def _advance(self, sequence: Sequence, count: int, now: float) -> float:
-        """It has ``count`` more tokens in memory. Returns how much timely work that was, in seconds."""
+    def _advance(self, sequence: Sequence, count: int, pending: int, now: float) -> float:
+        """It has ``count`` more tokens in memory, of ``pending`` that it lacked. Returns how much timely work that was,
+        in seconds."""
         prompt, before = sequence.prompt, sequence.computed
         if before < prompt:
             new = min(prompt - before, count)
@@ -416,7 +439,7 @@ class Scheduler:
                 self._tenants.charge(sequence.terms.tenant, fresh)
         done = 0.0
         if sequence.work > 0.0:
-            done = sequence.work * count / (len(sequence.tokens) - before)
+            done = sequence.work * min(1.0, count / pending)
             sequence.work = max(0.0, sequence.work - done)
         sequence.computed = after = before + count
         if before < sequence.reached <= after and sequence.phases.preemptions:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tenfold.core.config import MAX_DRAFT_TOKENS
 from tenfold.core.plan import SampledToken, SequenceStart
 from tenfold.core.request import Preemption, Timeline
 from tenfold.sched.terms import NO_TERMS, Terms
@@ -19,7 +20,7 @@ class Submission:
     """A sequence to schedule: what the executor must know of it, its limits, and its terms.
 
     ``max_length`` bounds prompt plus output, in tokens. ``after`` names a sequence with the same prompt whose
-    prefill this one waits for, to share its blocks.
+    prefill this one waits for, to share its blocks. ``draft_tokens`` bounds what is drafted for it in a step.
     """
 
     start: SequenceStart
@@ -29,6 +30,7 @@ class Submission:
     salt: str = ""
     after: str | None = None
     terms: Terms = NO_TERMS
+    draft_tokens: int | None = None
 
 
 class Phases:
@@ -54,6 +56,21 @@ class Phases:
         self._name, self._since, self._mark = name, now, interference
 
 
+class Drafting:
+    """What was drafted for a sequence, and what came of it."""
+
+    __slots__ = ("accepted", "drafted", "expected", "held", "most", "plain", "saved")
+
+    def __init__(self, most: int) -> None:
+        self.most = most  # tokens in a step
+        self.drafted = 0
+        self.accepted = 0
+        self.plain = 0.0  # seconds that its decode would have taken so far had nobody drafted, as predicted,
+        self.saved = 0.0  # and by how much it was shorter; below 0: longer
+        self.expected = 0.0  # drafted tokens of late that should have been right,
+        self.held = 0.0  # and that were
+
+
 class Sequence:
     """Mutable state of one submission; only the scheduler (and its queue) touches it."""
 
@@ -63,6 +80,7 @@ class Sequence:
         "charged",
         "computed",
         "deadline",
+        "drafting",
         "first_token",
         "held_since",
         "id",
@@ -114,6 +132,7 @@ class Sequence:
         self.phases = Phases(submission.arrival)
         self.payer = submission.terms.tenant  # also where tenants are not told apart otherwise
         self.charged = 0.0  # seconds of the machine, all but for what it holds in memory
+        self.drafting = Drafting(MAX_DRAFT_TOKENS if submission.draft_tokens is None else submission.draft_tokens)
         self.held_since = 0.0  # and what a token held since the start had been charged when that was added last
 
     @property
@@ -169,6 +188,15 @@ class Sequence:
         """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
         self.tier, self.key = OTHER, self.submission.arrival + self.terms.priority
 
+    def extend(self, samples: list[SampledToken]) -> tuple[tuple[SampledToken, ...], str | None, int | None]:
+        """Take tokens that came, up to one that ends it: (those taken, why it ended, the stop id)."""
+        for count, sample in enumerate(samples, 1):
+            self.tokens.append(sample.token)
+            reason = self.finish_reason(sample.token)
+            if reason is not None:
+                return tuple(samples[:count]), *reason
+        return tuple(samples), None, None
+
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""
         params = self.submission.start.params
@@ -189,6 +217,9 @@ class Sequence:
             cached_tokens=self.cached,
             output_tokens=self.outputs,
             machine_seconds=self.charged,
+            draft_tokens=self.drafting.drafted,
+            accepted_tokens=self.drafting.accepted,
+            saved_seconds=self.drafting.saved,
             preemptions=tuple(self.phases.preemptions),
             ttft_bound=self.slo.ttft,
             tpot_bound=self.slo.tpot,
@@ -197,10 +228,10 @@ class Sequence:
 
 
 class TokenEvent(msgspec.Struct, frozen=True):
-    """A sequence got a token; ``finish`` is set, and ``timeline``, when that was its last."""
+    """A sequence got a token, or several; ``finish`` is set, and ``timeline``, when the last was its last."""
 
     id: str
-    sample: SampledToken
+    samples: tuple[SampledToken, ...]
     finish: str | None
     stop: int | None
     cached: int  # prompt tokens that came from the prefix cache

@@ -5,15 +5,16 @@ from tenfold.sched.budget import StepBudget
 from tenfold.sched.sequence import Sequence
 
 
-class Draft:
+class Assembly:
     """What the next step holds so far, who else wants prefill, and when it is."""
 
-    __slots__ = ("budget", "now", "prefilling", "resting", "slices")
+    __slots__ = ("budget", "decoding", "now", "prefilling", "resting", "slices")
 
     def __init__(self, budget: StepBudget, now: float) -> None:
         self.budget = budget
         self.now = now
         self.slices: dict[str, SequenceSlice] = {}
+        self.decoding: list[Sequence] = []  # those that get their next token in it
         self.prefilling: list[Sequence] = []  # those that have a place and more than one token to compute
         self.resting: list[Sequence] = []  # those that could decode, but let others' prompts go first
 
@@ -30,13 +31,24 @@ class Draft:
             sample=sample,
         )
 
+    def draft(self, sequence: Sequence, tokens: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+        """What may come after the next token of a sequence that decodes in this step, to be checked in it."""
+        part = self.slices[sequence.id]
+        self.budget.draft(part.start + 1, len(tokens))
+        self.slices[sequence.id] = SequenceSlice(
+            part.id, part.start, (*part.tokens, *tokens), blocks, sample=True, drafted=len(tokens)
+        )
+
     def drop(self, sequence: Sequence) -> bool:
         """A sequence loses its place: nothing of it is in this step. Returns whether something was."""
-        for those in (self.prefilling, self.resting):
+        for those in (self.prefilling, self.resting, self.decoding):
             if sequence in those:
                 those.remove(sequence)
         part = self.slices.pop(sequence.id, None)
         if part is None:
             return False
-        self.budget.give_back(part.start, len(part.tokens), sample=part.sample)
+        new = len(part.tokens) - part.drafted
+        if part.drafted:
+            self.budget.draft(part.start + new, -part.drafted)
+        self.budget.give_back(part.start, new, sample=part.sample)
         return True

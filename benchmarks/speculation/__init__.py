@@ -1,0 +1,1 @@
+"""Speculation beside no speculation, on five kinds of work."""

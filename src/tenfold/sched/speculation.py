@@ -1,0 +1,231 @@
+"""How much is drafted in a step, for whom, and by which proposer: what the cost model expects to pay.
+
+A drafted token is worth the chance that it comes, and costs what a further row makes the step longer, for all that are
+in it. Tokens are taken, the best first, while the mean time per token over the sequences in decode falls by them: so
+with one sequence, where a row is nearly free, much is drafted; the more there are, the surer a token has to be; and it
+counts more for a sequence that gets little yet than for one that has many. Whoever has gained less than others so far
+weighs more in that mean: a sequence for which nothing is ever right is hardly slowed by what is drafted for others.
+
+(Leviathan et al., ICML'23; on goodput as the measure: SmartSpec, Liu et al., 2024.)
+"""
+
+from collections import Counter
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+
+from tenfold.cache.manager import CacheManager
+from tenfold.core.config import SpeculationConfig
+from tenfold.cost.estimate import StepCost
+from tenfold.sched.assembly import Assembly
+from tenfold.sched.sequence import Sequence
+from tenfold.spec.acceptance import Acceptance
+from tenfold.spec.proposer import Proposal, Proposer
+
+_SURE = 0.98  # the most that a token may be trusted
+_DOUBT = 3.0  # tokens that a sequence's own luck is held against
+_FADES = 0.95  # of what is known of its luck, what each further token leaves
+_FAIR = 4.0  # power of a sequence's time so far, relative to what it would be without drafts, that it weighs with
+_EVEN = 16  # tokens without gain that each is counted as having had
+_UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
+_PROBED = 64  # steps for which no draft seems to pay, until one token is tried all the same
+
+
+@dataclass(slots=True)
+class _Offer:
+    """A draft for a sequence: who proposed it, how likely each of its tokens comes, and how many are taken."""
+
+    sequence: Sequence
+    source: int
+    proposal: Proposal
+    chances: list[float]  # that it and all before it are right
+    each: float  # predicted seconds that a token makes the step longer
+    taken: int = 0
+    expected: float = 0.0  # tokens that come of it
+
+    def take(self) -> None:
+        """One token more."""
+        self.expected += self.chances[self.taken]
+        self.taken += 1
+
+    @property
+    def gain(self) -> float:
+        """By how much the next token lowers the sequence's steps per token."""
+        tokens = 1 + self.expected
+        return 1 / tokens - 1 / (tokens + self.chances[self.taken])
+
+
+@dataclass(slots=True)
+class _Drafted:
+    """A step's drafts, until it is applied."""
+
+    offers: dict[str, _Offer] = field(default_factory=dict)  # by sequence
+    plain: float = 0.0  # predicted seconds of its decode without them
+    seconds: float = 0.0  # and with them
+    decoding: int = 0  # sequences
+
+
+class Speculation:
+    """Owner of what is known of proposers, and of each sequence's :class:`~tenfold.sched.sequence.Drafting`."""
+
+    def __init__(
+        self, config: SpeculationConfig, proposers: Many[Proposer], cost: StepCost, cache: CacheManager
+    ) -> None:
+        self._config = config
+        self._proposers = proposers
+        self._cost = cost
+        self._cache = cache
+        self._known: dict[tuple[int, str], Acceptance] = {}  # by proposer and class of requests
+        self._passed = 0  # steps for which no draft seemed to pay
+        self._step = _Drafted()
+        self.drafted: Counter[str] = Counter()  # tokens, by proposer
+        self.accepted: Counter[str] = Counter()
+        self.spent = 0.0  # seconds that steps were predicted to take longer for what was drafted,
+        self.saved = 0.0  # and that what was right would have taken without
+
+    def draft(self, step: Assembly, limit: float | None) -> None:
+        """Add drafts to a step that holds decode, and nothing else. It is to take no longer than ``limit`` seconds."""
+        budget = step.budget
+        plain = budget.predicted
+        self._step = _Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
+        sequences = step.decoding
+        room = budget.tokens // 2  # prompts need some, too
+        if not sequences or room <= 0 or plain <= 0:
+            return
+        fixed = self._config.mode == "fixed"
+        row, key = self._cost.draft(budget.shape.rows)
+        least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
+        offers = [offer for s in sequences if (offer := self._offer(s, row + key * len(s.tokens), least)) is not None]
+        if not offers:
+            return
+        if fixed:
+            for offer in offers:
+                offer.taken = len(offer.proposal.tokens)
+        else:
+            self._choose(offers, sequences, plain, limit, room)
+        for offer in offers:
+            tokens = offer.proposal.tokens[: min(offer.taken, room)]
+            tokens = tokens[: self._places(offer.sequence, len(tokens))]
+            if tokens:
+                offer.taken = len(tokens)
+                room -= len(tokens)
+                self._step.offers[offer.sequence.id] = offer
+                step.draft(offer.sequence, tokens, self._cache.blocks(offer.sequence.id))
+        self._step.seconds = budget.predicted
+
+    def learn(self, sequence: Sequence, held: int, used: int) -> None:
+        """Of what was drafted for a sequence so many tokens were right, and in all it got ``used`` from the step.
+
+        Called for each that was in decode, also where nothing was drafted for it.
+        """
+        drafting, step = sequence.drafting, self._step
+        drafting.plain += used * step.plain
+        if not step.offers:
+            return
+        drafting.saved += used * step.plain - step.seconds
+        offer = step.offers.get(sequence.id)
+        if offer is None:
+            return
+        name, accepted = self._proposers[offer.source].name, used - 1
+        drafting.drafted += offer.taken
+        drafting.accepted += accepted
+        self.drafted[name] += offer.taken
+        self.accepted[name] += accepted
+        self.saved += accepted * step.plain / step.decoding
+        known = self._acceptance(offer.source, sequence)
+        for at in range(min(held + 1, offer.taken)):
+            right = at < held
+            drafting.expected = _FADES * drafting.expected + known.chance(offer.proposal.matched + at)
+            drafting.held = _FADES * drafting.held + right
+            known.observe(offer.proposal.matched + at, right)
+
+    def ended(self, sequence: Sequence, *, finished: bool) -> None:
+        """A sequence is over."""
+        salt = sequence.submission.salt
+        for proposer in self._proposers:
+            proposer.end(sequence.id, sequence.tokens, salt, finished=finished)
+
+    def close_step(self) -> None:
+        """All of the step's sequences have been learned from."""
+        self.spent += self._step.seconds - self._step.plain
+        self._step = _Drafted()
+
+    def _offer(self, sequence: Sequence, each: float, least: float) -> _Offer | None:
+        """The best draft for a sequence, as far as each token's chance is at least ``least``; it takes ``each``
+        seconds."""
+        left = sequence.submission.max_length - len(sequence.tokens) - 1
+        most = min(left, sequence.drafting.most, self._config.draft_tokens)
+        if most <= 0:
+            return None
+        best: _Offer | None = None
+        salt = sequence.submission.salt
+        for source, proposer in enumerate(self._proposers):
+            proposal = proposer.propose(sequence.id, sequence.tokens, salt, most)
+            if proposal is None or not proposal.tokens:
+                continue
+            chances = self._chances(sequence, source, proposal, least)
+            if best is None or sum(chances) > sum(best.chances):
+                best = _Offer(sequence, source, proposal, chances, each)
+        return best
+
+    def _chances(self, sequence: Sequence, source: int, proposal: Proposal, least: float) -> list[float]:
+        """Of each token, that it and all before it are right; up to the first below ``least``, which is there, too."""
+        known, drafting = self._acceptance(source, sequence), sequence.drafting
+        luck = (drafting.held + _DOUBT) / (drafting.expected + _DOUBT)
+        chances, chance = [], 1.0
+        for at in range(len(proposal.tokens)):
+            chance *= min(_SURE, luck * known.chance(proposal.matched + at))
+            chances.append(chance)
+            if chance < least:
+                break
+        return chances
+
+    def _acceptance(self, source: int, sequence: Sequence) -> Acceptance:
+        kind = source, sequence.terms.slo_class.name
+        known = self._known.get(kind)
+        if known is None:
+            known = self._known[kind] = Acceptance()
+        return known
+
+    def _choose(
+        self, offers: list[_Offer], sequences: list[Sequence], plain: float, limit: float | None, room: int
+    ) -> None:
+        """Take tokens while the weighted mean over the sequences of the step's seconds per token falls by them."""
+        weights, total = {}, 0.0  # and the sum of weighted steps per token
+        for s in sequences:
+            before = s.drafting.plain + _EVEN * plain
+            weights[s.id] = weight = (1 - s.drafting.saved / before) ** _FAIR
+            total += weight
+        seconds, taken = plain, 0
+        best = [(-weights[o.sequence.id] * o.gain / o.each, which) for which, o in enumerate(offers)]
+        heapify(best)
+        while best and taken < room:
+            which = best[0][1]
+            offer = offers[which]
+            weight = weights[offer.sequence.id]
+            gain = weight * offer.gain
+            if gain * seconds <= offer.each * (total - gain) or (limit is not None and seconds + offer.each > limit):
+                break
+            total -= gain
+            seconds += offer.each
+            taken += 1
+            offer.take()
+            if offer.taken < len(offer.chances):
+                heapreplace(best, (-weight * offer.gain / offer.each, which))
+            else:
+                heappop(best)
+        if not taken:
+            self._passed += 1
+            if self._passed % _PROBED == 0:
+                offers[self._passed // _PROBED % len(offers)].take()
+
+    def _places(self, sequence: Sequence, wanted: int) -> int:
+        """For how many drafted tokens there is room in KV memory, without taking what others may need."""
+        held = len(self._cache.blocks(sequence.id)) * self._cache.block_size - sequence.computed - 1
+        if wanted <= held:
+            return wanted
+        missing = self._cache.missing(sequence.id, sequence.computed + 1 + wanted)
+        spare = self._cache.pool.available - missing > self._step.decoding
+        if spare and self._cache.reserve(sequence.id, sequence.computed + 1 + wanted):
+            return wanted
+        return held

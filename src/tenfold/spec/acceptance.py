@@ -1,0 +1,34 @@
+"""How likely a drafted token is to be the one that comes."""
+
+from tenfold.spec.runs import MATCHED
+
+_WEIGHT = 8.0  # observations that the first guess is worth
+_MEMORY = 512.0  # observations after which one counts 1/e
+_MOST = 0.98
+# Lengths of what stands behind a token are told apart up to here, each; then in ever larger steps.
+_STEPS = (*range(9), 12, 16, 24, MATCHED, 2 * MATCHED)
+_BUCKETS = tuple(max(i for i, least in enumerate(_STEPS) if least <= length) for length in range(_STEPS[-1] + 1))
+
+
+class Acceptance:
+    """What was seen of one proposer, in one class of requests, by how much stands behind a token.
+
+    A token drafted after n others that all must hold has n more behind it than the first one: of each it is estimated
+    how often it holds where those before it do.
+    """
+
+    def __init__(self) -> None:
+        self._chances = [least / (least + 3) for least in _STEPS]
+        self._weights = [_WEIGHT] * len(_STEPS)
+
+    def chance(self, matched: int) -> float:
+        """0 to 1, of a token with so many that are the same before it."""
+        chance: float = self._chances[_BUCKETS[min(matched, _STEPS[-1])]]
+        return chance
+
+    def observe(self, matched: int, held: bool) -> None:
+        """One such was right, or was not."""
+        bucket = _BUCKETS[min(matched, _STEPS[-1])]
+        weight = self._weights[bucket] = min(self._weights[bucket] + 1, _MEMORY)
+        chance = self._chances[bucket]
+        self._chances[bucket] = min(_MOST, chance + (held - chance) / weight)
