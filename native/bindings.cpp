@@ -116,17 +116,19 @@ void bind_model(nb::module_& m) {
              int max_context, float norm_eps, float embed_scale, float query_scale, float logit_softcap,
              const std::string& act, bool qkv_bias, bool qk_norm, bool post_norms, bool tied_head,
              std::vector<int> windows, std::vector<double> inv_freq, std::vector<double> inv_freq_local,
-             const std::string& level, int threads, const std::vector<int>& cpus) {
-            new (self) Model(Spec{layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context, norm_eps,
-                                  embed_scale, query_scale, logit_softcap, activation(act), qkv_bias, qk_norm,
+             const std::string& level, int threads, const std::vector<int>& cpus, int head_rows,
+             const Model* beside, bool shared) {
+            new (self) Model(Spec{layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context,
+                                  head_rows > 0 ? head_rows : vocab, norm_eps, embed_scale, query_scale, logit_softcap, activation(act), qkv_bias, qk_norm,
                                   post_norms, tied_head, std::move(windows), std::move(inv_freq),
                                   std::move(inv_freq_local)},
-                             level, threads, cpus);
+                             level, threads, cpus, beside, shared);
           },
-          nb::kw_only(), "layers"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ffn"_a, "vocab"_a,
+          nb::keep_alive<1, 26>(), nb::kw_only(), "layers"_a, "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ffn"_a, "vocab"_a,
           "max_context"_a, "norm_eps"_a, "embed_scale"_a, "query_scale"_a, "logit_softcap"_a, "activation"_a,
           "qkv_bias"_a, "qk_norm"_a, "post_norms"_a, "tied_head"_a, "windows"_a, "inv_freq"_a, "inv_freq_local"_a,
-          "level"_a, "threads"_a, "cpus"_a = std::vector<int>())
+          "level"_a, "threads"_a, "cpus"_a = std::vector<int>(), "head_rows"_a = 0, "beside"_a = nb::none(),
+          "shared"_a = false)
       .def("set_matrix",
            [](Model& model, int layer, const std::string& name, const std::string& kind, const ByteRows& data,
               int64_t rows, int64_t cols, const std::string& form) {

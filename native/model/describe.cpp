@@ -25,7 +25,7 @@ std::vector<MatrixInfo> Model::matrices(int rows) const {
     found.push_back({layer, name, format_of(w), kernels_.linear_arithmetic(w, std::max(1, rows)), w.rows, w.cols,
                      w.tile_bytes * static_cast<size_t>(w.tiles()), kernels_.linear_rows(w, std::max(1, rows))});
   };
-  note(-1, "embed", embed_.view);
+  note(-1, "embed", embedding());
   note(-1, "head", head());
   for (int i = 0; i < spec_.layers; ++i) {
     const Layer& l = layers_[i];

@@ -133,7 +133,7 @@ void Model::embed() {
   const Guard guard(*this, Op::embed);
   each_row(batch_.size(), [&](int row, int) {
     float* x = x_.data() + row * hidden_stride_;
-    decode_row(embed_.view, batch_.tokens[row], x);
+    decode_row(embedding(), batch_.tokens[row], x);
     if (spec_.embed_scale != 1.0f) kernels_.scale(x, spec_.embed_scale, spec_.hidden);
   });
 }
@@ -320,7 +320,7 @@ void Model::mlp(int layer) {
 Rows Model::logits() {
   const Guard guard(*this, Op::logits);
   const auto rows = static_cast<int>(batch_.rows.size());
-  const int vocab = spec_.vocab, blocks = ceil_div(vocab, kScanBlock);
+  const int vocab = spec_.head_rows, blocks = ceil_div(vocab, kScanBlock);
   logits_.reserve(static_cast<size_t>(rows) * logit_stride_);
   maxima_.reserve(static_cast<size_t>(rows) * blocks);
   norm_rows(norm_, rows, batch_.rows.data(), {&head()}, [](int) {});
@@ -340,7 +340,7 @@ Rows Model::logits() {
 }
 
 const int32_t* Model::maxima_of(const float* logits, int rows, int width) const {
-  return logits == logits_.data() && rows == logit_rows_ && width == spec_.vocab ? maxima_.data() : nullptr;
+  return logits == logits_.data() && rows == logit_rows_ && width == spec_.head_rows ? maxima_.data() : nullptr;
 }
 
 void Model::forward(const Kv& kv) {

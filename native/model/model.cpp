@@ -39,6 +39,7 @@ Spec checked(Spec spec) {
                   between(spec.kv_heads, 1, spec.heads) && spec.heads % spec.kv_heads == 0 &&
                   between(spec.head_dim, 2, 4096) && spec.head_dim % 2 == 0 && between(spec.ffn, 1, kMany) &&
                   between(spec.vocab, 1, kMany) && between(spec.max_context, 1, 1 << 28) &&
+                  between(spec.head_rows, 1, spec.vocab) && (!spec.tied_head || spec.head_rows == spec.vocab) &&
                   static_cast<int64_t>(spec.heads + 2 * spec.kv_heads) * spec.head_dim <= kMany;
   if (!ok) throw std::invalid_argument("the model's sizes are out of range or do not divide each other");
   if (static_cast<int>(spec.windows.size()) != spec.layers) throw std::invalid_argument("windows: one per layer");
@@ -55,16 +56,26 @@ ptrdiff_t padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
 // of two).
 ptrdiff_t spread(ptrdiff_t n) { return (padded(n) + 1023) / 1024 * 1024 + 5 * 16; }
 
+std::shared_ptr<Crew> new_crew(int threads, const std::vector<int>& cpus) {
+  return std::shared_ptr<Crew>(new Crew{Pool(std::clamp(threads, 1, 1024), cpus)});
+}
+
 }  // namespace
 
-Model::Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus)
+Model::Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus, const Model* beside,
+             bool shared)
     : spec_(checked(std::move(spec))),
       kernels_(find_level(level)),
-      pool_(std::clamp(threads, 1, 1024), cpus),
+      shared_(shared ? beside : nullptr),
+      crew_(beside != nullptr ? beside->crew_ : new_crew(threads, cpus)),
+      pool_(crew_->pool),
+      busy_(crew_->busy),
       layers_(spec_.layers),
       hidden_stride_(padded(spec_.hidden)),
       qkv_stride_(padded(static_cast<ptrdiff_t>(spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim)),
-      logit_stride_(spread(spec_.vocab)) {
+      logit_stride_(spread(spec_.head_rows)) {
+  if (shared_ != nullptr && (shared_->spec_.vocab != spec_.vocab || shared_->spec_.hidden != spec_.hidden))
+    throw std::invalid_argument("an embedding is shared by models of one vocabulary and width");
   ropes_[0].inv_freq = spec_.inv_freq;
   ropes_[1].inv_freq = spec_.inv_freq_local;
 }
@@ -79,8 +90,8 @@ Matrix* Model::find_matrix(int layer, const std::string& name, int64_t& rows, in
     return name == which;
   };
   if (layer < 0) {
-    if (is("embed", spec_.vocab, hidden)) return &embed_;
-    if (!spec_.tied_head && is("head", spec_.vocab, hidden)) return &head_;
+    if (shared_ == nullptr && is("embed", spec_.vocab, hidden)) return &embed_;
+    if (!spec_.tied_head && is("head", spec_.head_rows, hidden)) return &head_;
     return nullptr;
   }
   Layer& l = layers_[layer];
@@ -150,7 +161,7 @@ void Model::check_complete() const {
   const auto need = [](bool there, const char* name, int layer) {
     if (!there) throw std::invalid_argument(std::string(name) + " of layer " + std::to_string(layer) + " is missing");
   };
-  need(embed_.view.data != nullptr, "embed", -1);
+  need(embedding().data != nullptr, "embed", -1);
   need(head().data != nullptr, "head", -1);
   need(!norm_.empty(), "norm", -1);
   for (int i = 0; i < spec_.layers; ++i) {
@@ -183,7 +194,7 @@ std::vector<std::string> Model::weight_kinds() const {
   };
   for (const Layer& l : layers_)
     for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) note(*m);
-  note(spec_.tied_head ? embed_ : head_);
+  if (!spec_.tied_head || shared_ == nullptr) note(spec_.tied_head ? embed_ : head_);
   return names;
 }
 

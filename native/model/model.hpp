@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ namespace tenfold {
 
 struct Spec {
   int layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context;
+  int head_rows;  // of the head: vocab where it is tied
   float norm_eps, embed_scale, query_scale, logit_softcap;
   Activation activation;
   bool qkv_bias, qk_norm, post_norms, tied_head;
@@ -76,11 +78,17 @@ struct MatrixInfo {
   int rows_at_once;  // rows served by one pass over the weights
 };
 
+// Threads that compute, one call at a time, for one model or for several.
+struct Crew {
+  Pool pool;
+  std::atomic<bool> busy{false};
+};
+
 // Keeps a second caller out.
 class Hold {
  public:
   explicit Hold(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("two threads are using one model at once");
+    if (busy_.exchange(true)) throw std::runtime_error("two threads are using one model, or its threads, at once");
   }
   ~Hold() { busy_.store(false); }
   Hold(const Hold&) = delete;
@@ -94,7 +102,9 @@ class Hold {
 // std::invalid_argument and leave the model usable.
 class Model {
  public:
-  Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus = {});
+  // `beside`: one whose threads this one uses, and whose embedding, if that is `shared` and fits; it has to outlive it.
+  Model(Spec spec, const std::string& level, int threads, const std::vector<int>& cpus = {},
+        const Model* beside = nullptr, bool shared = false);
 
   // Names as in ops/tensors.py, without "layers.{i}."; layer -1 for those outside the layers.
   void set_matrix(int layer, const std::string& name, const std::string& kind, const uint8_t* data, int64_t rows,
@@ -177,13 +187,16 @@ class Model {
   void check_layer(int layer) const;
   Matrix* find_matrix(int layer, const std::string& name, int64_t& rows, int64_t& cols);
   std::vector<float>* find_vector(int layer, const std::string& name, int64_t& size);
-  const Packed& head() const { return spec_.tied_head ? embed_.view : head_.view; }
+  const Packed& embedding() const { return shared_ != nullptr ? shared_->embedding() : embed_.view; }
+  const Packed& head() const { return spec_.tied_head ? embedding() : head_.view; }
   const RopeTable& rope_of(int layer) const;
 
   Spec spec_;
   const Kernels& kernels_;
-  Pool pool_;
-  std::atomic<bool> busy_{false};
+  const Model* shared_;  // the owner of the embedding, where that is another model
+  std::shared_ptr<Crew> crew_;
+  Pool& pool_;
+  std::atomic<bool>& busy_;
   Timings timings_;
 
   Arena arena_;

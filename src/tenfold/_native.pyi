@@ -66,8 +66,12 @@ class Model:
         level: str,
         threads: int,
         cpus: list[int] = ...,
+        head_rows: int = 0,
+        beside: Model | None = None,
+        shared: bool = False,
     ) -> None:
-        """``cpus`` has one per thread to pin the workers to, or none."""
+        """``cpus`` has one per thread to pin the workers to, or none. ``head_rows`` 0: as many as ``vocab``. Threads
+        may be those of a model ``beside``, and its embedding ``shared``: then ``vocab`` and ``hidden`` are its own."""
 
     def set_matrix(
         self, layer: int, name: str, kind: str, data: NDArray[np.uint8], rows: int, cols: int, form: str = ""

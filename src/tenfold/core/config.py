@@ -141,7 +141,8 @@ class EngineConfig:
     ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
     means one per physical core this process may use. ``weights`` is one of ``WEIGHTS`` (docs/quantization.md).
     ``max_context`` None takes the model's own. The KV pool has ``kv_tokens`` slots; None sizes it from free memory
-    and ``max_context``. ``profile`` records where the loop's time goes.
+    and ``max_context``. ``draft_model`` is a file or a model of the same vocabulary that drafts for it; ``auto`` takes
+    the one made for the model, if it is in the cache, and ``off`` none. ``profile`` records where the loop's time goes.
     """
 
     model: str = DEFAULT_MODEL
@@ -153,6 +154,7 @@ class EngineConfig:
     kv_type: str = "bf16"  # of KV_TYPES
     block_size: int = 16
     prefix_sharing: bool = True
+    draft_model: str = "auto"
     scheduler: SchedulerConfig = SchedulerConfig()
     profile: bool = False
     log_level: str = "warning"  # of LOG_LEVELS, for its own process

@@ -28,7 +28,8 @@ class SequenceSlice(msgspec.Struct, frozen=True):
     position 0 on, enough for all of them. ``sample`` says whether the last one's logits give a token.
 
     The last ``drafted`` of the tokens are a draft of what comes after the one before them: its logits give a token, and
-    as long as that is the one drafted, the next one's do.
+    as long as that is the one drafted, the next one's do. A slice that has none may have ``asked`` the executor's draft
+    model for so many.
     """
 
     id: str
@@ -37,6 +38,7 @@ class SequenceSlice(msgspec.Struct, frozen=True):
     blocks: tuple[int, ...]
     sample: bool
     drafted: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class StepPlan:
 
     @property
     def drafted_tokens(self) -> int:
-        """Those that were drafted."""
-        return sum([s.drafted for s in self.slices])
+        """Those that were drafted, or asked for."""
+        return sum([s.drafted + s.asked for s in self.slices])
 
     def accepted(self, result: "StepResult") -> int:
         """How many of those were right."""

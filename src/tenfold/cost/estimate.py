@@ -16,8 +16,10 @@ import msgspec
 
 from tenfold.cost.shape import (
     BENDS,
+    PER_ASKED,
     PER_DECODE_KEYS,
     PER_DRAFT_KEYS,
+    PER_PASSES,
     PER_PREFILL_KEYS,
     PER_ROWS,
     PER_SEQUENCES,
@@ -92,7 +94,7 @@ class StepFit(msgspec.Struct, frozen=True):
 
 
 # Before anything was measured: a small model on a few cores.
-FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002, 0.0005))
+FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002, 0.0005, 0.004, 0.002))
 assert FIRST_GUESS.usable
 
 
@@ -106,6 +108,7 @@ class Shares(NamedTuple):
     decode_key: float
     prefill_key: float
     draft_key: float
+    asked: float
 
 
 class StepCost:
@@ -158,7 +161,10 @@ class StepCost:
         parts, features = self._parts, shape.features()
         fitted = _total(features, parts)
         scale = seconds / fitted if fitted > 0 else 0.0
-        rows, (sequences, samples, decode, prefill, draft) = _total(features[1:_ROWS], parts[1:_ROWS]), parts[_ROWS:]
+        rows, (sequences, samples, decode, prefill, draft, asked, passes) = (
+            _total(features[1:_ROWS], parts[1:_ROWS]),
+            parts[_ROWS:],
+        )
         return Shares(
             scale * (parts[0] + (samples if shape.sampled else 0.0)) if fitted > 0 else seconds,
             scale * rows / shape.rows if shape.rows else 0.0,
@@ -167,13 +173,19 @@ class StepCost:
             scale * decode / PER_DECODE_KEYS,
             scale * prefill / PER_PREFILL_KEYS,
             scale * draft / PER_DRAFT_KEYS,
+            scale * (asked / PER_ASKED + (passes / PER_PASSES * shape.passes / shape.asked if shape.asked else 0.0)),
         )
 
     def draft(self, rows: int) -> tuple[float, float]:
         """Seconds that a drafted token's row adds to a step of ``rows`` rows, and that each key adds which it sees."""
         parts, factor = self._parts, math.exp(self._drift)
         slope = parts[1] + sum(part for bend, part in zip(BENDS, parts[2:], strict=False) if rows >= bend)
-        return factor * (slope / PER_ROWS + parts[_ROWS + 1] / PER_SEQUENCES), factor * parts[-1] / PER_DRAFT_KEYS
+        return factor * (slope / PER_ROWS + parts[_ROWS + 1] / PER_SEQUENCES), factor * parts[-3] / PER_DRAFT_KEYS
+
+    def asked(self) -> tuple[float, float]:
+        """Seconds that the draft model takes for each token, and for each of its passes, whoever is in it."""
+        factor = math.exp(self._drift)
+        return factor * self._parts[-2] / PER_ASKED, factor * self._parts[-1] / PER_PASSES
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """A step of this shape took so long; one of no time at all teaches nothing."""

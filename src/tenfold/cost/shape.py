@@ -10,6 +10,7 @@ from tenfold.core.plan import StepPlan
 BENDS = (16, 64, 256)
 # What features are counted in, so that each is of a size near one.
 PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_DRAFT_KEYS = 64, 16, 8192, 65536, 8192
+PER_ASKED, PER_PASSES = 16, 4
 
 
 class Attention:
@@ -51,12 +52,13 @@ class StepShape:
 
     ``rows`` tokens of ``sequences`` sequences, ``sampled`` of which get a token; ``decode_keys`` are attended to by
     sequences with one row, ``prefill_keys`` (summed over rows) by those with more. Rows of drafted
-    tokens are apart: ``draft_keys`` are attended to by them.
+    tokens are apart: ``draft_keys`` are attended to by them. ``asked`` of those a draft model makes first, in
+    ``passes`` passes.
     """
 
-    __slots__ = ("decode_keys", "draft_keys", "prefill_keys", "rows", "sampled", "sequences")
+    __slots__ = ("asked", "decode_keys", "draft_keys", "passes", "prefill_keys", "rows", "sampled", "sequences")
 
-    FEATURES = 7 + len(BENDS)
+    FEATURES = 9 + len(BENDS)
 
     def __init__(
         self,
@@ -66,6 +68,8 @@ class StepShape:
         decode_keys: float = 0.0,
         prefill_keys: float = 0.0,
         draft_keys: float = 0.0,
+        asked: int = 0,
+        passes: int = 0,
     ) -> None:
         self.rows = rows
         self.sequences = sequences
@@ -73,6 +77,8 @@ class StepShape:
         self.decode_keys = decode_keys
         self.prefill_keys = prefill_keys
         self.draft_keys = draft_keys
+        self.asked = asked
+        self.passes = passes
 
     def add(self, new: int, keys: float, sample: bool) -> None:
         """A sequence with ``new`` rows that attend to ``keys`` keys in all."""
@@ -109,7 +115,14 @@ class StepShape:
     def with_keys(self, more: float) -> "StepShape":
         """This with ``more`` keys of decode."""
         return StepShape(
-            self.rows, self.sequences, self.sampled, self.decode_keys + more, self.prefill_keys, self.draft_keys
+            self.rows,
+            self.sequences,
+            self.sampled,
+            self.decode_keys + more,
+            self.prefill_keys,
+            self.draft_keys,
+            self.asked,
+            self.passes,
         )
 
     def features(self) -> tuple[float, ...]:
@@ -124,6 +137,8 @@ class StepShape:
             self.decode_keys / PER_DECODE_KEYS,
             self.prefill_keys / PER_PREFILL_KEYS,
             self.draft_keys / PER_DRAFT_KEYS,
+            self.asked / PER_ASKED,
+            self.passes / PER_PASSES,
         )
 
 
@@ -134,6 +149,8 @@ def shape_of(plan: StepPlan, attention: Attention) -> StepShape:
         new = len(part.tokens) - part.drafted
         end = part.start + new
         shape.add(new, attention.keys(new, end), part.sample)
-        if part.drafted:
-            shape.draft(part.drafted, attention.keys(part.drafted, end + part.drafted))
+        if more := part.drafted + part.asked:
+            shape.draft(more, attention.keys(more, end + more))
+            shape.asked += part.asked
+            shape.passes = max(shape.passes, part.asked)
     return shape

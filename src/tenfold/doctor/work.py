@@ -11,7 +11,7 @@ MEANING = {
     "prompts": "computing prompts",
     "tokens": "arithmetic for the sequences in decode",
     "keys": "reading keys and values of the sequences in decode",
-    "drafts": "checking drafted tokens",
+    "drafts": "drafting, and checking drafted tokens",
     "engine": "scheduling, detokenizing and sending, outside of the model",
 }
 
@@ -57,14 +57,14 @@ def work_of(steps: Sequence[StepRecord], machine: Machine) -> Work:
     weights = prompts = tokens = keys = drafts = engine = 0.0
     gaps = waits = decoded = decoding = 0.0
     for step in steps:
-        fixed, row, each, sample, decode_key, prefill_key, draft_key = cost.shares(step.shape, step.computing)
+        fixed, row, each, sample, decode_key, prefill_key, draft_key, asked = cost.shares(step.shape, step.computing)
         prefill = step.prefill * row + step.prefill_keys * prefill_key + (each if step.prefill else 0.0)
         prefill += max(0, step.sampled - step.decode - step.drafted) * sample
         weights += fixed
         prompts += prefill
         tokens += step.decode * (row + each) + min(step.sampled, step.decode) * sample
         keys += step.decode_keys * decode_key
-        drafts += step.drafted * (row + sample) + step.draft_keys * draft_key
+        drafts += step.drafted * (row + sample) + step.draft_keys * draft_key + step.asked * asked
         engine += step.seconds - step.computing
         if step.decode:
             gaps += step.decode * step.seconds

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+import numpy as np
 
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.worth import LeastWorth
@@ -17,12 +20,15 @@ from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import Attention
 from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
+from tenfold.exec.drafter import DraftModel
 from tenfold.exec.memory import free_memory, pool_blocks
 from tenfold.exec.runner import ModelRunner
 from tenfold.model.checkpoint import Checkpoint, load_checkpoint
+from tenfold.model.draft import load_draft
 from tenfold.model.store import cache_folder, resolve
 from tenfold.ops.base import Ops
 from tenfold.ops.cores import cpu_name
+from tenfold.ops.tensors import Weights
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
 from tenfold.spec.finished import FinishedTexts
@@ -44,6 +50,7 @@ def build_engine(config: EngineConfig) -> Engine:
     checkpoint = load_checkpoint(resolve(config.model))
     spec = checkpoint.spec
     ops = make_ops(config, checkpoint)
+    drafts = make_draft_model(config, checkpoint, ops)
     drop_pages(tensor.data for tensor in checkpoint.weights.tensors.values())  # the ops have a form of their own
     wanted = config.max_context if config.max_context is not None else spec.max_context
     if not 1 < wanted <= spec.max_context:
@@ -55,19 +62,29 @@ def build_engine(config: EngineConfig) -> Engine:
     clock = WallClock()
     laps = ClockedLaps(clock) if config.profile else NO_LAPS
     attention = Attention(spec.windows)
-    record = CostRecord(cache_folder() / "cost", (checkpoint.name, ops.describe(), cpu_name()))
+    draft_name = drafts.name if drafts is not None else ""
+    record = CostRecord(cache_folder() / "cost", (checkpoint.name, ops.describe(), draft_name, cpu_name()))
     known = record.load()
     cost = StepCost(known or FIRST_GUESS)
     cache = CacheManager(
         CacheConfig(blocks, config.block_size, config.prefix_sharing),
         partial(LeastWorth, cost=Forecast(cost, attention, config.scheduler.max_step_tokens).again),
     )
-    executor = ModelRunner(ops, blocks, config.block_size, laps)
+    executor = ModelRunner(ops, blocks, config.block_size, laps, drafts)
     calibration = Calibration(
-        cache, executor, cost, attention, clock, config.scheduler, max_context, brief=known is not None
+        cache,
+        executor,
+        cost,
+        attention,
+        clock,
+        config.scheduler,
+        max_context,
+        brief=known is not None,
+        draft_model=drafts is not None,
     )
+    proposers = proposers_of(config.scheduler.speculation)
     core = EngineCore(
-        scheduler=Scheduler(config.scheduler, cache, cost, attention, proposers_of(config.scheduler.speculation)),
+        scheduler=Scheduler(config.scheduler, cache, cost, attention, proposers, draft_model=drafts is not None),
         cache=cache,
         executor=executor,
         vocabulary=checkpoint.vocabulary(),
@@ -107,6 +124,46 @@ def proposers_of(config: SpeculationConfig) -> tuple[Proposer, ...]:
     if config.mode == "off":
         return ()
     return (PromptLookup(), FinishedTexts(config.kept)) if config.kept else (PromptLookup(),)
+
+
+def make_draft_model(config: EngineConfig, checkpoint: Checkpoint, target: Ops) -> DraftModel | None:
+    """The draft model that ``config`` names, if any. Raises ModelError or ConfigError, saying what to do."""
+    wanted = config.draft_model
+    if wanted == "off" or config.scheduler.speculation.mode == "off":
+        return None
+    if wanted == "auto":
+        path = draft_path(checkpoint.name)
+        if not path.is_file():
+            return None
+    else:
+        path = Path(wanted).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        draft = load_draft(path, checkpoint.weights)
+        return DraftModel(path.stem, _beside(draft.weights, target, "int8"), draft.vocabulary)
+    other = load_checkpoint(resolve(wanted))
+    if other.spec.vocab != checkpoint.spec.vocab:
+        raise ConfigError(
+            f"--draft-model {wanted} has {other.spec.vocab} tokens, {checkpoint.name} has {checkpoint.spec.vocab}: a "
+            "draft model needs the same vocabulary"
+        )
+    return DraftModel(other.name, _beside(other.weights, target, "auto"), np.arange(other.spec.vocab, dtype=np.int32))
+
+
+def draft_path(model: str) -> Path:
+    """Where the draft model made for a model is kept."""
+    return cache_folder() / "drafts" / f"{model}.safetensors"
+
+
+def _beside(weights: Weights, target: Ops, form: str) -> Ops:
+    from tenfold.ops.reference import ReferenceOps
+
+    if isinstance(target, ReferenceOps):
+        return ReferenceOps(weights)
+    from tenfold.ops.cpu import CpuOps
+
+    assert isinstance(target, CpuOps)
+    ops: Ops = CpuOps(weights, form=form, kv_type=target.kv_type, beside=target)
+    return ops
 
 
 def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:

@@ -18,6 +18,7 @@ _SHORT = 32  # tokens that all others begin with
 _MOST = 64  # sequences
 _REPEATS = 3  # steps of each kind
 _DRAFTS = (1, 3, 7, 15)  # tokens drafted for each sequence
+_ASKED = (1, 4)  # likewise, by a draft model
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
 
 
@@ -38,6 +39,7 @@ class Calibration:
         max_context: int,
         *,
         brief: bool = False,
+        draft_model: bool = False,
     ) -> None:
         self._cache = cache
         self._executor = executor
@@ -47,6 +49,7 @@ class Calibration:
         self._limits = limits
         self._max_context = max_context
         self.brief = brief
+        self._draft_model = draft_model
         self._lengths: dict[str, int] = {}  # tokens computed, by sequence
         self._started: set[str] = set()  # those that the executor knows
         self._measured: list[tuple[StepShape, float]] = []
@@ -111,6 +114,10 @@ class Calibration:
             for drafted in _DRAFTS:
                 for self._counts in (False, True):  # the first one of its size waits for memory
                     yield from self._plan(((sequence, 1) for sequence in sequences), drafted)
+            if self._draft_model:
+                for asked in _ASKED:
+                    for self._counts in (False, True):
+                        yield from self._plan(((sequence, 1) for sequence in sequences), asked=asked)
             more = self._open(min(len(sequences), min(self._limits.max_running, _MOST) - len(sequences)))
             if not more or sum(seconds for _, seconds in self._measured) > _BUDGET:
                 return
@@ -132,10 +139,10 @@ class Calibration:
             opened.append(sequence)
         return opened
 
-    def _plan(self, wanted: Iterable[tuple[str, int]], drafted: int = 0) -> Iterator[StepPlan]:
-        """A step of so many new tokens of each sequence, and ``drafted`` ones, unless there is no room for it or
-        it would take too long."""
-        slices = [part for sequence, new in wanted if (part := self._slice(sequence, new, drafted)) is not None]
+    def _plan(self, wanted: Iterable[tuple[str, int]], drafted: int = 0, asked: int = 0) -> Iterator[StepPlan]:
+        """A step of so many new tokens of each sequence, and ``drafted`` or ``asked`` ones, unless there is no room for
+        it or it would take too long."""
+        slices = [part for sequence, new in wanted if (part := self._slice(sequence, new, drafted, asked)) is not None]
         started = [part.id for part in slices if part.id not in self._started]
         plan = StepPlan(tuple(slices), tuple(SequenceStart(id, (0,), _GREEDY, 0, ()) for id in started))
         if not slices or plan.tokens > self._limits.max_step_tokens:
@@ -144,9 +151,10 @@ class Calibration:
             return
         yield plan
 
-    def _slice(self, sequence: str, new: int, drafted: int) -> SequenceSlice | None:
-        start, end = self._lengths[sequence], self._lengths[sequence] + new + drafted
+    def _slice(self, sequence: str, new: int, drafted: int, asked: int) -> SequenceSlice | None:
+        start, end = self._lengths[sequence], self._lengths[sequence] + new + drafted + asked
         if end > self._max_context or not self._cache.reserve(sequence, end):
             return None
         blocks = self._cache.blocks(sequence)
-        return SequenceSlice(sequence, start, (0,) * (new + drafted), blocks, sample=True, drafted=drafted)
+        tokens = (0,) * (new + drafted)
+        return SequenceSlice(sequence, start, tokens, blocks, sample=True, drafted=drafted, asked=asked)

@@ -32,12 +32,15 @@ class StepRecord(msgspec.Struct, frozen=True):
     drafted: int = 0  # tokens
     accepted: int = 0  # of those
     draft_keys: float = 0.0
+    asked: int = 0  # of the drafted ones, those of the draft model,
+    passes: int = 0  # and in how many passes
 
     @property
     def shape(self) -> StepShape:
         """Its size, but for prompts: how many there were is not kept, and counts little."""
         rows, sequences = self.decode + self.prefill + self.drafted, self.decode + (self.prefill > 0)
-        return StepShape(rows, sequences, self.sampled, self.decode_keys, self.prefill_keys, self.draft_keys)
+        keys = self.decode_keys, self.prefill_keys, self.draft_keys
+        return StepShape(rows, sequences, self.sampled, *keys, self.asked, self.passes)
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +109,8 @@ def records_of(steps: list[Step]) -> list[StepRecord]:
             drafted=step.drafted,
             accepted=step.accepted,
             draft_keys=step.shape.draft_keys,
+            asked=step.shape.asked,
+            passes=step.shape.passes,
         )
         for step in steps
     ]

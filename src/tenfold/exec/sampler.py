@@ -89,6 +89,11 @@ class Sampler:
         """Forget a sequence."""
         self._states.pop(sequence, None)
 
+    def filters_of(self, sequence: str, ahead: int) -> tuple[float, ...]:
+        """How the token ``ahead`` positions after a sequence's next one is drawn, as ``SamplingOps.draw`` takes it."""
+        state = self._states[sequence]
+        return (*state.filters, uniform(state.seed, state.outputs + ahead))
+
     def sample(self, slices: Sequence[SequenceSlice], logits: NDArray[np.float32]) -> StepResult:
         """A token for each of ``slices`` from its row of ``logits``, and further ones as far as what was drafted holds.
 

@@ -114,10 +114,9 @@ def hf_weights(source: HfDirectory, spec: ModelSpec) -> Weights:
 
     Raises :class:`CorruptModel`, :class:`UnsupportedModel` or :class:`ModelError` where files are missing.
     """
-    norms = _SANDWICH_NORMS if spec.post_norms else _PLAIN_NORMS
     tensors: dict[str, Tensor] = {}
     for name, tensor in _stored(source).items():
-        canonical = _canonical(name, norms)
+        canonical = canonical_name(name, spec)
         if (canonical == "head" and spec.tied_head) or name.endswith(_ROTARY):
             continue
         if canonical in tensors:
@@ -145,6 +144,12 @@ def _stored(source: HfDirectory) -> dict[str, Tensor]:
             raise CorruptModel(f"{source.path / file}: tensor {name!r} is not in it, though the index says so")
         stored[name] = tensor
     return stored
+
+
+def canonical_name(name: str, spec: ModelSpec) -> str:
+    """What a tensor of a checkpoint of ``spec`` is called here; an unknown one is marked so that it cannot pass for
+    one."""
+    return _canonical(name, _SANDWICH_NORMS if spec.post_norms else _PLAIN_NORMS)
 
 
 def _canonical(name: str, norms: Mapping[str, str]) -> str:

@@ -40,7 +40,7 @@ def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         layer |= {"attn_post_norm": (hidden,), "mlp_post_norm": (hidden,)}
     out: dict[str, tuple[int, ...]] = {"embed": (spec.vocab, hidden), "norm": (hidden,)}
     if not spec.tied_head:
-        out["head"] = (spec.vocab, hidden)
+        out["head"] = (spec.outputs, hidden)
     for index in range(spec.layers):
         out |= {f"layers.{index}.{name}": shape for name, shape in layer.items()}
     return out

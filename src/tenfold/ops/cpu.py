@@ -43,7 +43,8 @@ class CpuOps:
     ``threads`` counts the calling thread; 0 takes the physical cores this process may use. ``level`` forces a kernel
     level of :func:`available_levels` instead of the best. Weights are packed from the checkpoint's own bytes,
     exactly or rounded as ``form`` says (see :func:`tenfold.ops.forms.form_of`); the checkpoint may be closed
-    afterwards. Raises ConfigError for settings that do not fit, UnsupportedModel for an encoding without packing,
+    afterwards. One ``beside`` another uses its threads, and its embedding where that is the same tensor, and never runs
+    at the same time. Raises ConfigError for settings that do not fit, UnsupportedModel for an encoding without packing,
     CorruptModel for tensors that do not fit the model's sizes or, where they are rounded, are not finite.
     """
 
@@ -55,6 +56,7 @@ class CpuOps:
         form: str = "auto",
         kv_type: str = "bf16",
         level: str | None = None,
+        beside: "CpuOps | None" = None,
     ) -> None:
         if kv_type not in KV_TYPES:
             raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
@@ -67,8 +69,11 @@ class CpuOps:
         where = placement(threads)
         if where.nodes:
             _native.interleave(list(where.nodes))
-        self.model = new_model(weights.spec, where, level or "")
-        load(self.model, weights, form)
+        self._embed = weights["embed"]
+        other = beside.model if beside is not None else None
+        shared = beside is not None and beside._embed is self._embed
+        self.model: _native.Model = new_model(weights.spec, where, level or "", other, shared=shared)
+        load(self.model, weights, form, embed=not shared)
         self._sampling = _native.Sampling(self.model)
         self._hidden = RowsHandle(self.model, "hidden")
         self._query = RowsHandle(self.model, "query")
@@ -183,7 +188,9 @@ def cpu_features() -> tuple[str, ...]:
     return tuple(_native.cpu_features())
 
 
-def new_model(spec: ModelSpec, where: Placement, level: str) -> _native.Model:
+def new_model(
+    spec: ModelSpec, where: Placement, level: str, beside: _native.Model | None, *, shared: bool
+) -> _native.Model:
     """A C++ model without weights yet."""
     try:
         return _native.Model(
@@ -210,15 +217,19 @@ def new_model(spec: ModelSpec, where: Placement, level: str) -> _native.Model:
             level=level,
             threads=where.threads,
             cpus=list(where.cpus),
+            head_rows=spec.outputs,
+            beside=beside,
+            shared=shared,
         )
     except (ValueError, TypeError) as error:
         raise CorruptModel(f"{spec.name}: {error}") from error
 
 
-def load(model: _native.Model, weights: Weights, form: str) -> None:
-    """Pack all the model's tensors, one after the other, under the ``weights`` setting ``form``."""
+def load(model: _native.Model, weights: Weights, form: str, *, embed: bool = True) -> None:
+    """Pack the model's tensors, one after the other, under the ``weights`` setting ``form``."""
     spec = weights.spec
-    set_matrix(model, -1, "embed", weights["embed"], form)
+    if embed:
+        set_matrix(model, -1, "embed", weights["embed"], form)
     set_vector(model, -1, "norm", weights["norm"])
     if not spec.tied_head:
         set_matrix(model, -1, "head", weights["head"], form)

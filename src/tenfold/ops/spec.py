@@ -50,6 +50,12 @@ class ModelSpec:
     query_scale: float = 1.0  # multiplies q . k (usually head_dim ** -0.5)
     tied_head: bool = True  # logits use the embedding matrix
     logit_softcap: float = 0.0  # 0: off
+    head_rows: int = 0  # of a head of its own that gives logits for fewer tokens than ``vocab``; 0: for all
+
+    @property
+    def outputs(self) -> int:
+        """Logits per row."""
+        return self.head_rows or self.vocab
 
     def rope_of(self, layer: int) -> RopeSpec:
         """The rotary embedding layer ``layer`` uses."""

@@ -31,13 +31,16 @@ class Assembly:
             sample=sample,
         )
 
-    def draft(self, sequence: Sequence, tokens: tuple[int, ...], blocks: tuple[int, ...]) -> None:
-        """What may come after the next token of a sequence that decodes in this step, to be checked in it."""
+    def draft(self, sequence: Sequence, tokens: tuple[int, ...], asked: int, blocks: tuple[int, ...]) -> None:
+        """What may come after the next token of a sequence that decodes in this step, to be checked in it: these
+        tokens, or as many as the draft model is ``asked`` for."""
         part = self.slices[sequence.id]
-        self.budget.draft(part.start + 1, len(tokens))
+        self.budget.draft(part.start + 1, len(tokens) + asked)
         self.slices[sequence.id] = SequenceSlice(
-            part.id, part.start, (*part.tokens, *tokens), blocks, sample=True, drafted=len(tokens)
+            part.id, part.start, (*part.tokens, *tokens), blocks, sample=True, drafted=len(tokens), asked=asked
         )
+        if asked:
+            self._count_asked()
 
     def drop(self, sequence: Sequence) -> bool:
         """A sequence loses its place: nothing of it is in this step. Returns whether something was."""
@@ -48,7 +51,12 @@ class Assembly:
         if part is None:
             return False
         new = len(part.tokens) - part.drafted
-        if part.drafted:
-            self.budget.draft(part.start + new, -part.drafted)
+        if more := part.drafted + part.asked:
+            self.budget.draft(part.start + new, -more)
+            self._count_asked()
         self.budget.give_back(part.start, new, sample=part.sample)
         return True
+
+    def _count_asked(self) -> None:
+        asked = [part.asked for part in self.slices.values()]
+        self.budget.ask(sum(asked), max(asked, default=0))

@@ -47,7 +47,7 @@ class Bill:
         seconds = max(0.0, now - (began if self._since is None else self._since))
         self._since = now
         self.seconds += seconds
-        fixed, row, each, sample, decode_key, prefill_key, draft_key = self._cost.shares(shape, seconds)
+        fixed, row, each, sample, decode_key, prefill_key, draft_key, asked = self._cost.shares(shape, seconds)
         tokens = sum([one.computed for one in running])
         start = 0.0 if tokens else fixed / len(planned)
         if tokens:
@@ -62,9 +62,8 @@ class Bill:
                 own = (decode if part.sample else silent) + decode_key * (end if plain else keys(1, end))
             else:
                 own = start + new * row + each + prefill_key * keys(new, end) + (sample if part.sample else 0.0)
-            if part.drafted:
-                seen = keys(part.drafted, end + part.drafted)
-                own += part.drafted * (row + sample) + draft_key * seen
+            if drafted := part.drafted + part.asked:
+                own += drafted * (row + sample) + draft_key * keys(drafted, end + drafted) + part.asked * asked
             sequence.charged += own + sequence.computed * (held - sequence.held_since)
             sequence.held_since = held
 

@@ -72,6 +72,10 @@ class StepBudget:
         self.shape.draft(count, keys if count > 0 else -keys)
         self.tokens -= count
 
+    def ask(self, asked: int, passes: int) -> None:
+        """In all, a draft model makes ``asked`` tokens of those first."""
+        self.shape.asked, self.shape.passes = asked, passes
+
     def give_back(self, start: int, new: int, *, sample: bool) -> None:
         """What was taken will not be computed after all."""
         self.shape.remove(new, self._attention.keys(new, start + new), sample)

@@ -65,6 +65,8 @@ class Scheduler:
         cost: StepCost | None = None,
         attention: Attention | None = None,
         proposers: Many[Proposer] = (),
+        *,
+        draft_model: bool = False,
     ) -> None:
         self._config = config
         self._policy = config.policy
@@ -86,8 +88,8 @@ class Scheduler:
         self._prefill = Prefill(config.policy, cache, self._queue, self._tenants, self._places, self._load)
         self._running = self._places.running
         self.speculation: Speculation | None = None
-        if proposers and config.speculation.mode != "off":
-            self.speculation = Speculation(config.speculation, proposers, self.cost, cache)
+        if (proposers or draft_model) and config.speculation.mode != "off":
+            self.speculation = Speculation(config.speculation, proposers, self.cost, cache, model=draft_model)
         self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
         self._siblings = Siblings()
         self._expiries: list[tuple[float, int, Sequence]] = []  # a heap

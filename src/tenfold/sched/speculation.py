@@ -28,6 +28,7 @@ _FADES = 0.95  # of what is known of its luck, what each further token leaves
 _FAIR = 4.0  # power of a sequence's time so far, relative to what it would be without drafts, that it weighs with
 _EVEN = 16  # tokens without gain that each is counted as having had
 _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
+_MODEL = 4  # tokens that count as standing behind the first one of the draft model
 _PROBED = 64  # steps for which no draft seems to pay, until one token is tried all the same
 
 
@@ -37,9 +38,10 @@ class _Offer:
 
     sequence: Sequence
     source: int
-    proposal: Proposal
+    proposal: Proposal  # without tokens where the draft model is to make them
     chances: list[float]  # that it and all before it are right
     each: float  # predicted seconds that a token makes the step longer
+    net: float  # tokens that come of it, less those that others could have had in the same time
     taken: int = 0
     expected: float = 0.0  # tokens that come of it
 
@@ -69,10 +71,18 @@ class Speculation:
     """Owner of what is known of proposers, and of each sequence's :class:`~tenfold.sched.sequence.Drafting`."""
 
     def __init__(
-        self, config: SpeculationConfig, proposers: Many[Proposer], cost: StepCost, cache: CacheManager
+        self,
+        config: SpeculationConfig,
+        proposers: Many[Proposer],
+        cost: StepCost,
+        cache: CacheManager,
+        *,
+        model: bool = False,
     ) -> None:
         self._config = config
         self._proposers = proposers
+        self._names = [*(proposer.name for proposer in proposers), "model"]
+        self._model = model  # whether the executor has a draft model
         self._cost = cost
         self._cache = cache
         self._known: dict[tuple[int, str], Acceptance] = {}  # by proposer and class of requests
@@ -95,22 +105,39 @@ class Speculation:
         fixed = self._config.mode == "fixed"
         row, key = self._cost.draft(budget.shape.rows)
         least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
-        offers = [offer for s in sequences if (offer := self._offer(s, row + key * len(s.tokens), least)) is not None]
+        token = plain / len(sequences)  # seconds
+        offers, others = [], []
+        for s in sequences:
+            offer = self._offer(s, row + key * len(s.tokens), token, least)
+            if offer is not None:
+                offers.append(offer)
+            if self._model and (offer is None or offer.net < _SURE):
+                others.append((s, offer))
+        if others:
+            each, each_pass = self._cost.asked()
+            more = row + each + each_pass / len(others)
+            for s, offer in others:
+                asked = self._ask(s, more + key * len(s.tokens), token, least)
+                if asked is None or (offer is not None and offer.net >= asked.net):
+                    continue
+                offers.append(asked)
+                if offer is not None:
+                    offers.remove(offer)
         if not offers:
             return
         if fixed:
             for offer in offers:
-                offer.taken = len(offer.proposal.tokens)
+                offer.taken = len(offer.chances)
         else:
             self._choose(offers, sequences, plain, limit, room)
         for offer in offers:
-            tokens = offer.proposal.tokens[: min(offer.taken, room)]
-            tokens = tokens[: self._places(offer.sequence, len(tokens))]
-            if tokens:
-                offer.taken = len(tokens)
-                room -= len(tokens)
-                self._step.offers[offer.sequence.id] = offer
-                step.draft(offer.sequence, tokens, self._cache.blocks(offer.sequence.id))
+            sequence = offer.sequence
+            offer.taken = self._places(sequence, min(offer.taken, room))
+            if offer.taken > 0:
+                room -= offer.taken
+                self._step.offers[sequence.id] = offer
+                tokens = offer.proposal.tokens[: offer.taken]
+                step.draft(sequence, tokens, 0 if tokens else offer.taken, self._cache.blocks(sequence.id))
         self._step.seconds = budget.predicted
 
     def learn(self, sequence: Sequence, held: int, used: int) -> None:
@@ -126,7 +153,7 @@ class Speculation:
         offer = step.offers.get(sequence.id)
         if offer is None:
             return
-        name, accepted = self._proposers[offer.source].name, used - 1
+        name, accepted = self._names[offer.source], used - 1
         drafting.drafted += offer.taken
         drafting.accepted += accepted
         self.drafted[name] += offer.taken
@@ -150,11 +177,14 @@ class Speculation:
         self.spent += self._step.seconds - self._step.plain
         self._step = _Drafted()
 
-    def _offer(self, sequence: Sequence, each: float, least: float) -> _Offer | None:
-        """The best draft for a sequence, as far as each token's chance is at least ``least``; it takes ``each``
-        seconds."""
+    def _most(self, sequence: Sequence) -> int:
         left = sequence.submission.max_length - len(sequence.tokens) - 1
-        most = min(left, sequence.drafting.most, self._config.draft_tokens)
+        return min(left, sequence.drafting.most, self._config.draft_tokens)
+
+    def _offer(self, sequence: Sequence, each: float, token: float, least: float) -> _Offer | None:
+        """The best draft for a sequence, as far as each token's chance is at least ``least``; one takes ``each``
+        seconds, and without drafts every ``token`` seconds one comes."""
+        most = self._most(sequence)
         if most <= 0:
             return None
         best: _Offer | None = None
@@ -163,18 +193,28 @@ class Speculation:
             proposal = proposer.propose(sequence.id, sequence.tokens, salt, most)
             if proposal is None or not proposal.tokens:
                 continue
-            chances = self._chances(sequence, source, proposal, least)
-            if best is None or sum(chances) > sum(best.chances):
-                best = _Offer(sequence, source, proposal, chances, each)
+            chances = self._chances(sequence, source, proposal.matched, len(proposal.tokens), least)
+            net = _net(chances, each / token)
+            if best is None or net > best.net:
+                best = _Offer(sequence, source, proposal, chances, each, net)
         return best
 
-    def _chances(self, sequence: Sequence, source: int, proposal: Proposal, least: float) -> list[float]:
+    def _ask(self, sequence: Sequence, each: float, token: float, least: float) -> _Offer | None:
+        """What the draft model would be asked for."""
+        most = self._most(sequence)
+        if most <= 0:
+            return None
+        source = len(self._proposers)
+        chances = self._chances(sequence, source, _MODEL, most, least)
+        return _Offer(sequence, source, Proposal((), _MODEL), chances, each, _net(chances, each / token))
+
+    def _chances(self, sequence: Sequence, source: int, matched: int, most: int, least: float) -> list[float]:
         """Of each token, that it and all before it are right; up to the first below ``least``, which is there, too."""
         known, drafting = self._acceptance(source, sequence), sequence.drafting
         luck = (drafting.held + _DOUBT) / (drafting.expected + _DOUBT)
         chances, chance = [], 1.0
-        for at in range(len(proposal.tokens)):
-            chance *= min(_SURE, luck * known.chance(proposal.matched + at))
+        for at in range(most):
+            chance *= min(_SURE, luck * known.chance(matched + at))
             chances.append(chance)
             if chance < least:
                 break
@@ -229,3 +269,7 @@ class Speculation:
         if spare and self._cache.reserve(sequence.id, sequence.computed + 1 + wanted):
             return wanted
         return held
+
+
+def _net(chances: list[float], price: float) -> float:
+    return sum([chance - price for chance in chances if chance > price])
