@@ -20,9 +20,8 @@ Machine = Callable[[StepShape], float]
 def cpu(shape: StepShape) -> float:
     """A machine like the CPU the first kernels ran on."""
     rows, head = shape.rows, 0.0006 if shape.sampled else 0.0
-    return (
-        0.0016 + 0.00033 * rows + head + 5e-8 * shape.sampled + 4e-7 * shape.decode_keys + 1.6e-7 * shape.prefill_keys
-    )
+    keys = 4e-7 * shape.decode_keys + 1.6e-7 * shape.prefill_keys + 6e-8 * shape.draft_keys
+    return 0.0016 + 0.00033 * rows + head + 5e-8 * shape.sampled + keys + 0.00025 * shape.asked + 0.0005 * shape.passes
 
 
 def gpu(shape: StepShape) -> float:
@@ -43,6 +42,41 @@ def traffic(draws: random.Random, count: int) -> list[StepShape]:
             shape.add(new, attention.keys(new, context), draws.random() < 0.5)
         shapes.append(shape)
     return shapes
+
+
+def drafting(draws: random.Random, count: int) -> list[StepShape]:
+    """Steps in which some tokens are drafted, from text or by a draft model."""
+    attention, shapes = Attention((0,)), []
+    for _ in range(count):
+        shape = StepShape()
+        for _ in range(draws.choice((1, 1, 2, 8, 16))):
+            context, drafted = draws.randint(20, 2000), draws.choice((0, 1, 3, 7, 15))
+            shape.add(1, attention.keys(1, context), True)
+            shape.draft(drafted, attention.keys(drafted, context + drafted))
+            if draws.random() < 0.3:
+                shape.asked += drafted
+                shape.passes = max(shape.passes, drafted)
+        shapes.append(shape)
+    return shapes
+
+
+def test_learns_what_drafted_tokens_cost() -> None:
+    draws = random.Random(2)
+
+    def machine(shape: StepShape) -> float:
+        return cpu(shape) + 2e-7 * shape.draft_keys + 0.0003 * shape.passes
+
+    cost = StepCost()
+    steps = traffic(draws, 60) + drafting(draws, 60)
+    cost.settle([(s, machine(s) * draws.uniform(0.97, 1.03)) for s in steps])
+    assert worst(cost, machine, drafting(draws, 300)) < 0.1
+    shape = StepShape(1, 1, 1, 500.0, 0.0)
+    more = StepShape(1, 1, 1, 500.0, 0.0)
+    more.draft(1, 501.0)
+    row, key = cost.draft(shape.rows)
+    assert cost.predict(more) - cost.predict(shape) == pytest.approx(row + 501 * key)
+    more.asked = more.passes = 1
+    assert cost.predict(more) - cost.predict(shape) == pytest.approx(row + 501 * key + sum(cost.asked()))
 
 
 def worst(cost: StepCost, machine: Machine, shapes: list[StepShape]) -> float:

@@ -9,7 +9,7 @@ from tenfold.cost.estimate import StepCost, StepFit
 from tenfold.cost.machine import KINDS, Machine, kind_of, read_machine
 from tenfold.cost.shape import StepShape
 
-FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01))
+FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
 MACHINE = Machine(model="m", backend="b", cpu="c", max_context=99, blocks=9, block_size=16, windows=(0,), fit=FIT)
 
 

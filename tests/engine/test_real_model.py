@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.core.config import SchedulerConfig
+from tenfold.core.config import SchedulerConfig, SpeculationConfig
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.llm import LLM, Completion
 
@@ -22,6 +22,8 @@ PARAMS = [
     SamplingParams(temperature=1.2, top_k=40, seed=6, max_tokens=40, presence_penalty=0.5, ignore_eos=True),
 ]
 
+DRAFTING = SchedulerConfig(speculation=SpeculationConfig(mode="fixed", draft_tokens=5))
+
 
 def requests() -> tuple[list[str], list[SamplingParams]]:
     pairs = [(text, params) for text in TEXTS for params in PARAMS]
@@ -35,8 +37,9 @@ def content(completions: list[Completion]) -> list[object]:
 
 @pytest.fixture(scope="module")
 def alone(smollm2_path: Path) -> list[object]:
-    """Each request by itself: no prefix cache, whole prompts, one thread."""
-    llm = LLM(str(smollm2_path), prefix_sharing=False, threads=1, kv_tokens=2048)
+    """Each request by itself: no prefix cache, whole prompts, one thread, no speculation."""
+    plain = SchedulerConfig(speculation=SpeculationConfig(mode="off"))
+    llm = LLM(str(smollm2_path), prefix_sharing=False, threads=1, kv_tokens=2048, scheduler=plain)
     return [content(llm.generate(text, params))[0] for text, params in zip(*requests(), strict=True)]
 
 
@@ -47,6 +50,8 @@ def alone(smollm2_path: Path) -> list[object]:
         pytest.param({"prefix_sharing": False, "threads": 3}, False, False, id="three threads, no prefix cache"),
         pytest.param({"scheduler": SchedulerConfig(max_step_tokens=23, max_running=9)}, False, True, id="chunked"),
         pytest.param({"kv_tokens": 256}, True, True, id="preempted"),
+        pytest.param({"scheduler": DRAFTING}, False, True, id="drafted"),
+        pytest.param({"scheduler": DRAFTING, "kv_tokens": 256}, True, True, id="drafted and preempted"),
     ],
 )
 def test_bits_do_not_depend_on_company(
@@ -60,6 +65,8 @@ def test_bits_do_not_depend_on_company(
     stats = llm.stats()
     assert (sum(stats.preemptions_total.values()) > 0) == preempts
     assert (stats.cached_tokens_total > 0) == hits
+    if options.get("scheduler") is DRAFTING:
+        assert 0 < sum(stats.accepted_tokens_total.values()) < sum(stats.draft_tokens_total.values())
     assert stats.blocks_held == 0
 
 

@@ -32,7 +32,9 @@ def histories(draw: st.DrawFn) -> list[tuple[SequenceSlice, ...]]:
             if len(tables.get(name, ())) < needed:
                 tables[name] = tuple(draw(st.integers(0, 99)) for _ in range(needed))
             tokens = tuple(range(step, step + count))
-            slices.append(SequenceSlice(name, start, tokens, tables[name], draw(st.sampled_from([True, True, False]))))
+            sample = draw(st.sampled_from([True, True, False]))
+            drafted = draw(st.sampled_from([0, count - 1])) if sample else 0
+            slices.append(SequenceSlice(name, start, tokens, tables[name], sample, drafted))
         if draw(st.integers(0, 4)) == 0:
             slices.reverse()
         steps.append(tuple(slices))

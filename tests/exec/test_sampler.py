@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.errors import InvalidRequest
-from tenfold.core.plan import SequenceSlice, SequenceStart
+from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart
 from tenfold.core.sampling import SamplingParams
 from tenfold.exec.sampler import Sampler, uniform
 from tenfold.ops.base import SamplingOps
@@ -199,6 +199,97 @@ def test_logits_that_are_not_finite_fail_that_sequence_only() -> None:
     result = sampler.sample([part(name) for name in "abc"], logits)
     assert [s.id for s in result.sampled] == ["a", "c"]
     assert set(result.failed) == {"b"}
+
+
+def test_drafted_tokens_are_accepted_up_to_the_first_wrong_one() -> None:
+    logits = np.zeros((4, 8), dtype=np.float32)
+    for row, token in enumerate((3, 5, 1, 6)):
+        logits[row, token] = 1.0
+    for drafted, tokens in [((3, 5, 1), [3, 5, 1, 6]), ((3, 5, 2), [3, 5, 1]), ((4, 5, 1), [3])]:
+        sampler = Sampler(8, OPS["cpu"])
+        sampler.start(start("x", temperature=0.0))
+        result = sampler.sample([part("x", *drafted)], logits.copy())
+        assert [sample.token for sample in result.sampled] == tokens
+
+
+def test_logits_that_are_not_finite_count_only_where_a_sequence_gets_to() -> None:
+    logits = np.zeros((3, 8), dtype=np.float32)
+    logits[0, 3], logits[1, 2], logits[2, 4] = 1.0, np.nan, 1.0
+    sampler = Sampler(8, OPS["cpu"])
+    sampler.start(start("x", temperature=0.0))
+    result = sampler.sample([part("x", 3, 4)], logits)
+    assert [sample.token for sample in result.sampled] == [3]
+    assert result.failed == {}
+
+
+params_of_all_kinds = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.7, 1.3]),
+        "top_k": st.sampled_from([0, 4]),
+        "top_p": st.sampled_from([1.0, 0.8]),
+        "presence_penalty": st.sampled_from([0.0, 1.0]),
+        "frequency_penalty": st.sampled_from([0.0, 0.6]),
+        "repetition_penalty": st.sampled_from([1.0, 1.5]),
+        "min_tokens": st.sampled_from([0, 3, 40]),
+        "logprobs": st.sampled_from([None, 2]),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    params=params_of_all_kinds,
+    seed=st.integers(0, 2**40),
+    drafts=st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=6),
+    honest=st.lists(st.integers(0, 9), min_size=6, max_size=6),
+)
+def test_speculation_changes_no_token_and_no_logprob(
+    params: dict[str, float], seed: int, drafts: list[list[int]], honest: list[int]
+) -> None:
+    """Whatever is drafted, mostly the right tokens: all that comes out is as it is one token at a time."""
+
+    def logits_after(tokens: list[int]) -> np.ndarray:
+        return np.random.default_rng(hash(tuple(tokens)) & 0xFFFFFFFF).normal(size=10).astype(np.float32) * 2
+
+    def fresh() -> Sampler:
+        sampler = Sampler(10, OPS["cpu"])
+        sampler.start(start("x", seed, prompt=(1, 7), **params))
+        return sampler
+
+    plain, expected = fresh(), list[SampledToken]()
+    while len(expected) < 120:
+        rows = logits_after([sample.token for sample in expected])[None]
+        expected += plain.sample([part("x")], rows).sampled
+    sampler, got = fresh(), list[SampledToken]()
+    for draft, right in zip(drafts, honest, strict=False):
+        before = [sample.token for sample in got]
+        draft = [sample.token for sample in expected[len(got) : len(got) + right]] + draft
+        rows = np.stack([logits_after(before + draft[:count]) for count in range(len(draft) + 1)])
+        came = sampler.sample([part("x", *draft)], rows).sampled
+        assert right < len(came) or len(came) == len(draft) + 1
+        got += came
+    assert got == expected[: len(got)]
+
+
+def test_sampled_with_drafts_the_distribution_is_the_targets() -> None:
+    """Chi-square over many seeds: of the first token, and of the second one given the first."""
+    first = np.array([2.0, 1.0, 0.5, 0.0, -1.0], dtype=np.float32)
+    second = np.array([0.0, 1.5, 0.2, 0.9, -0.5], dtype=np.float32)
+    counts = np.zeros((2, 5))
+    rng = np.random.default_rng(3)
+    seeds = 20_000
+    for seed in range(seeds):
+        sampler = Sampler(5, OPS["cpu"])
+        sampler.start(start("x", seed, temperature=0.8))
+        draft = int(rng.choice(5, p=[0.1, 0.1, 0.1, 0.1, 0.6]))  # mostly a token that is seldom right
+        sampled = list(sampler.sample([part("x", draft)], np.stack([first, second])).sampled)
+        if len(sampled) == 1:
+            sampled += sampler.sample([part("x")], second[None].copy()).sampled
+        for position in range(2):
+            counts[position, sampled[position].token] += 1
+    for position, logits in enumerate((first, second)):
+        expected = seeds * softmax(logits / 0.8)
+        assert ((counts[position] - expected) ** 2 / expected).sum() < 18.5  # 0.1 % of 4 degrees of freedom
 
 
 @settings(max_examples=60, deadline=None)

@@ -41,6 +41,25 @@ class LetterVocabulary:
         return LetterDetokenizer()
 
 
+_ROOT = 7
+
+
+def _link(value: int, token: int, position: int) -> int:
+    return hash((value, token, position)) & 0xFFFFFFFF
+
+
+def _choose(value: int, seed: int) -> int:
+    return hash((value, seed)) % VOCAB
+
+
+def next_token(tokens: Sequence[int], seed: int) -> int:
+    """What the model below gives after ``tokens``."""
+    value = _ROOT
+    for position, token in enumerate(tokens):
+        value = _link(value, token, position)
+    return _choose(value, seed)
+
+
 class ChainExecutor:
     """The "KV" of a position is a hash chained over all tokens so far, read back from the paged memory.
 
@@ -69,17 +88,17 @@ class ChainExecutor:
         for part in plan.slices:
             assert part.tokens
             right, last = True, -1
-            value = 7 if part.start == 0 else self.memory[self._slot(part.blocks, part.start - 1)]
+            value = _ROOT if part.start == 0 else self.memory[self._slot(part.blocks, part.start - 1)]
             assert value is not None, "a position was skipped"
             for offset, token in enumerate(part.tokens):
-                value = hash((value, token, part.start + offset)) & 0xFFFFFFFF
+                value = _link(value, token, part.start + offset)
                 slot = self._slot(part.blocks, part.start + offset)
                 assert writes.setdefault(slot, part.id) == part.id, "two sequences write one slot"
                 self.memory[slot] = value
                 at = offset - (len(part.tokens) - 1 - part.drafted)  # of the tokens that it may give
                 right = right and (at < 1 or token == last)
                 if part.sample and at >= 0 and right and part.id not in self.fail:
-                    last = hash((value, self.seeds[part.id])) % VOCAB
+                    last = _choose(value, self.seeds[part.id])
                     sampled.append(SampledToken(part.id, last))
             if part.sample and part.id in self.fail:
                 failed[part.id] = "made to fail"
@@ -112,10 +131,19 @@ class Rig:
         )
         self.outputs: dict[tuple[str, int], list[RequestOutput]] = {}
 
-    def submit(self, name: str, prompt: Sequence[int], salt: str = "", **params: object) -> None:
+    def submit(
+        self, name: str, prompt: Sequence[int], salt: str = "", draft_tokens: int | None = None, **params: object
+    ) -> None:
         settings = SamplingParams(**{"seed": 1, **params})  # type: ignore[arg-type]
         self.core.submit(
-            EngineRequest(id=name, prompt_ids=tuple(prompt), params=settings, arrival=self.clock.now(), salt=salt)
+            EngineRequest(
+                id=name,
+                prompt_ids=tuple(prompt),
+                params=settings,
+                arrival=self.clock.now(),
+                salt=salt,
+                draft_tokens=draft_tokens,
+            )
         )
 
     def take(self, outputs: Sequence[RequestOutput]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import CacheConfig, Policy, SchedulerConfig
-from tenfold.core.plan import SampledToken, SequenceStart, StepPlan, StepResult
+from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepPlan, StepResult
 from tenfold.core.request import EngineRequest, Timeline
 from tenfold.core.sampling import SamplingParams
 from tenfold.core.slo import DEFAULT_CLASSES, NO_SLO, Slo, SloClass, with_slo
@@ -16,6 +16,7 @@ from tenfold.cost.shape import Attention, StepShape, shape_of
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import FailEvent, Submission, TokenEvent
 from tenfold.sched.terms import TermsOf
+from tenfold.spec.proposer import Proposer
 from tests.cost.test_cost import cpu, traffic
 
 ATTENTION = Attention((0,))
@@ -43,6 +44,9 @@ class Server:
         max_step_tokens: int = 512,
         max_running: int = 64,
         max_waiting: int = 10_000,
+        proposers: Sequence[Proposer] = (),
+        draft_model: bool = False,
+        accepts: Callable[[SequenceSlice], int] = lambda part: 0,
         **limits: object,
     ) -> None:
         self.now = 0.0
@@ -58,7 +62,8 @@ class Server:
         )
         self.terms_of = TermsOf(config)
         self.cache = CacheManager(CacheConfig(blocks, 16))
-        self.scheduler = Scheduler(config, self.cache, self.cost, ATTENTION)
+        self.scheduler = Scheduler(config, self.cache, self.cost, ATTENTION, proposers, draft_model=draft_model)
+        self.accepts = accepts  # how many of a slice's drafted tokens are right
         self.times: dict[str, list[float]] = {}
         self.arrived: dict[str, float] = {}
         self.timelines: dict[str, Timeline] = {}
@@ -103,7 +108,12 @@ class Server:
         assert keys == pytest.approx((seen.decode_keys, seen.prefill_keys, seen.draft_keys))
         self.steps.append((shape, self.machine(shape)))
         self.now += self.steps[-1][1]
-        samples = tuple(SampledToken(part.id, 1) for part in plan.slices if part.sample)
+        samples = tuple(
+            SampledToken(part.id, 1)
+            for part in plan.slices
+            if part.sample
+            for _ in range(1 + min(self.accepts(part), part.drafted + part.asked))
+        )
         for event in self.scheduler.apply(plan, StepResult(samples), self.now):
             assert isinstance(event, TokenEvent)
             self.times.setdefault(event.id, []).extend([self.now] * len(event.samples))

@@ -20,7 +20,7 @@ from tenfold.traffic import lengths
 from tenfold.traffic.arrivals import poisson
 from tenfold.traffic.row import Row
 
-FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01))
+FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
 BOUNDS = Slo(ttft=1.0, tpot=0.05)
 
 

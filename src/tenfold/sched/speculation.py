@@ -29,7 +29,8 @@ _FAIR = 4.0  # power of a sequence's time so far, relative to what it would be w
 _EVEN = 16  # tokens without gain that each is counted as having had
 _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
-_PROBED = 64  # steps for which no draft seems to pay, until one token is tried all the same
+_PROBED = 16  # steps for which no draft seems to pay, until one token is tried all the same; twice as many after each
+_SELDOM = 512  # that was wrong, up to so many
 
 
 @dataclass(slots=True)
@@ -86,7 +87,9 @@ class Speculation:
         self._cost = cost
         self._cache = cache
         self._known: dict[tuple[int, str], Acceptance] = {}  # by proposer and class of requests
-        self._passed = 0  # steps for which no draft seemed to pay
+        self._passed = 0  # steps for which no draft seemed to pay, since one was tried all the same
+        self._patience = _PROBED  # and after how many one is
+        self._probed: str | None = None  # the sequence for which one was, in this step
         self._step = _Drafted()
         self.drafted: Counter[str] = Counter()  # tokens, by proposer
         self.accepted: Counter[str] = Counter()
@@ -159,6 +162,8 @@ class Speculation:
         self.drafted[name] += offer.taken
         self.accepted[name] += accepted
         self.saved += accepted * step.plain / step.decoding
+        if self._probed == sequence.id:
+            self._probed, self._patience = None, _PROBED if held else min(2 * self._patience, _SELDOM)
         known = self._acceptance(offer.source, sequence)
         for at in range(min(held + 1, offer.taken)):
             right = at < held
@@ -256,8 +261,11 @@ class Speculation:
                 heappop(best)
         if not taken:
             self._passed += 1
-            if self._passed % _PROBED == 0:
-                offers[self._passed // _PROBED % len(offers)].take()
+            if self._passed >= self._patience:
+                self._passed = 0
+                probed = max(offers, key=lambda offer: -offer.sequence.drafting.drafted)
+                probed.take()
+                self._probed = probed.sequence.id
 
     def _places(self, sequence: Sequence, wanted: int) -> int:
         """For how many drafted tokens there is room in KV memory, without taking what others may need."""

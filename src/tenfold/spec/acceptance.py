@@ -2,7 +2,7 @@
 
 from tenfold.spec.runs import MATCHED
 
-_WEIGHT = 8.0  # observations that the first guess is worth
+_WEIGHT = 5.0  # observations that the first guess is worth
 _MEMORY = 512.0  # observations after which one counts 1/e
 _MOST = 0.98
 # Lengths of what stands behind a token are told apart up to here, each; then in ever larger steps.
@@ -18,7 +18,7 @@ class Acceptance:
     """
 
     def __init__(self) -> None:
-        self._chances = [least / (least + 3) for least in _STEPS]
+        self._chances = [least / (least + 4) for least in _STEPS]
         self._weights = [_WEIGHT] * len(_STEPS)
 
     def chance(self, matched: int) -> float:
