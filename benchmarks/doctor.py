@@ -87,7 +87,7 @@ def free_port() -> int:
 
 def serve(*options: str) -> "subprocess.Popen[bytes]":
     """A server of its own."""
-    command = [sys.executable, "-m", "tenfold.cli", "serve", *options]
+    command = [sys.executable, "-m", "tenfold.cli", "serve", "--speculation", "off", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.slo.harness import engine, failures, table
 from tenfold.bench.load import Load, Outcome, at_random, closed, run_load
 from tenfold.bench.report import summary
-from tenfold.core.config import DEFAULT_MODEL, SchedulerConfig
+from tenfold.core.config import DEFAULT_MODEL, NO_SPECULATION, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.machine import Machine
 from tenfold.engine.inspection import KEPT
@@ -59,7 +59,8 @@ def scenarios(scale: float, seed: int) -> list[Scenario]:
 
 def config(slo: Slo | None) -> SchedulerConfig:
     """The default one, with these bounds."""
-    return SchedulerConfig(classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo) if slo else DEFAULT_CLASSES)
+    classes = with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo) if slo else DEFAULT_CLASSES
+    return SchedulerConfig(classes=classes, speculation=NO_SPECULATION)
 
 
 async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machine]:

@@ -11,7 +11,7 @@ from typing import Any
 from tenfold.bench.engine_target import EngineTarget
 from tenfold.bench.record import Record
 from tenfold.core.clock import WallClock
-from tenfold.core.config import DEFAULT_MODEL, FIRST_COME, EngineConfig, SchedulerConfig
+from tenfold.core.config import DEFAULT_MODEL, FIRST_COME, NO_SPECULATION, EngineConfig, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, parse_slo, with_slo
 from tenfold.engine.process import EngineProcess
 from tenfold.model.checkpoint import load_checkpoint
@@ -38,9 +38,9 @@ class Arrival:
 def policies(slo: Slo) -> dict[str, SchedulerConfig]:
     """The two baselines and ours: first come, first served, with whole prompts and with chunks; bounds in time."""
     return {
-        WHOLE: SchedulerConfig(max_step_tokens=8192, policy=FIRST_COME),
-        CHUNKS: SchedulerConfig(policy=FIRST_COME),
-        OURS: SchedulerConfig(classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo)),
+        WHOLE: SchedulerConfig(max_step_tokens=8192, policy=FIRST_COME, speculation=NO_SPECULATION),
+        CHUNKS: SchedulerConfig(policy=FIRST_COME, speculation=NO_SPECULATION),
+        OURS: SchedulerConfig(classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo), speculation=NO_SPECULATION),
     }
 
 

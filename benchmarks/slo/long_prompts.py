@@ -28,7 +28,7 @@ from benchmarks.slo.harness import (
 )
 from tenfold.bench.engine_target import EngineTarget
 from tenfold.bench.load import closed, run_load
-from tenfold.core.config import SchedulerConfig
+from tenfold.core.config import NO_SPECULATION, SchedulerConfig
 
 LONG = (6000, 8000)  # tokens
 LONG_OUTPUT = 16
@@ -78,7 +78,7 @@ async def main() -> None:
     parser.add_argument("--load", type=float, default=0.5, help="of the capacity")
     told = parser.parse_args()
     known = policies(told.slo)
-    async with engine(told.model, told.kv, SchedulerConfig()) as target:
+    async with engine(told.model, told.kv, SchedulerConfig(speculation=NO_SPECULATION)) as target:
         rate = told.load * await capacity(target, 1)
     print(f"{rate:.2f} chats per second; a long prompt every {told.every:g} s; {told.slo}", flush=True)
     runs: dict[str, tuple[SchedulerConfig, bool]] = {

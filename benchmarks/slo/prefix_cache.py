@@ -11,7 +11,7 @@ import statistics
 from benchmarks.slo.harness import engine, milliseconds, options, table, tokens
 from tenfold.bench.engine_target import EngineTarget
 from tenfold.bench.record import Record
-from tenfold.core.config import SchedulerConfig
+from tenfold.core.config import NO_SPECULATION, SchedulerConfig
 
 USERS = 4
 
@@ -48,7 +48,9 @@ async def main() -> None:
     found: dict[tuple[str, bool], list[float]] = {}
     for seed in range(told.rounds):
         for sharing in (True, False):
-            async with engine(told.model, told.kv, SchedulerConfig(), prefix_sharing=sharing) as target:
+            async with engine(
+                told.model, told.kv, SchedulerConfig(speculation=NO_SPECULATION), prefix_sharing=sharing
+            ) as target:
                 for name, records in (
                     ("turns of a conversation", await conversations(target, seed, 6)),
                     ("one system prompt", await system_prompt(target, seed, 12)),

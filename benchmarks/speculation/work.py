@@ -35,9 +35,9 @@ RECORDS = (
     "Sensor north-1 in room cellar read 11.5 degrees and 72 percent at 06:00. Sensor north-2 in room kitchen read 19.0 "
     "degrees and 48 percent at 06:00. Sensor south-1 in room studio read 17.5 degrees and 51 percent at 06:05. Sensor "
     "south-2 in room attic read 14.0 degrees and 63 percent at 06:05.",
-    "Book: The Salt Road, author Mira Holt, year 1998, pages 312, shelf H4. Book: Nine Lanterns, author Jon Abbey, year "
-    "2004, pages 268, shelf A1. Book: A Quiet Engine, author Lena Frost, year 2011, pages 405, shelf F2. Book: Low "
-    "Water, author Mira Holt, year 2015, pages 190, shelf H4.",
+    "Book: The Salt Road, author Mira Holt, year 1998, pages 312, shelf H4. Book: Nine Lanterns, author Jon Abbey, "
+    "year 2004, pages 268, shelf A1. Book: A Quiet Engine, author Lena Frost, year 2011, pages 405, shelf F2. Book: "
+    "Low Water, author Mira Holt, year 2015, pages 190, shelf H4.",
 )
 
 CODE = (
@@ -54,9 +54,9 @@ CODE = (
     "fieldnames=rows[0].keys())\n        writer.writeheader()\n        for row in rows:\n            "
     "writer.writerow(row)\n",
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        "
-    "self.items.append(item)\n\n    def pop(self):\n        if not self.items:\n            raise IndexError('the stack "
-    "is empty')\n        return self.items.pop()\n\n    def peek(self):\n        if not self.items:\n            raise "
-    "IndexError('the stack is empty')\n        return self.items[-1]\n",
+    "self.items.append(item)\n\n    def pop(self):\n        if not self.items:\n            raise IndexError('the "
+    "stack is empty')\n        return self.items.pop()\n\n    def peek(self):\n        if not self.items:\n            "
+    "raise IndexError('the stack is empty')\n        return self.items[-1]\n",
 )
 
 CHATS = (
@@ -71,7 +71,12 @@ CHATS = (
 )
 
 _EDITS = ("Replace the word 'and' by '&'", "Put it into the present tense", "Correct all mistakes", "Mark each number")
-_CODE_EDITS = ("Add a docstring to each function of", "Add type hints to", "Repeat, with comments,", "Rename nothing in")
+_CODE_EDITS = (
+    "Add a docstring to each function of",
+    "Add type hints to",
+    "Repeat, with comments,",
+    "Rename nothing in",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,10 @@ def test_bounds_from_the_body_and_from_headers(ask: Ask) -> None:
     plain, answer = asked(ask, {}, {})
     assert (plain.slo_class, plain.ttft, plain.tpot, plain.tenant, plain.priority) == (None, None, None, "", 0)
     assert "warnings" not in answer
-    body = {"slo_class": "batch", "slo_ttft_ms": 250, "slo_tpot_ms": 30.5, "priority": -4, "queue_timeout_ms": 1500}
+    body = {"slo_class": "batch", "slo_ttft_ms": 250, "slo_tpot_ms": 30.5, "priority": -4, "queue_timeout_ms": 1500, "draft_tokens": 3}
     told, answer = asked(ask, body, {})
     assert (told.slo_class, told.ttft, told.tpot) == ("batch", 0.25, 0.0305)
-    assert (told.priority, told.queue_timeout) == (-4, 1.5)
+    assert (told.priority, told.queue_timeout, told.draft_tokens) == (-4, 1.5, 3)
     headers = {"x-slo-class": "batch", "x-slo-ttft-ms": "250", "x-slo-tpot-ms": "30.5", "x-tenant": "acme"}
     sent, answer = asked(ask, {}, headers)
     assert (sent.slo_class, sent.ttft, sent.tpot, sent.tenant) == ("batch", 0.25, 0.0305, "acme")
@@ -82,6 +82,8 @@ def test_the_body_counts_and_the_client_is_told(ask: Ask) -> None:
         ({"slo_ttft_ms": 0}, {}, "slo_ttft_ms"),
         ({"slo_tpot_ms": -1}, {}, "slo_tpot_ms"),
         ({"queue_timeout_ms": 0}, {}, "queue_timeout_ms"),
+        ({"draft_tokens": -1}, {}, "draft_tokens"),
+        ({"draft_tokens": 65}, {}, "draft_tokens"),
         ({"priority": 2**70}, {}, "priority"),
         ({}, {"x-slo-ttft-ms": "soon"}, "x-slo-ttft-ms"),
         ({}, {"x-slo-tpot-ms": "nan"}, "slo_tpot_ms"),

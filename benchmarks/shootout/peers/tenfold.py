@@ -42,8 +42,12 @@ class Tenfold:
     def server(self, model: Model, users: int, kv_tokens: int, port: int) -> Server:
         """See :class:`Peer`."""
         kv = ("--kv", self._kv, "--kv-tokens", str(kv_tokens))
-        options = ("--port", str(port), *kv, "--served-model-name", "default")
-        return Server([sys.executable, "-c", _SERVE, "serve", str(model.gguf), *options], port, _environment())
+        options = ("--port", str(port), *kv, "--served-model-name", "default", "--speculation", "off")
+        return Server(
+            [sys.executable, "-c", _SERVE, "serve", str(model.gguf), *options],
+            port,
+            _environment(),
+        )
 
 
 def _environment() -> dict[str, str]:

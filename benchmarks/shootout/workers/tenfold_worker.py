@@ -6,7 +6,7 @@ from typing import Any
 from protocol import serve
 
 from tenfold.core.clock import WallClock
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import NO_SPECULATION, EngineConfig, SchedulerConfig
 from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.build import build_engine
@@ -16,7 +16,7 @@ class Tenfold:
     """See :class:`protocol.Engine`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        engine = build_engine(EngineConfig(**settings))
+        engine = build_engine(EngineConfig(**settings, scheduler=SchedulerConfig(speculation=NO_SPECULATION)))
         self._core = engine.core
         self._about = engine.info.backend
         self._clock = WallClock()

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from tenfold.cli import load_options, options
 from tenfold.cli.output import progress, show
-from tenfold.core.config import DEFAULT_MODEL
+from tenfold.core.config import DEFAULT_MODEL, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import NO_SLO, Slo, parse_slo
 
@@ -98,6 +99,9 @@ def bench(
     max_context: options.MaxContext = None,
     kv_tokens: options.KvTokens = None,
     kv_type: options.KvTypeOption = options.KvType.bf16,
+    speculation: options.SpeculationOption = options.Speculation.off,
+    draft_tokens: options.DraftTokens = options.LIMITS.speculation.draft_tokens,
+    draft_model: options.DraftModelOption = "auto",
 ) -> None:
     """See ``HELP``."""
     if context.invoked_subcommand is not None:
@@ -139,6 +143,10 @@ def bench(
             max_context=max_context,
             kv_tokens=kv_tokens,
             kv_type=kv_type,
+            draft_model=draft_model,
+            scheduler=replace(
+                options.LIMITS, speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens)
+            ),
         )
         target = engine = _engine_target(config, bounds)
         if phases:

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from tenfold.core.config import PROFILES, EngineConfig, SchedulerConfig
+from tenfold.core.config import MAX_DRAFT_TOKENS, PROFILES, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, parse_classes, parse_slo, with_slo
 
 ENGINE_PANEL = "Engine"
 SLO_PANEL = "Service objectives"
 COST_PANEL = "Cost"
+SPECULATION_PANEL = "Speculation"
 
 
 class Backend(StrEnum):
@@ -38,6 +39,14 @@ class KvType(StrEnum):
 
     bf16 = "bf16"
     int8 = "int8"
+
+
+class Speculation(StrEnum):
+    """Whether what comes next is drafted."""
+
+    auto = "auto"
+    fixed = "fixed"
+    off = "off"
 
 
 class LogLevel(StrEnum):
@@ -178,6 +187,35 @@ PriceOption = Annotated[
         rich_help_panel=COST_PANEL,
     ),
 ]
+SpeculationOption = Annotated[
+    Speculation,
+    typer.Option(
+        "--speculation",
+        help="auto: draft tokens where that is expected to pay, and check them in the same step. fixed: always, for "
+        "comparison. What comes out is the same.",
+        rich_help_panel=SPECULATION_PANEL,
+    ),
+]
+DraftTokens = Annotated[
+    int,
+    typer.Option(
+        "--draft-tokens",
+        min=1,
+        max=MAX_DRAFT_TOKENS,
+        help="Tokens drafted for a sequence in one step, at most.",
+        rich_help_panel=SPECULATION_PANEL,
+    ),
+]
+DraftModelOption = Annotated[
+    str,
+    typer.Option(
+        "--draft-model",
+        metavar="MODEL",
+        help="A draft model's file, or a model of the same vocabulary. auto: the one made for the model, if it is in "
+        "the cache. off: none.",
+        rich_help_panel=SPECULATION_PANEL,
+    ),
+]
 NoPrefixSharing = Annotated[
     bool,
     typer.Option(
@@ -197,6 +235,7 @@ def engine_config(
     kv_tokens: int | None,
     kv_type: KvType,
     prefix_sharing: bool = True,
+    draft_model: str = "auto",
     scheduler: SchedulerConfig | None = None,
     log_level: LogLevel = LogLevel.warning,
 ) -> EngineConfig:
@@ -210,6 +249,7 @@ def engine_config(
         kv_tokens=kv_tokens,
         kv_type=kv_type.value,
         prefix_sharing=prefix_sharing,
+        draft_model=draft_model,
         scheduler=scheduler or SchedulerConfig(),
         log_level=log_level.value,
     )
@@ -253,6 +293,7 @@ def scheduler_config(
     profile: Profile = Profile.balanced,
     max_waiting_per_tenant: int | None = None,
     tenants: Sequence[str] = (),
+    speculation: SpeculationConfig | None = None,
 ) -> SchedulerConfig:
     """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token.
 
@@ -268,6 +309,7 @@ def scheduler_config(
         classes=classes,
         policy=PROFILES[profile.value],
         tenants=dict(map(_tenant, tenants)),
+        speculation=speculation or SpeculationConfig(),
     )
 
 

@@ -1,6 +1,6 @@
 """``tenfold profile``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,7 @@ import typer
 
 from tenfold.cli import options
 from tenfold.cli.output import progress, show
-from tenfold.core.config import DEFAULT_MODEL, EngineConfig
+from tenfold.core.config import DEFAULT_MODEL, NO_SPECULATION, EngineConfig
 from tenfold.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _measure_machine(
         kv_tokens=None,
         weights=weights,
         kv_type=kv_type,
+        scheduler=replace(options.LIMITS, speculation=NO_SPECULATION),
     )
     found = measure(config)
     found.save(path)
@@ -207,7 +208,12 @@ def _profile_engine(
         kv_tokens=None,
         weights=weights,
         kv_type=kv_type,
-        scheduler=options.scheduler_config(None, max(options.LIMITS.max_running, *batches), options.LIMITS.max_waiting),
+        scheduler=options.scheduler_config(
+            None,
+            max(options.LIMITS.max_running, *batches),
+            options.LIMITS.max_waiting,
+            speculation=NO_SPECULATION,  # what is generated from random prompts repeats itself
+        ),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         shares, backend = runner.run(_shares(replace(config, profile=True), batches, temperature, repeats))

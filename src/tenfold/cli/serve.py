@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options
-from tenfold.core.config import DEFAULT_MODEL
+from tenfold.core.config import DEFAULT_MODEL, SpeculationConfig
 from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ def serve(
     tenant: options.TenantOption = None,
     price: options.PriceOption = None,
     no_prefix_sharing: options.NoPrefixSharing = False,
+    speculation: options.SpeculationOption = options.Speculation.auto,
+    draft_tokens: options.DraftTokens = options.LIMITS.speculation.draft_tokens,
+    draft_model: options.DraftModelOption = "auto",
 ) -> None:
     """See ``HELP``."""
     from tenfold.cli.fetching import local_model
@@ -97,6 +100,7 @@ def serve(
         profile=profile,
         max_waiting_per_tenant=max_waiting_per_tenant,
         tenants=tenant or (),
+        speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
     )
     with bind(host, port) as sock:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
@@ -108,6 +112,7 @@ def serve(
             kv_tokens=kv_tokens,
             kv_type=kv_type,
             prefix_sharing=not no_prefix_sharing,
+            draft_model=draft_model,
             scheduler=scheduler,
             log_level=log_level,
         )

@@ -92,6 +92,9 @@ class SpeculationConfig:
             raise ConfigError(f"draft tokens must be from 1 to {MAX_DRAFT_TOKENS}, got {self.draft_tokens}")
 
 
+NO_SPECULATION = SpeculationConfig(mode="off")
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Limits of a step and of the queue, and what is promised to whom.

@@ -106,6 +106,22 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
         for reason, count in counts.items():
             family.add_metric((reason,), count)
         yield family
+    for name, text, counts in (
+        ("draft_tokens", "Tokens drafted, by who proposed them", stats.draft_tokens_total),
+        ("accepted_tokens", "Drafted tokens that were right, by who proposed them", stats.accepted_tokens_total),
+    ):
+        family = CounterMetricFamily(f"tenfold_spec_decode_num_{name}", text, labels=("proposer",))
+        for proposer, count in counts.items():
+            family.add_metric((proposer,), count)
+        yield family
+    seconds = CounterMetricFamily(
+        "tenfold_spec_decode_seconds",
+        "Predicted: that steps took longer for drafted tokens (spent), and that accepted ones saved",
+        labels=("kind",),
+    )
+    seconds.add_metric(("spent",), stats.draft_seconds_total)
+    seconds.add_metric(("saved",), stats.saved_seconds_total)
+    yield seconds
     finished = CounterMetricFamily(
         "tenfold_engine_finished", "Samples ended in the engine, by reason", labels=("finished_reason",)
     )

@@ -33,6 +33,9 @@ class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     output_tokens: int
     machine_seconds: float
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    saved_seconds: float = 0.0
     cost: float | None = None
     ttft: float | None = None
     tpot: float | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tenfold.core.config import PROFILES, SchedulerConfig
+from tenfold.core.config import NO_SPECULATION, PROFILES, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.machine import Machine
 from tenfold.sim.cluster import Cluster
@@ -44,6 +44,7 @@ class Setting:
             max_running=self.max_running,
             classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo),
             policy=PROFILES[self.profile],
+            speculation=NO_SPECULATION,
         )
 
     @property

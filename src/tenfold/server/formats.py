@@ -20,6 +20,7 @@ from tenfold.server.protocol import (
     ChatResponse,
     CompletionChoice,
     CompletionResponse,
+    CompletionTokensDetails,
     PromptTokensDetails,
     Usage,
 )
@@ -49,7 +50,9 @@ class Tally:
     choices: int
     price: float | None = None
     completion_tokens: int = 0
-    machine_seconds: float = 0.0  # of the choices that have ended
+    machine_seconds: float = 0.0  # of the choices that have ended,
+    drafted: int = 0  # and tokens that were drafted for them
+    accepted: int = 0
     _told: int = 0  # how many those are
     _cached: dict[int, int] = field(default_factory=dict)
 
@@ -60,6 +63,8 @@ class Tally:
             self._cached[prompt] = output.cached_tokens
         if output.timeline is not None:
             self.machine_seconds += output.timeline.machine_seconds
+            self.drafted += output.timeline.draft_tokens
+            self.accepted += output.timeline.accepted_tokens
             self._told += 1
 
     def usage(self) -> Usage:
@@ -71,6 +76,7 @@ class Tally:
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
             PromptTokensDetails(sum(self._cached.values())),
+            msgspec.UNSET if seconds is None else CompletionTokensDetails(self.accepted, self.drafted - self.accepted),
             msgspec.UNSET if seconds is None else seconds,
             msgspec.UNSET if cost is None else cost,
         )

@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tenfold.core.config import MAX_DRAFT_TOKENS
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.request import MAX_PRIORITY
+from tenfold.core.sampling import integer
 from tenfold.server.protocol import SamplingBody
 
 # A body's field, the header that says the same, and the engine's name for it (times are given in milliseconds).
@@ -56,6 +58,9 @@ def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | 
         if abs(body.priority) > MAX_PRIORITY:
             raise InvalidRequest(f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}", param="priority")
         fields["priority"] = body.priority
+    if body.draft_tokens is not None:
+        integer(body.draft_tokens, "draft_tokens", 0, MAX_DRAFT_TOKENS)
+        fields["draft_tokens"] = body.draft_tokens
     given = headers.get(b"x-tenant")
     if tenant is not None:
         if given is not None:

@@ -52,7 +52,8 @@ class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     ``slo_class`` and the bounds (also as headers x-slo-class, x-slo-ttft-ms, x-slo-tpot-ms) say what the request is
     promised; a smaller ``priority`` goes first, each unit worth a second of waiting. A request that has not begun after
-    ``queue_timeout_ms`` gets a 429. ``timeline``: each choice tells where its time went.
+    ``queue_timeout_ms`` gets a 429. ``timeline``: each choice tells where its time went. ``draft_tokens`` bounds what
+    is drafted for it in a step, 0: nothing is.
     """
 
     model: str | None = None
@@ -83,6 +84,7 @@ class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     priority: int | None = None
     queue_timeout_ms: float | None = None
     timeline: bool | None = None
+    draft_tokens: int | None = None
     user: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
@@ -147,17 +149,25 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """Of what was drafted, the tokens that came, and those that did not."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of a request, all its choices together; a prompt counts once.
 
     ``machine_seconds`` is its part of the time that the engine's steps took, there once all choices have ended;
-    ``cost`` what that costs, where the server has a price.
+    ``cost`` what that costs, where the server has a price, and ``completion_tokens_details`` what was drafted.
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
     machine_seconds: float | msgspec.UnsetType = msgspec.UNSET
     cost: float | msgspec.UnsetType = msgspec.UNSET
 
