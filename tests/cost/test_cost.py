@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.plan import SequenceSlice, StepPlan
@@ -157,6 +157,7 @@ def test_long_decode_does_not_make_it_forget_prefill() -> None:
     assert cost.predict(chunk) == pytest.approx(cpu(chunk), rel=0.3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 100_000), st.booleans()), max_size=40), st.data())
 def test_predictions_are_sane_whatever_it_is_told(parts: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     cost = StepCost()

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tenfold.core.config import FIRST_COME, PROFILES, SchedulerConfig
+from tenfold.core.config import FIRST_COME, PROFILES, SchedulerConfig, SpeculationConfig
 from tenfold.core.slo import DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.estimate import StepFit
 from tenfold.cost.machine import Machine
@@ -223,3 +223,52 @@ def test_counters_are_read() -> None:
     assert told.more("tenfold_x_total", reason="a") == 2
     assert told.by("tenfold_x_total", "reason") == {"a": 2, "b": 4}
     assert told.now("y") == 5
+
+
+def drafting(
+    drafted: int, accepted: int, spent: float, saved: float
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        ("tenfold_spec_decode_num_draft_tokens_total", (("proposer", "lookup"),)): drafted,
+        ("tenfold_spec_decode_num_accepted_tokens_total", (("proposer", "lookup"),)): accepted,
+        ("tenfold_spec_decode_seconds_total", (("kind", "spent"),)): spent,
+        ("tenfold_spec_decode_seconds_total", (("kind", "saved"),)): saved,
+    }
+
+
+def test_speculation_should_always_help() -> None:
+    """The third complaint: always so many tokens, at a load where steps are arithmetic."""
+    steps_of_many = steps(100, 24)
+    busy = sum(step.seconds for step in steps_of_many)
+    fixed = SchedulerConfig(speculation=SpeculationConfig(mode="fixed", draft_tokens=4))
+    after = drafting(10_000, 2_000, 0.5 * busy, 0.1 * busy)
+    ill = look(steps=steps_of_many, limits=fixed, after=after)
+    assert "speculation" in names(ill)
+    told = found(ill, "speculation")
+    assert "20%" in told.words
+    assert "saved 10%" in told.words
+    assert told.advice[0].startswith("--speculation auto")
+    by_itself = found(look(steps=steps_of_many, after=after), "speculation")
+    assert by_itself.advice[0].startswith("--speculation off")
+
+
+def test_speculation_that_pays_is_told_of() -> None:
+    well = look(after=drafting(1_000, 800, 0.1, 0.6))
+    assert names(well) == []
+    assert "80%" in found(well, "drafts").words
+    assert "drafts" not in [one.name for one in diagnose(look())]
+
+
+def test_drafts_are_a_part_of_the_work() -> None:
+    plain, more = steps(10, 4), steps(10, 4)
+    cost = MACHINE.cost()
+    shape = replace_step(more[0], drafted=12, draft_keys=12 * 200.0, sampled=16).shape
+    assert (shape.rows, shape.sequences, shape.sampled) == (16, 4, 16)
+    longer = [
+        replace_step(step, drafted=12, draft_keys=12 * 200.0, sampled=16, computing=cost.predict(shape))
+        for step in more
+    ]
+    one, other = work_of(plain, MACHINE), work_of(longer, MACHINE)
+    assert one.drafts == 0
+    assert other.drafts == pytest.approx(sum(step.computing for step in longer) - one.total, rel=0.05)
+    assert other.prompts == 0

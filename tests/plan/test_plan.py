@@ -22,7 +22,14 @@ BOUNDS = Slo(ttft=2.0, tpot=0.1)
 def machine(speed: float = 1.0) -> Machine:
     parts = tuple(part / speed for part in (0.008, 0.03, 0.015, 0.0, 0.0, 0.001, 0.004, 0.01, 0.04))
     return Machine(
-        model="m", backend="b", cpu="c", max_context=8192, blocks=4000, block_size=16, windows=(0,), fit=StepFit(parts)
+        model="m",
+        backend="b",
+        cpu="c",
+        max_context=8192,
+        blocks=4000,
+        block_size=16,
+        windows=(0,),
+        fit=StepFit((*parts, 0.003, 0.004, 0.002)),
     )
 
 

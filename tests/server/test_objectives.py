@@ -55,7 +55,8 @@ def test_bounds_from_the_body_and_from_headers(ask: Ask) -> None:
     plain, answer = asked(ask, {}, {})
     assert (plain.slo_class, plain.ttft, plain.tpot, plain.tenant, plain.priority) == (None, None, None, "", 0)
     assert "warnings" not in answer
-    body = {"slo_class": "batch", "slo_ttft_ms": 250, "slo_tpot_ms": 30.5, "priority": -4, "queue_timeout_ms": 1500, "draft_tokens": 3}
+    body = {"slo_class": "batch", "slo_ttft_ms": 250, "slo_tpot_ms": 30.5, "priority": -4, "queue_timeout_ms": 1500}
+    body["draft_tokens"] = 3
     told, answer = asked(ask, body, {})
     assert (told.slo_class, told.ttft, told.tpot) == ("batch", 0.25, 0.0305)
     assert (told.priority, told.queue_timeout, told.draft_tokens) == (-4, 1.5, 3)

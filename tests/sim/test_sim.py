@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tenfold.core.config import FIRST_COME, PROFILES, SchedulerConfig
+from tenfold.core.config import FIRST_COME, NO_SPECULATION, PROFILES, SchedulerConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASSES, NO_SLO, Slo, with_slo
 from tenfold.cost.estimate import StepFit
@@ -16,6 +17,8 @@ from tenfold.sim.call import Call
 from tenfold.sim.cluster import Cluster
 from tenfold.sim.outcome import Outcome
 from tenfold.sim.routing import ROUTERS
+from tenfold.spec.acceptance import STEPS
+from tenfold.spec.profile import DraftProfile
 from tenfold.traffic import lengths
 from tenfold.traffic.arrivals import poisson
 from tenfold.traffic.row import Row
@@ -191,3 +194,36 @@ def test_lengths_are_those_of_the_load() -> None:
 def test_bad_clusters(count: int, router: str) -> None:
     with pytest.raises(ConfigError):
         Cluster(machine(), config(), count=count, router=router)
+
+
+PROFILE = DraftProfile(
+    offered=0.3,
+    starts=tuple(0.5 if least in (2, 4) else 0.0 for least in STEPS),
+    chances=tuple(least / (least + 1) for least in STEPS),
+)
+
+
+def test_drafts_are_simulated_as_often_and_as_right_as_they_were() -> None:
+    """A server's own profile, simulated, gives the same profile again."""
+    drafting = replace(machine(), drafts=PROFILE)
+    cluster = Cluster(drafting, config())
+    cluster.run([Row(0.0, 50, 3000)])
+    speculation = cluster.replicas[0].scheduler.speculation
+    assert speculation is not None
+    seen = speculation.profile
+    assert seen is not None
+    assert seen.offered == pytest.approx(0.3, abs=0.05)
+    assert [i for i, part in enumerate(seen.starts) if part > 0.1] == [2, 4]
+    long = [i for i, least in enumerate(STEPS) if least >= 8]
+    assert [seen.chances[i] for i in long] == pytest.approx([PROFILE.chances[i] for i in long], abs=0.08)
+
+
+def test_drafts_make_a_simulated_sequence_faster_and_change_nothing_else() -> None:
+    rows = [Row(float(i), 50, 300) for i in range(4)]
+    plain = Cluster(machine(), config()).run(rows).report("t", "w", {}, None, 1)
+    off = Cluster(replace(machine(), drafts=PROFILE), config(speculation=NO_SPECULATION))
+    assert off.run(rows).report("t", "w", {}, None, 1)["requests"] == plain["requests"]
+    drafting = Cluster(replace(machine(), drafts=PROFILE), config()).run(rows).report("t", "w", {}, None, 1)
+    for one, other in zip(drafting["requests"], plain["requests"], strict=True):
+        assert one["output_tokens"] == other["output_tokens"] == 300
+        assert one["tpot_ms"] < 0.8 * other["tpot_ms"]

@@ -10,8 +10,9 @@ from tenfold.core.errors import ConfigError
 from tenfold.core.files import write_whole
 from tenfold.cost.estimate import StepCost, StepFit
 from tenfold.cost.shape import Attention, StepShape
+from tenfold.spec.profile import DraftProfile
 
-_FORMAT = 1
+_FORMAT = 2
 _FEW = (1, 2, 4, 8, 16, 32)  # sequences: kinds of steps end there, and one has all that are larger
 KINDS = 2 * (len(_FEW) + 1)  # of each size, without prompts and with them
 _QUANTILES = 31
@@ -30,7 +31,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """``blocks`` of ``block_size`` tokens hold KV; ``windows`` has an entry per layer, 0 for all keys.
 
     Steps take what ``fit`` says, ``drift`` times as long, times a ratio of those that were seen: ``ratios`` has
-    quantiles of them for each kind of step, or nothing.
+    quantiles of them for each kind of step, or nothing. ``drafts`` tells how drafts fare under the load that it had,
+    where it had one that made some.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     fit: StepFit
     drift: float = 1.0
     ratios: tuple[tuple[float, ...], ...] = ()
+    drafts: DraftProfile | None = None
     format: int = _FORMAT
 
     @property
@@ -101,6 +104,7 @@ def read_machine(data: bytes, where: str) -> Machine:
     ratios = [machine.drift, *(ratio for some in machine.ratios for ratio in some)]
     most = max(machine.blocks, machine.block_size, machine.max_context)
     sane = all(1 / _SANE < ratio < _SANE for ratio in ratios) and machine.windows and min(machine.windows) >= 0
+    sane = sane and (machine.drafts is None or machine.drafts.usable)
     if sizes < 1 or most > _MOST or not machine.fit.usable or not sane:
         raise ConfigError(f"{where} describes no machine that could run: a size or a time is out of range")
     return machine

@@ -1,6 +1,7 @@
 """Diagnosing a running server: rules over what it tells of itself. Pure: evidence in, findings out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 from tenfold.core.config import FIRST_COME, PROFILES, SchedulerConfig
@@ -22,6 +23,7 @@ _FELT = 0.15  # of users' time, the same: of less nobody complains
 _SLOWED = 1.5  # times the gap between tokens without them
 _FULL = 0.95  # of the KV blocks
 _REPEATED = 0.02  # of users' time, spent without a place or computing again
+_WASTED = 0.03  # of the engine's time, spent on drafted tokens beyond what they save
 _ENGINE = 0.15  # of the engine's time, outside of the model
 _DELIVERY = 0.1  # of users' time, from the engine to the connection
 _OFF = 0.25  # error of predicted steps
@@ -39,6 +41,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
         _queueing,
         _interference,
         _kv_pressure,
+        _speculation,
         _engine_share,
         _delivery,
         _slow_machine,
@@ -50,6 +53,8 @@ def diagnose(evidence: Evidence) -> list[Finding]:
         words = "The server has done next to nothing: put its usual load on it, and look again while that runs."
         return in_order([*findings, Finding(name="idle", level="note", words=words)])
     findings.append(_binds(evidence, work))
+    if (drafts := _drafts(evidence)) is not None and not any(one.name == "speculation" for one in findings):
+        findings.append(drafts)
     if not any(one.level == "problem" for one in findings):
         findings.append(_healthy(evidence, work))
     return in_order(findings)
@@ -189,6 +194,60 @@ def _kv_pressure(evidence: Evidence, work: Work) -> Finding | None:
     )
 
 
+def _speculation(evidence: Evidence, work: Work) -> Finding | None:
+    """Where drafted tokens cost more than those that are right save."""
+    told = _Drafts.of(evidence)
+    share = (told.spent - told.saved) / work.total if work.total else 0.0
+    if not told.drafted or share < _WASTED:
+        return None
+    words = (
+        f"Speculation makes it slower: of {told.drafted:.0f} drafted tokens {told.right:.0%} were right. Checking them "
+        f"took {told.spent / work.total:.0%} of the engine's time, and saved {told.saved / work.total:.0%}, with "
+        f"{work.batch:.1f} sequences in decode: where a step is arithmetic, each drafted token costs as much as one "
+        "that is wanted."
+    )
+    fixed = evidence.limits.speculation.mode == "fixed"
+    advice = (
+        ("--speculation auto: drafts only where that is expected to pay", "--speculation off")
+        if fixed
+        else ("--speculation off, and tell us: auto should have stopped by itself",)
+    )
+    shown = {"drafted": told.drafted, "right": told.right, "spent_s": told.spent, "saved_s": told.saved}
+    return Finding(
+        name="speculation", level="problem", words=words, advice=advice, evidence=shown, weight=max(share, 0.0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drafts:
+    """Tokens drafted meanwhile, what part was right, and seconds that they cost and saved."""
+
+    drafted: float
+    right: float
+    spent: float
+    saved: float
+
+    @staticmethod
+    def of(evidence: Evidence) -> "_Drafts":
+        drafted = evidence.more("tenfold_spec_decode_num_draft_tokens_total")
+        accepted = evidence.more("tenfold_spec_decode_num_accepted_tokens_total")
+        spent, saved = (evidence.more("tenfold_spec_decode_seconds_total", kind=kind) for kind in ("spent", "saved"))
+        return _Drafts(drafted, accepted / drafted if drafted else 0.0, spent, saved)
+
+
+def _drafts(evidence: Evidence) -> Finding | None:
+    """What speculation brings, where it does."""
+    told = _Drafts.of(evidence)
+    if not told.drafted:
+        return None
+    words = (
+        f"Of {told.drafted:.0f} drafted tokens {told.right:.0%} were right: that took {_time(told.spent)} of the "
+        f"engine's time and saved {_time(told.saved)}."
+    )
+    shown = {"drafted": told.drafted, "right": told.right, "spent_s": told.spent, "saved_s": told.saved}
+    return Finding(name="drafts", level="note", words=words, evidence=shown)
+
+
 def _engine_share(evidence: Evidence, work: Work) -> Finding | None:
     share = work.parts().get("engine", 0.0)
     if len(evidence.steps) < _FEW or share < _ENGINE:
@@ -325,6 +384,7 @@ def _binds(evidence: Evidence, work: Work) -> Finding:
                 if "kv bf16" in backend
                 else "shorter contexts, or fewer at a time: keys and values are in 8 bits already"
             ],
+            "drafts": ["what is drafted is told above"],
             "engine": ["see above: this is not the model's time"],
         }[first]
     return Finding(

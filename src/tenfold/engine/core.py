@@ -230,7 +230,8 @@ class EngineCore:
             if self._machine is None:
                 raise NotFound("this engine knows nothing of its machine")
             cost = self._scheduler.cost
-            machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift)
+            drafts = self._scheduler.speculation.profile if self._scheduler.speculation is not None else None
+            machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, drafts=drafts)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
             now, last = self._clock.now(), self._log.latest(steps)
         return Inspection(now=now, calibrated=known, machine=machine, limits=self._limits, steps=records_of(last))

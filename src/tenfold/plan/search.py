@@ -18,6 +18,7 @@ _KNOBS: dict[str, tuple[Any, ...]] = {
     "max_step_tokens": (128, 256, 512, 1024, 2048),
     "max_running": (16, 32, 64, 128, 256),
     "router": ("least-work", "slo", "prefix", "round-robin"),
+    "speculation": ("off", "auto"),
 }
 _NEAR = 1.05  # the search for a rate ends where what held and what did not are no further apart
 _STEP = 1.15  # from a known start on it goes up so far at a time
@@ -100,7 +101,9 @@ class Search:
         for name, values in _KNOBS.items():
             if name == "router" and setting.replicas == 1:
                 continue
-            ordered = name != "profile" and name != "router"
+            if name == "speculation" and setting.variant.machine.drafts is None:
+                continue  # nothing is known of how drafts fare
+            ordered = name not in ("profile", "router", "speculation")
             tried = {getattr(best.setting, name)}
             while True:
                 index = values.index(getattr(best.setting, name))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tenfold.core.config import NO_SPECULATION, PROFILES, SchedulerConfig
+from tenfold.core.config import PROFILES, SchedulerConfig, SpeculationConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.machine import Machine
 from tenfold.sim.cluster import Cluster
@@ -36,6 +36,7 @@ class Setting:
     max_step_tokens: int = SchedulerConfig().max_step_tokens
     max_running: int = SchedulerConfig().max_running
     router: str = "least-work"
+    speculation: str = "off"
 
     def scheduler(self, slo: Slo) -> SchedulerConfig:
         """For each of its replicas."""
@@ -44,7 +45,7 @@ class Setting:
             max_running=self.max_running,
             classes=with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, slo),
             policy=PROFILES[self.profile],
-            speculation=NO_SPECULATION,
+            speculation=SpeculationConfig(mode=self.speculation),
         )
 
     @property
@@ -53,7 +54,7 @@ class Setting:
         router = f", router {self.router}" if self.replicas > 1 else ""
         return (
             f"{self.replicas} × {self.variant.name}, --profile {self.profile} --max-step-tokens {self.max_step_tokens} "
-            f"--max-running {self.max_running}{router}"
+            f"--max-running {self.max_running} --speculation {self.speculation}{router}"
         )
 
     def options(self, slo: Slo) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Setting:
             "profile": self.profile,
             "max-step-tokens": max(self.max_step_tokens, self.max_running),
             "max-running": self.max_running,
+            "speculation": self.speculation,
             "kv-tokens": self.variant.machine.blocks * self.variant.machine.block_size,
         }
 
@@ -116,6 +118,7 @@ class Point:
             "max_step_tokens": setting.max_step_tokens,
             "max_running": setting.max_running,
             "router": setting.router,
+            "speculation": setting.speculation,
             "factor": round(self.factor, 4),
             "attained": round(self.attained, 4),
             "refused": round(self.refused, 4),

@@ -59,7 +59,7 @@ class Phases:
 class Drafting:
     """What was drafted for a sequence, and what came of it."""
 
-    __slots__ = ("accepted", "drafted", "expected", "held", "most", "plain", "saved")
+    __slots__ = ("accepted", "drafted", "expected", "held", "most", "plain", "run", "saved")
 
     def __init__(self, most: int) -> None:
         self.most = most  # tokens in a step
@@ -67,6 +67,7 @@ class Drafting:
         self.accepted = 0
         self.plain = 0.0  # seconds that its decode would have taken so far had nobody drafted, as predicted,
         self.saved = 0.0  # and by how much it was shorter; below 0: longer
+        self.run = 0  # tokens that will stand behind the next draft if the run that its text is in goes on
         self.expected = 0.0  # drafted tokens of late that should have been right,
         self.held = 0.0  # and that were
 

@@ -20,7 +20,9 @@ from tenfold.cost.estimate import StepCost
 from tenfold.sched.assembly import Assembly
 from tenfold.sched.sequence import Sequence
 from tenfold.spec.acceptance import Acceptance
+from tenfold.spec.profile import DraftCounts, DraftProfile
 from tenfold.spec.proposer import Proposal, Proposer
+from tenfold.spec.runs import MATCHED
 
 _SURE = 0.98  # the most that a token may be trusted
 _DOUBT = 3.0  # tokens that a sequence's own luck is held against
@@ -91,10 +93,17 @@ class Speculation:
         self._patience = _PROBED  # and after how many one is
         self._probed: str | None = None  # the sequence for which one was, in this step
         self._step = _Drafted()
+        self._counts = DraftCounts()
         self.drafted: Counter[str] = Counter()  # tokens, by proposer
         self.accepted: Counter[str] = Counter()
         self.spent = 0.0  # seconds that steps were predicted to take longer for what was drafted,
         self.saved = 0.0  # and that what was right would have taken without
+
+    @property
+    def profile(self) -> DraftProfile | None:
+        """How drafts from text fare under the load of late."""
+        texts = len(self._proposers)
+        return self._counts.profile([known for (source, _), known in self._known.items() if source < texts])
 
     def draft(self, step: Assembly, limit: float | None) -> None:
         """Add drafts to a step that holds decode, and nothing else. It is to take no longer than ``limit`` seconds."""
@@ -149,6 +158,7 @@ class Speculation:
         Called for each that was in decode, also where nothing was drafted for it.
         """
         drafting, step = sequence.drafting, self._step
+        drafting.run += used if drafting.run else 0
         drafting.plain += used * step.plain
         if not step.offers:
             return
@@ -202,7 +212,17 @@ class Speculation:
             net = _net(chances, each / token)
             if best is None or net > best.net:
                 best = _Offer(sequence, source, proposal, chances, each, net)
+        self._count(sequence, None if best is None else best.proposal.matched)
         return best
+
+    def _count(self, sequence: Sequence, matched: int | None) -> None:
+        run, sequence.drafting.run = sequence.drafting.run, 0
+        if matched is None:
+            self._counts.none()
+            return
+        if matched != min(run, MATCHED):
+            self._counts.offered(matched)
+        sequence.drafting.run = matched
 
     def _ask(self, sequence: Sequence, each: float, token: float, least: float) -> _Offer | None:
         """What the draft model would be asked for."""

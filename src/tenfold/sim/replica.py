@@ -24,6 +24,7 @@ from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
 from tenfold.sched.terms import TermsOf
 from tenfold.sim.call import Call
+from tenfold.sim.drafts import SimulatedDrafts
 
 _TOKEN = 0  # that every step gives every sequence: what is generated is not simulated
 _WORTH = 3  # steps: fewer are made one by one
@@ -47,7 +48,11 @@ class Replica:
             CacheConfig(machine.blocks, machine.block_size),
             partial(LeastWorth, cost=self._forecast.again),
         )
-        self.scheduler = Scheduler(config, self.cache, self.cost, attention)
+        self._drafts: SimulatedDrafts | None = None
+        if machine.drafts is not None and config.speculation.mode != "off":
+            self._drafts = SimulatedDrafts(machine.drafts, seed)
+        proposers = () if self._drafts is None else (self._drafts,)
+        self.scheduler = Scheduler(config, self.cache, self.cost, attention, proposers)
         self.next = _NEVER  # when the step in work, or the last of several, ends
         self.steps = 0
         self.held = 0.0  # of the KV blocks, at most
@@ -55,7 +60,7 @@ class Replica:
         self._report = report
         self._ratios = [machine.ratios_of(kind) for kind in range(KINDS)]
         self._random = random.Random(seed)
-        self._coasting = coasting
+        self._coasting = coasting and self._drafts is None
         self._calls: dict[str, Call] = {}
         self.prefill = 0.0  # seconds of prompts whose first token has not come
         self._plan: StepPlan | None = None
@@ -112,6 +117,15 @@ class Replica:
         else:
             assert self._plan is not None
             samples = tuple([SampledToken(part.id, _TOKEN) for part in self._plan.slices if part.sample])
+            if self._drafts is not None:
+                samples = tuple(
+                    [
+                        SampledToken(part.id, _TOKEN)
+                        for part in self._plan.slices
+                        if part.sample
+                        for _ in range(1 + self._drafts.accepted(part.id, part.drafted))
+                    ]
+                )
             self.steps += 1
             self.cost.follow(self._fitted, now - self._began)
             for event in self.scheduler.apply(self._plan, StepResult(samples), now):

@@ -6,8 +6,15 @@ _WEIGHT = 5.0  # observations that the first guess is worth
 _MEMORY = 512.0  # observations after which one counts 1/e
 _MOST = 0.98
 # Lengths of what stands behind a token are told apart up to here, each; then in ever larger steps.
-_STEPS = (*range(9), 12, 16, 24, MATCHED, 2 * MATCHED)
-_BUCKETS = tuple(max(i for i, least in enumerate(_STEPS) if least <= length) for length in range(_STEPS[-1] + 1))
+STEPS: tuple[int, ...] = (*range(9), 12, 16, 24, MATCHED, 2 * MATCHED)
+_BUCKETS: tuple[int, ...] = tuple(
+    max(i for i, least in enumerate(STEPS) if least <= length) for length in range(STEPS[-1] + 1)
+)
+
+
+def bucket_of(matched: int) -> int:
+    """Which of ``STEPS`` so many tokens are of."""
+    return _BUCKETS[min(matched, STEPS[-1])]
 
 
 class Acceptance:
@@ -18,17 +25,16 @@ class Acceptance:
     """
 
     def __init__(self) -> None:
-        self._chances = [least / (least + 4) for least in _STEPS]
-        self._weights = [_WEIGHT] * len(_STEPS)
+        self.chances: list[float] = [least / (least + 4) for least in STEPS]
+        self.weights = [_WEIGHT] * len(STEPS)
 
     def chance(self, matched: int) -> float:
         """0 to 1, of a token with so many that are the same before it."""
-        chance: float = self._chances[_BUCKETS[min(matched, _STEPS[-1])]]
-        return chance
+        return self.chances[bucket_of(matched)]
 
     def observe(self, matched: int, held: bool) -> None:
         """One such was right, or was not."""
-        bucket = _BUCKETS[min(matched, _STEPS[-1])]
-        weight = self._weights[bucket] = min(self._weights[bucket] + 1, _MEMORY)
-        chance = self._chances[bucket]
-        self._chances[bucket] = min(_MOST, chance + (held - chance) / weight)
+        bucket = bucket_of(matched)
+        weight = self.weights[bucket] = min(self.weights[bucket] + 1, _MEMORY)
+        chance = self.chances[bucket]
+        self.chances[bucket] = min(_MOST, chance + (held - chance) / weight)

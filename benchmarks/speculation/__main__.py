@@ -1,0 +1,233 @@
+"""Speculation beside none, and beside always four tokens: ``python -m benchmarks.speculation``.
+
+The same requests of each kind of work, so many at a time, in turn on three engines in this process: ``off``, ``auto``,
+and ``fixed`` with four drafted tokens. All three must give the same tokens. Prints, by kind and number at a time, the
+medians over the rounds of the ratios to ``off``: of output tokens per second of the whole run, and of the requests'
+seconds per output token (TPOT), at the median and the 95th percentile. Drafts come from each request's own text, and
+from the draft model if ``--draft-model`` names one; ``--kept`` lets them come from finished ones, too. Prompts are not
+shared, so that each round is as the first.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speculation.work import KINDS, Ask, asks
+from tenfold.core.clock import WallClock
+from tenfold.core.config import DEFAULT_MODEL, EngineConfig, SchedulerConfig, SpeculationConfig
+from tenfold.core.request import EngineRequest, Timeline
+from tenfold.core.sampling import SamplingParams
+from tenfold.engine.build import Engine, build_engine
+from tenfold.model.chat import require_template
+
+MODES = ("off", "auto", "fixed")
+FIXED = 4
+AT_A_TIME = (1, 2, 4, 8, 16, 32)
+Ids = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Run:
+    """What came of some requests."""
+
+    seconds: float = 0.0
+    tokens: dict[int, Ids] = field(default_factory=dict)
+    times: dict[int, tuple[float, float]] = field(default_factory=dict)  # of the first token and the last
+    lines: list[Timeline] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Output tokens per second."""
+        return sum(map(len, self.tokens.values())) / self.seconds
+
+    @property
+    def decode(self) -> float:
+        """Tokens per second of those that decode: 1 over the mean time per token."""
+        spans = [last - first for first, last in self.times.values()]
+        return sum(len(tokens) - 1 for tokens in self.tokens.values()) / sum(spans)
+
+    def tpot(self, part: float) -> float:
+        """The seconds per token that so many of the requests stay below, 0 to 1."""
+        found = sorted(
+            (last - first) / (len(self.tokens[name]) - 1)
+            for name, (first, last) in self.times.items()
+            if len(self.tokens[name]) > 8
+        )
+        return found[min(len(found) - 1, int(part * len(found)))]
+
+
+def engine_of(mode: str, told: argparse.Namespace) -> Engine:
+    """An engine that has measured its steps."""
+    drafts = FIXED if mode == "fixed" else told.draft_tokens
+    speculation = SpeculationConfig(mode=mode, draft_tokens=drafts, kept=told.kept)
+    config = EngineConfig(
+        model=told.model,
+        kv_type=told.kv,
+        prefix_sharing=False,
+        draft_model=told.draft_model if mode == "auto" else "off",
+        scheduler=SchedulerConfig(speculation=speculation),
+    )
+    engine = build_engine(config)
+    while engine.core.calibrating:
+        engine.core.calibrate()
+    return engine
+
+
+def serve(engine: Engine, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Run:
+    """All of ``wanted``, so many at a time."""
+    run, core, clock = Run(), engine.core, WallClock()
+    left = list(enumerate(wanted))
+    active: set[str] = set()
+    began = time.perf_counter()
+    while left or active:
+        while left and len(active) < at_a_time:
+            number, (ids, ask) = left.pop(0)
+            params = SamplingParams(temperature=ask.temperature, seed=ask.seed, max_tokens=ask.tokens)
+            core.submit(EngineRequest(id=str(number), prompt_ids=ids, params=params, arrival=clock.now()))
+            active.add(str(number))
+        for output in core.step():
+            now, number = time.perf_counter(), int(output.id)
+            run.tokens[number] = run.tokens.get(number, ()) + output.tokens
+            run.times[number] = run.times.get(number, (now, now))[0], now
+            if output.finish is not None:
+                active.discard(output.id)
+                if output.timeline is not None:
+                    run.lines.append(output.timeline)
+    run.seconds = time.perf_counter() - began
+    return run
+
+
+def encoded(engine: Engine, wanted: list[Ask]) -> list[tuple[Ids, Ask]]:
+    """Each as a chat of one message."""
+    template = require_template(engine.checkpoint.chat_template, engine.info.model)
+    tokenizer = engine.checkpoint.tokenizer()
+    texts = [template.render([{"role": "user", "content": ask.text}]) for ask in wanted]
+    ids = [tuple(tokenizer.encode(text, add_special=False)) for text in texts]
+    return list(zip(ids, wanted, strict=True))
+
+
+def cell(engines: dict[str, Engine], kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
+    """One kind of work, so many at a time: the medians of all rounds, by mode."""
+    count = told.requests if at_a_time == 1 else max(2 * at_a_time, told.requests)
+    wanted = encoded(engines["off"], asks(kind, count, told.tokens))
+    runs: dict[str, list[Run]] = {mode: [] for mode in engines}
+    for turn in range(told.rounds):
+        order = list(engines) if turn % 2 == 0 else list(reversed(engines))
+        for mode in order:
+            if mode == "fixed" and turn >= told.fixed_rounds:
+                continue
+            runs[mode].append(serve(engines[mode], wanted, at_a_time))
+        plain = runs["off"][-1].tokens
+        for mode in engines:
+            if runs[mode] and len(runs[mode]) > turn and runs[mode][-1].tokens != plain:
+                raise SystemExit(f"{kind}, {at_a_time} at a time: {mode} gives other tokens than off")
+    found: dict[str, Any] = {"kind": kind, "at_a_time": at_a_time, "requests": count}
+    for mode, some in runs.items():
+        pairs = list(zip(some, runs["off"], strict=False))
+        drafted, accepted = (sum(getattr(line, name) for line in some[-1].lines) for name in _COUNTS)
+        found[mode] = {
+            "tokens_per_second": statistics.median(run.rate for run in some),
+            "tpot_p50_ms": 1000 * statistics.median(run.tpot(0.5) for run in some),
+            "tpot_p95_ms": 1000 * statistics.median(run.tpot(0.95) for run in some),
+            "rate": statistics.median(run.rate / off.rate for run, off in pairs),
+            "decode": statistics.median(run.decode / off.decode for run, off in pairs),
+            "p50": statistics.median(run.tpot(0.5) / off.tpot(0.5) for run, off in pairs),
+            "p95": statistics.median(run.tpot(0.95) / off.tpot(0.95) for run, off in pairs),
+            "drafted": drafted,
+            "accepted": accepted,
+            "tokens": sum(map(len, some[-1].tokens.values())),
+        }
+    return found
+
+
+_COUNTS = ("draft_tokens", "accepted_tokens")
+_HEAD = (
+    "| work | at a time | off, tok/s | auto: decode | throughput | TPOT p50 | p95 | drafted, accepted per token "
+    "| always 4: throughput | TPOT p95 |"
+)
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of the table."""
+    auto, fixed, off = found["auto"], found.get("fixed"), found["off"]
+    always = "| - | - |" if fixed is None else f"| {fixed['rate']:.2f} | {fixed['p95']:.2f} |"
+    return (
+        f"| {found['kind']} | {found['at_a_time']} | {off['tokens_per_second']:.0f} | {auto['decode']:.2f} | "
+        f"{auto['rate']:.2f} | {auto['p50']:.2f} | {auto['p95']:.2f} | {auto['drafted'] / auto['tokens']:.2f}, "
+        f"{auto['accepted'] / auto['tokens']:.2f} {always}"
+    )
+
+
+def draw(cells: list[dict[str, Any]], path: Path) -> None:
+    """Throughput and p95 TPOT beside none, by load, a panel per kind of work. Raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kinds = list(dict.fromkeys(found["kind"] for found in cells))
+    figure, grid = pyplot.subplots(2, len(kinds), figsize=(2.6 * len(kinds), 5.0), sharex=True, squeeze=False)
+    for column, kind in enumerate(kinds):
+        own = [found for found in cells if found["kind"] == kind]
+        for row, (figure_name, title) in enumerate((("rate", "output tokens/s"), ("p95", "TPOT p95"))):
+            axes = grid[row][column]
+            axes.axhline(1.0, color="#999999", linewidth=1)
+            for mode, colour, style in (("auto", "#1f5fa8", "-"), ("fixed", "#b0763a", "--")):
+                some = [(found["at_a_time"], found[mode][figure_name]) for found in own if mode in found]
+                words = "auto" if mode == "auto" else f"always {FIXED} tokens"
+                axes.plot(*zip(*some, strict=True), style, color=colour, marker="o", markersize=3, label=words)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([found["at_a_time"] for found in own], [str(found["at_a_time"]) for found in own])
+            axes.spines[["top", "right"]].set_visible(False)
+            if row == 0:
+                axes.set_title(kind, fontsize=10)
+            if column == 0:
+                axes.set_ylabel(f"{title}, × without", fontsize=9)
+            if row == 1:
+                axes.set_xlabel("requests at a time", fontsize=9)
+    grid[0][0].legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--kv", default="bf16")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--at-a-time", default=",".join(map(str, AT_A_TIME)))
+    parser.add_argument("--requests", type=int, default=8, help="of a kind in a run, at least")
+    parser.add_argument("--tokens", type=int, default=128, help="of an answer, at most")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--fixed-rounds", type=int, default=1, help="of those, with always four tokens, too")
+    parser.add_argument("--draft-tokens", type=int, default=SpeculationConfig().draft_tokens)
+    parser.add_argument("--draft-model", default="off")
+    parser.add_argument("--kept", type=int, default=0, help="tokens of finished texts that drafts may come from")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    told = parser.parse_args()
+    engines = {mode: engine_of(mode, told) for mode in MODES if mode != "fixed" or told.fixed_rounds}
+    print(f"{engines['auto'].info.model}, {engines['auto'].info.backend}; {told.rounds} rounds; ratios to off\n")
+    print(_HEAD)
+    print("|---" * 10 + "|", flush=True)
+    cells = []
+    for at_a_time in map(int, told.at_a_time.split(",")):
+        for kind in told.kinds.split(","):
+            cells.append(cell(engines, kind, at_a_time, told))
+            print(line(cells[-1]), flush=True)
+    if told.json is not None:
+        told.json.write_text(json.dumps(cells, indent=1))
+    if told.plot is not None:
+        draw(cells, told.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
