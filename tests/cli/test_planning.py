@@ -76,8 +76,9 @@ def test_files_that_are_no_machine(cli: Cli, tmp_path: Path, text: str) -> None:
 def test_a_machine_that_could_not_run(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     told = json.loads(MACHINE.to_json())
-    changes = ({"blocks": 0}, {"blocks": 10**18}, {"drift": -1.0}, {"drift": 1e300}, {"ratios": [[0.0]]}, {"format": 2})
-    for change in (*changes, {"windows": []}, {"windows": [-5]}):
+    changes = ({"blocks": 0}, {"blocks": 10**18}, {"drift": -1.0}, {"drift": 1e300}, {"ratios": [[0.0]]}, {"format": 1})
+    drafts = {"offered": 2.0, "starts": [0.1], "chances": [0.1]}
+    for change in (*changes, {"windows": []}, {"windows": [-5]}, {"drafts": drafts}):
         path.write_text(json.dumps({**told, **change}))
         refused(cli("simulate", "--machine", str(path)), "bad.json")
 

@@ -71,12 +71,23 @@ def test_a_streamed_chat_equals_the_whole_answer(served: Served) -> None:
     choice = whole.choices[0]
     assert choice.message.content
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == choice.message.content
-    assert len(chunks) == whole.usage.completion_tokens
+    assert len(chunks) <= whole.usage.completion_tokens
+    again = ask_without_drafts(served, messages)
+    assert again == [choice.message.content, whole.usage.completion_tokens]
     assert chunks[-1].choices[0].finish_reason == choice.finish_reason
     tokens = choice.logprobs.content
     assert len(tokens) == whole.usage.completion_tokens
     assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in tokens)
     assert bytes(byte for entry in tokens for byte in entry.bytes).decode().startswith(choice.message.content)
+
+
+def ask_without_drafts(served: Served, messages: list[dict[str, str]]) -> list[object]:
+    """The text, and in how many events it came: one per token."""
+    body = {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": 24}
+    body |= {"stream": True, "draft_tokens": 0}
+    answer = httpx.post(served.url + "/v1/chat/completions", json=body)
+    events = [json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:") and "{" in line]
+    return ["".join(event["choices"][0]["delta"].get("content", "") for event in events), len(events)]
 
 
 def test_tokens_and_back(served: Served) -> None:

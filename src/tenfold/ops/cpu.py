@@ -189,9 +189,9 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def new_model(
-    spec: ModelSpec, where: Placement, level: str, beside: _native.Model | None, *, shared: bool
+    spec: ModelSpec, where: Placement, level: str, beside: _native.Model | None = None, *, shared: bool = False
 ) -> _native.Model:
-    """A C++ model without weights yet."""
+    """A C++ model without weights yet, with the threads of one ``beside``, and its embedding where ``shared``."""
     try:
         return _native.Model(
             layers=spec.layers,
