@@ -132,11 +132,14 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
     key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.api_keys else ""
     body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
     info = ready.info
+    runs = f"{info.architecture}, {info.backend}, context {info.max_context} tokens"
+    if info.draft_model:
+        runs += f", draft model {info.draft_model}"
     # Where the command is not on the path (make serve), name the program that was started.
     command = "tenfold" if which("tenfold") or Path(sys.argv[0]).name != "tenfold" else sys.argv[0]
     typer.echo(
         f"""
-{server.names[0]} is served at {ready.url} ({info.architecture}, {info.backend}, context {info.max_context} tokens)
+{server.names[0]} is served at {ready.url} ({runs})
 
   try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
   chat:  {command} chat --url {ready.url}

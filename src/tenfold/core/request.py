@@ -121,6 +121,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     block_size: int  # tokens
     max_waiting: int  # sequences of one tenant that may wait together
+    draft_model: str = ""  # the one that drafts, if there is one
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

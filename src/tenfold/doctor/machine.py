@@ -87,7 +87,7 @@ def look_at_model(
     left = free - weights
     findings = []
     try:
-        tokens = pool_blocks(spec, config.kv_type, config.block_size, spec.max_context, config.kv_tokens, left)
+        tokens = pool_blocks((spec,), config.kv_type, config.block_size, spec.max_context, config.kv_tokens, left)
         tokens *= config.block_size
     except ConfigError as error:
         words = f"{spec.name} does not fit: its weights take {weights / 2**20:,.0f} MiB; {error}"

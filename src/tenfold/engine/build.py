@@ -57,7 +57,8 @@ def build_engine(config: EngineConfig) -> Engine:
         raise ConfigError(
             f"--max-context must be from 2 to {spec.max_context} for {spec.name}, got {config.max_context}"
         )
-    blocks = pool_blocks(spec, config.kv_type, config.block_size, wanted, config.kv_tokens, free_memory())
+    specs = (spec,) if drafts is None else (spec, drafts.ops.spec)
+    blocks = pool_blocks(specs, config.kv_type, config.block_size, wanted, config.kv_tokens, free_memory())
     max_context = min(wanted, blocks * config.block_size)
     clock = WallClock()
     laps = ClockedLaps(clock) if config.profile else NO_LAPS
@@ -115,6 +116,7 @@ def build_engine(config: EngineConfig) -> Engine:
         blocks=blocks,
         block_size=config.block_size,
         max_waiting=config.scheduler.most_together,
+        draft_model=draft_name,
     )
     return Engine(core, info, checkpoint)
 

@@ -1,5 +1,6 @@
 """How many KV blocks to have."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tenfold.core.config import KV_TYPES
@@ -33,13 +34,14 @@ def free_memory() -> int:
 
 
 def pool_blocks(
-    spec: ModelSpec, kv_type: str, block_size: int, max_context: int, kv_tokens: int | None, free: int
+    specs: Sequence[ModelSpec], kv_type: str, block_size: int, max_context: int, kv_tokens: int | None, free: int
 ) -> int:
     """Blocks of the KV pool: ``kv_tokens`` if given, else 65,536 tokens or two full contexts, within half of ``free``.
 
-    Raises ConfigError where memory does not suffice.
+    Each block holds keys and values of all ``specs``: a model's, and its draft model's. Raises ConfigError where memory
+    does not suffice.
     """
-    per_token = token_bytes(spec, kv_type)
+    per_token = sum(token_bytes(spec, kv_type) for spec in specs)
     fits = int(free * _SHARE) // per_token
     if kv_tokens is None:
         kv_tokens = min(max(_DEFAULT_TOKENS, 2 * max_context), fits)
