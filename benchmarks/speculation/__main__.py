@@ -1,11 +1,11 @@
 """Speculation beside none, and beside always four tokens: ``python -m benchmarks.speculation``.
 
-The same requests of each kind of work, so many at a time, in turn on three engines in this process: ``off``, ``auto``,
-and ``fixed`` with four drafted tokens. All three must give the same tokens. Prints, by kind and number at a time, the
-medians over the rounds of the ratios to ``off``: of output tokens per second of the whole run, and of the requests'
-seconds per output token (TPOT), at the median and the 95th percentile. Drafts come from each request's own text, and
-from the draft model if ``--draft-model`` names one; ``--kept`` lets them come from finished ones, too. Prompts are not
-shared, so that each round is as the first.
+The same requests of each kind of work, so many at a time, by three schedulers over one model in this process: ``off``,
+``auto``, and ``fixed`` with four drafted tokens. They take turns, request by request where there is one at a time. All
+must give the same tokens. Prints, by kind and number at a time, the medians over the rounds of the ratios to ``off``:
+of output tokens per second of the whole run, and of the requests' seconds per output token (TPOT), at the median and
+the 95th percentile. Drafts come from each request's own text, and from the draft model if ``--draft-model`` names one;
+``--kept`` lets them come from finished ones, too. Prompts are not shared, so that each round is as the first.
 """
 
 import argparse
@@ -13,20 +13,31 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speculation.work import KINDS, Ask, asks
+from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import WallClock
-from tenfold.core.config import DEFAULT_MODEL, EngineConfig, SchedulerConfig, SpeculationConfig
+from tenfold.core.config import DEFAULT_MODEL, CacheConfig, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.request import EngineRequest, Timeline
 from tenfold.core.sampling import SamplingParams
-from tenfold.engine.build import Engine, build_engine
+from tenfold.cost.estimate import StepCost
+from tenfold.cost.shape import Attention
+from tenfold.engine.build import make_draft_model, make_ops, proposers_of
+from tenfold.engine.calibration import Calibration
+from tenfold.engine.core import EngineCore
+from tenfold.exec.runner import ModelRunner
 from tenfold.model.chat import require_template
+from tenfold.model.checkpoint import load_checkpoint
+from tenfold.model.store import resolve
+from tenfold.sched.scheduler import Scheduler
 
 MODES = ("off", "auto", "fixed")
 FIXED = 4
+BLOCK, BLOCKS = 16, 2048
 AT_A_TIME = (1, 2, 4, 8, 16, 32)
 Ids = tuple[int, ...]
 
@@ -39,6 +50,13 @@ class Run:
     tokens: dict[int, Ids] = field(default_factory=dict)
     times: dict[int, tuple[float, float]] = field(default_factory=dict)  # of the first token and the last
     lines: list[Timeline] = field(default_factory=list)
+
+    def add(self, other: "Run", offset: int) -> None:
+        """Those of another run, numbered from ``offset`` on, come after these."""
+        self.seconds += other.seconds
+        self.tokens |= {offset + number: tokens for number, tokens in other.tokens.items()}
+        self.times |= {offset + number: times for number, times in other.times.items()}
+        self.lines += other.lines
 
     @property
     def rate(self) -> float:
@@ -61,26 +79,66 @@ class Run:
         return found[min(len(found) - 1, int(part * len(found)))]
 
 
-def engine_of(mode: str, told: argparse.Namespace) -> Engine:
-    """An engine that has measured its steps."""
-    drafts = FIXED if mode == "fixed" else told.draft_tokens
-    speculation = SpeculationConfig(mode=mode, draft_tokens=drafts, kept=told.kept)
-    config = EngineConfig(
-        model=told.model,
-        kv_type=told.kv,
-        prefix_sharing=False,
-        draft_model=told.draft_model if mode == "auto" else "off",
-        scheduler=SchedulerConfig(speculation=speculation),
-    )
-    engine = build_engine(config)
-    while engine.core.calibrating:
-        engine.core.calibrate()
-    return engine
+class Bench:
+    """One model, and a scheduler of its own for each mode over it: the same weights and KV memory for all."""
+
+    def __init__(self, told: argparse.Namespace, modes: Sequence[str]) -> None:
+        config = EngineConfig(model=told.model, kv_type=told.kv, draft_model=told.draft_model)
+        self.checkpoint = load_checkpoint(resolve(told.model))
+        ops = make_ops(config, self.checkpoint)
+        self.backend, spec = ops.describe(), self.checkpoint.spec
+        draft = make_draft_model(config, self.checkpoint, ops)
+        self._runner = ModelRunner(ops, BLOCKS, BLOCK, draft_model=draft)
+        self._clock, self._attention = WallClock(), Attention(spec.windows)
+        cost, cache = StepCost(), CacheManager(CacheConfig(BLOCKS, BLOCK))
+        calibration = Calibration(
+            cache,
+            self._runner,
+            cost,
+            self._attention,
+            self._clock,
+            SchedulerConfig(),
+            spec.max_context,
+            draft_model=draft is not None,
+        )
+        while not calibration.done:
+            calibration.step()
+        self.cores = {}
+        for mode in modes:
+            drafts = FIXED if mode == "fixed" else told.draft_tokens
+            limits = SchedulerConfig(speculation=SpeculationConfig(mode=mode, draft_tokens=drafts, kept=told.kept))
+            cache = CacheManager(CacheConfig(BLOCKS, BLOCK, prefix_sharing=False))
+            asks_it = draft is not None and mode == "auto"
+            scheduler = Scheduler(
+                limits,
+                cache,
+                StepCost(cost.fit),
+                self._attention,
+                proposers_of(limits.speculation),
+                draft_model=asks_it,
+            )
+            self.cores[mode] = EngineCore(
+                scheduler,
+                cache,
+                self._runner,
+                self.checkpoint.vocabulary(),
+                self._clock,
+                spec.max_context,
+                spec.vocab,
+            )
+
+    def encoded(self, wanted: list[Ask]) -> list[tuple[Ids, Ask]]:
+        """Each as a chat of one message."""
+        template = require_template(self.checkpoint.chat_template, self.checkpoint.name)
+        tokenizer = self.checkpoint.tokenizer()
+        texts = [template.render([{"role": "user", "content": ask.text}]) for ask in wanted]
+        ids = [tuple(tokenizer.encode(text, add_special=False)) for text in texts]
+        return list(zip(ids, wanted, strict=True))
 
 
-def serve(engine: Engine, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Run:
+def serve(core: EngineCore, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Run:
     """All of ``wanted``, so many at a time."""
-    run, core, clock = Run(), engine.core, WallClock()
+    run, clock = Run(), WallClock()
     left = list(enumerate(wanted))
     active: set[str] = set()
     began = time.perf_counter()
@@ -102,28 +160,22 @@ def serve(engine: Engine, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Run:
     return run
 
 
-def encoded(engine: Engine, wanted: list[Ask]) -> list[tuple[Ids, Ask]]:
-    """Each as a chat of one message."""
-    template = require_template(engine.checkpoint.chat_template, engine.info.model)
-    tokenizer = engine.checkpoint.tokenizer()
-    texts = [template.render([{"role": "user", "content": ask.text}]) for ask in wanted]
-    ids = [tuple(tokenizer.encode(text, add_special=False)) for text in texts]
-    return list(zip(ids, wanted, strict=True))
-
-
-def cell(engines: dict[str, Engine], kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
+def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
     """One kind of work, so many at a time: the medians of all rounds, by mode."""
-    count = told.requests if at_a_time == 1 else max(2 * at_a_time, told.requests)
-    wanted = encoded(engines["off"], asks(kind, count, told.tokens))
-    runs: dict[str, list[Run]] = {mode: [] for mode in engines}
+    count = max(told.requests, min(2 * at_a_time, 32))
+    wanted = bench.encoded(asks(kind, count, told.tokens))
+    parts = [[one] for one in wanted] if at_a_time == 1 else [wanted]
+    cores = bench.cores
+    runs: dict[str, list[Run]] = {mode: [] for mode in cores}
     for turn in range(told.rounds):
-        order = list(engines) if turn % 2 == 0 else list(reversed(engines))
-        for mode in order:
-            if mode == "fixed" and turn >= told.fixed_rounds:
-                continue
-            runs[mode].append(serve(engines[mode], wanted, at_a_time))
+        modes = [mode for mode in cores if mode != "fixed" or turn < told.fixed_rounds]
+        for mode in modes:
+            runs[mode].append(Run())
+        for number, part in enumerate(parts):
+            for mode in modes if (turn + number) % 2 == 0 else reversed(modes):
+                runs[mode][-1].add(serve(cores[mode], part, at_a_time), number)
         plain = runs["off"][-1].tokens
-        for mode in engines:
+        for mode in cores:
             if runs[mode] and len(runs[mode]) > turn and runs[mode][-1].tokens != plain:
                 raise SystemExit(f"{kind}, {at_a_time} at a time: {mode} gives other tokens than off")
     found: dict[str, Any] = {"kind": kind, "at_a_time": at_a_time, "requests": count}
@@ -213,14 +265,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     told = parser.parse_args()
-    engines = {mode: engine_of(mode, told) for mode in MODES if mode != "fixed" or told.fixed_rounds}
-    print(f"{engines['auto'].info.model}, {engines['auto'].info.backend}; {told.rounds} rounds; ratios to off\n")
+    bench = Bench(told, [mode for mode in MODES if mode != "fixed" or told.fixed_rounds])
+    print(f"{bench.checkpoint.name}, {bench.backend}; {told.rounds} rounds; ratios to off\n")
     print(_HEAD)
     print("|---" * 10 + "|", flush=True)
     cells = []
     for at_a_time in map(int, told.at_a_time.split(",")):
         for kind in told.kinds.split(","):
-            cells.append(cell(engines, kind, at_a_time, told))
+            cells.append(cell(bench, kind, at_a_time, told))
             print(line(cells[-1]), flush=True)
     if told.json is not None:
         told.json.write_text(json.dumps(cells, indent=1))

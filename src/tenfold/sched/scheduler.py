@@ -277,10 +277,9 @@ class Scheduler:
         lost = self._decode(decoding, step)
         decode = budget.predicted if step.slices else 0.0
         load.decode = self._with_resting(step) if step.resting else decode
-        limit = self._seconds(decode, now)
+        limit = self._seconds(decode, now) if mixed or self._queue or self.speculation is not None else None
         if self.speculation is not None and not lost:
-            self.speculation.draft(step, limit)
-            decode = budget.predicted if step.slices else 0.0
+            decode = self.speculation.draft(step, decode, limit)
         if mixed or lost:
             step.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
         load.full = load.capped = closed = self._places.closed_until(now) > now

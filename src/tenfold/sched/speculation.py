@@ -31,6 +31,7 @@ _FAIR = 4.0  # power of a sequence's time so far, relative to what it would be w
 _EVEN = 16  # tokens without gain that each is counted as having had
 _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
+_MARGIN = 1.3  # times its price, what a token has to bring: after a step of many rows the next ones are slower, too
 _PROBED = 16  # steps for which no draft seems to pay, until one token is tried all the same; twice as many after each
 _SELDOM = 512  # that was wrong, up to so many
 
@@ -105,15 +106,15 @@ class Speculation:
         texts = len(self._proposers)
         return self._counts.profile([known for (source, _), known in self._known.items() if source < texts])
 
-    def draft(self, step: Assembly, limit: float | None) -> None:
-        """Add drafts to a step that holds decode, and nothing else. It is to take no longer than ``limit`` seconds."""
+    def draft(self, step: Assembly, plain: float, limit: float | None) -> float:
+        """Add drafts to a step that holds decode, and nothing else, and takes ``plain`` seconds as it is. It is to take
+        no longer than ``limit`` seconds. Returns how long it takes then."""
         budget = step.budget
-        plain = budget.predicted
         self._step = _Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
         sequences = step.decoding
         room = budget.tokens // 2  # prompts need some, too
         if not sequences or room <= 0 or plain <= 0:
-            return
+            return plain
         fixed = self._config.mode == "fixed"
         row, key = self._cost.draft(budget.shape.rows)
         least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
@@ -136,7 +137,7 @@ class Speculation:
                 if offer is not None:
                     offers.remove(offer)
         if not offers:
-            return
+            return plain
         if fixed:
             for offer in offers:
                 offer.taken = len(offer.chances)
@@ -151,6 +152,7 @@ class Speculation:
                 tokens = offer.proposal.tokens[: offer.taken]
                 step.draft(sequence, tokens, 0 if tokens else offer.taken, self._cache.blocks(sequence.id))
         self._step.seconds = budget.predicted
+        return self._step.seconds
 
     def learn(self, sequence: Sequence, held: int, used: int) -> None:
         """Of what was drafted for a sequence so many tokens were right, and in all it got ``used`` from the step.
@@ -269,7 +271,9 @@ class Speculation:
             offer = offers[which]
             weight = weights[offer.sequence.id]
             gain = weight * offer.gain
-            if gain * seconds <= offer.each * (total - gain) or (limit is not None and seconds + offer.each > limit):
+            if gain * seconds <= _MARGIN * offer.each * (total - gain) or (
+                limit is not None and seconds + offer.each > limit
+            ):
                 break
             total -= gain
             seconds += offer.each
