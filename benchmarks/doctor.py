@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.slo.harness import table
+from benchmarks.speculation.work import asks
 from tenfold.bench.http_target import HttpTarget
 from tenfold.bench.load import Load, at_random, closed, run_load
 from tenfold.bench.workload import Work
@@ -43,6 +44,14 @@ def prompts_only(count: int, rate: float) -> Load:
     return Load("prompts", work, made.warm, made.seed, times=made.times)
 
 
+def free_text(count: int, users: int) -> Load:
+    """Chats about one thing and another: what is drafted from text is seldom right."""
+    made = closed("chat", count, users)
+    asked = asks("chat", count)
+    work = tuple(Work("chat", f"{ask.text}\n", 100) for ask in asked)
+    return Load("free text", work, made.warm, made.seed, users=users)
+
+
 SCENARIOS = (
     Scenario(
         "we quantized and latency barely improved (prompts, --weights int4)",
@@ -57,6 +66,20 @@ SCENARIOS = (
         at_random("mixed", 60, 2.0),
         expected="interference",
         beside=("capacity", "queueing"),
+    ),
+    Scenario(
+        "speculation should always help (--speculation fixed --draft-tokens 8)",
+        ("--speculation", "fixed", "--draft-tokens", "8"),
+        free_text(160, 16),
+        expected="speculation",
+        beside=("interference", "capacity", "machine"),
+    ),
+    Scenario(
+        "healthy: the same with --speculation auto",
+        ("--speculation", "auto"),
+        free_text(160, 16),
+        told="healthy",
+        beside=("machine",),
     ),
     Scenario("healthy: few chats", ("--slo", "ttft=1s,tpot=50ms"), at_random("chat", 40, 1.5), told="healthy"),
     Scenario(

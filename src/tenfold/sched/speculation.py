@@ -32,6 +32,7 @@ _EVEN = 16  # tokens without gain that each is counted as having had
 _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
 _MARGIN = 1.3  # times its price, what a token has to bring: after a step of many rows the next ones are slower, too
+_HOPE = 0.75  # steps per token that a token can save at most: half of one, for a sequence that weighs more than others
 _PROBED = 16  # steps for which no draft seems to pay, until one token is tried all the same; twice as many after each
 _SELDOM = 512  # that was wrong, up to so many
 
@@ -117,6 +118,13 @@ class Speculation:
             return plain
         fixed = self._config.mode == "fixed"
         row, key = self._cost.draft(budget.shape.rows)
+        if (
+            not fixed
+            and _HOPE * plain <= _MARGIN * row * (len(sequences) - _HOPE)
+            and self._passed + 1 < self._patience
+        ):
+            self._passed += 1  # not even a sure token would pay: nobody need look for one
+            return plain
         least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
         token = plain / len(sequences)  # seconds
         offers, others = [], []
