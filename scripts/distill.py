@@ -2,8 +2,8 @@
 
 The target answers prompts made here and tells its 20 best log-probabilities at every position; a Llama of two layers
 learns them, over the target's own embedding and, as its head, the embedding's rows of the 8,192 tokens that came most
-often. Where it is to end up, that file holds the layers, the last norm and ``draft_vocab``. Answers are kept
-beside it, so that a run that was cut off goes on, and another one with other settings begins with them.
+often. The file holds the layers, the last norm and ``draft_vocab``. Answers are kept beside it: another run with other
+settings begins with them.
 """
 
 import argparse
@@ -41,6 +41,7 @@ FORMAT = "tenfold-draft-1"
 VOCABULARY = 8192
 CONTEXT = 1024
 TOGETHER = 64  # sequences that the target answers at a time
+LONGEST_STEP = 15.0  # seconds; beyond that the process was paused
 PARTS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "q",
@@ -557,11 +558,10 @@ def train(draft: Draft, answers: Sequence[Answer], recipe: Recipe, seed: int) ->
     vectors = [tensor for tensor in draft.parameters.values() if tensor.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), fused=True)
-    started = time.monotonic()
-    loss_sum, seen, positions = 0.0, 0, 0
+    spent, loss_sum, seen, positions = 0.0, 0.0, 0, 0
     for step, part in enumerate(plan):
-        elapsed = time.monotonic() - started
-        done = max(step / len(plan), elapsed / (recipe.minutes * 60))
+        began = time.monotonic()
+        done = max(step / len(plan), spent / (recipe.minutes * 60))
         if done >= 1:
             break
         for group in optimizer.param_groups:
@@ -574,8 +574,9 @@ def train(draft: Draft, answers: Sequence[Answer], recipe: Recipe, seed: int) ->
         torch.nn.utils.clip_grad_norm_([*matrices, *vectors], 1.0)
         optimizer.step()
         loss_sum, seen, positions = loss_sum + loss.item(), seen + 1, positions + len(batch.at)
+        spent += min(time.monotonic() - began, LONGEST_STEP)
         if seen == 50:
-            rate = positions / (time.monotonic() - started)
+            rate = positions / spent
             print(
                 f"  {done:4.0%}  step {step + 1} of {len(plan)}  loss {loss_sum / seen:.3f}  {rate:.0f}/s", flush=True
             )
@@ -685,7 +686,7 @@ def main() -> None:
     """Generate, train, measure, save."""
     parser = argparse.ArgumentParser(description="Distil the draft model of smollm2-135m.")
     parser.add_argument("--out", type=Path, help="the file to write; default: where the engine looks for it")
-    parser.add_argument("--tokens", type=int, default=640_000, help="of answers to train on")
+    parser.add_argument("--tokens", type=int, default=480_000, help="of answers to train on")
     parser.add_argument("--minutes", type=float, default=Recipe().minutes, help="of training, at most")
     parser.add_argument("--epochs", type=float, default=Recipe().epochs, help="over the answers, at most")
     parser.add_argument("--rate", type=float, default=Recipe().rate, help="the highest learning rate")

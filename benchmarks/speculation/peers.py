@@ -6,7 +6,6 @@ The systems are those that ``python -m benchmarks.shootout install`` has put in 
 """
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
@@ -144,8 +143,11 @@ def main() -> int:
         if told.only and told.only not in name:
             continue
         cells = ["failed"] * len(kinds)
-        with contextlib.suppress(PeerError):
+        try:
             off, on = plain(wanted), drafting(wanted)
+        except (PeerError, subprocess.CalledProcessError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        else:
             for at in range(len(kinds)):
                 part = slice(at * told.requests, (at + 1) * told.requests)
                 before, after = speed(off[part]), speed(on[part])

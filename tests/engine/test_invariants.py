@@ -33,6 +33,18 @@ works = st.builds(
 )
 
 
+def play(rig: Rig, traffic: list[Work]) -> None:
+    """Each arrives, and is aborted, before its step; then all that is left comes to its end."""
+    for step in range(61):
+        for i, work in enumerate(traffic):
+            if work.arrive == step:
+                rig.submit(f"r{i}", work.prompt, max_tokens=work.max_tokens, seed=work.seed, n=work.n)
+            if work.abort == step:
+                rig.abort(f"r{i}")
+        rig.step()
+    rig.run()
+
+
 def alone(work: Work) -> list[tuple[int, ...]]:
     rig = Rig(blocks=64, sharing=False, max_step_tokens=64)
     rig.submit("x", work.prompt, max_tokens=work.max_tokens, seed=work.seed, n=work.n)
@@ -52,14 +64,7 @@ def test_output_depends_on_the_request_alone(
     traffic: list[Work], blocks: int, sharing: bool, max_running: int, extra: int
 ) -> None:
     rig = Rig(blocks, sharing=sharing, max_step_tokens=max_running + extra, max_running=max_running)
-    for step in range(61):
-        for i, work in enumerate(traffic):
-            if work.arrive == step:
-                rig.submit(f"r{i}", work.prompt, max_tokens=work.max_tokens, seed=work.seed, n=work.n)
-            if work.abort == step:
-                rig.abort(f"r{i}")
-        rig.step()
-    rig.run()
+    play(rig, traffic)
     for i, work in enumerate(traffic):
         expected = alone(work)
         for index in range(work.n):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tenfold.core.config import SchedulerConfig, SpeculationConfig
+from tenfold.core.errors import ConfigError
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.llm import LLM, Completion
 
@@ -23,6 +24,8 @@ PARAMS = [
 ]
 
 DRAFTING = SchedulerConfig(speculation=SpeculationConfig(mode="fixed", draft_tokens=5))
+
+BY_MODEL = SchedulerConfig(speculation=SpeculationConfig(mode="fixed", draft_tokens=3, kept=0))
 
 
 def requests() -> tuple[list[str], list[SamplingParams]]:
@@ -68,6 +71,22 @@ def test_bits_do_not_depend_on_company(
     if options.get("scheduler") is DRAFTING:
         assert 0 < sum(stats.accepted_tokens_total.values()) < sum(stats.draft_tokens_total.values())
     assert stats.blocks_held == 0
+
+
+def test_a_model_that_drafts_for_itself_is_always_right(smollm2_path: Path, alone: list[object]) -> None:
+    """``--draft-model`` takes any model of the same vocabulary."""
+    llm = LLM(str(smollm2_path), kv_tokens=4096, draft_model=str(smollm2_path), scheduler=BY_MODEL)
+    prompts, params = requests()
+    assert content(llm.generate(prompts[:3], params[:3])) == alone[:3]
+    stats = llm.stats()
+    assert stats.draft_tokens_total["model"] > 50
+    # But for penalties, which the draft does not know of.
+    assert stats.accepted_tokens_total["model"] > 0.7 * stats.draft_tokens_total["model"]
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(smollm2_path: Path, gemma_path: Path) -> None:
+    with pytest.raises(ConfigError, match="same vocabulary"):
+        LLM(str(smollm2_path), kv_tokens=4096, draft_model=str(gemma_path))
 
 
 def test_samples_of_one_request_differ_and_repeat(smollm2_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tenfold.core.config import SpeculationConfig
 from tenfold.spec.proposer import Proposal
-from tests.engine.test_invariants import Work, alone, works
+from tests.engine.test_invariants import Work, alone, play, works
 from tests.helpers.engines import EOS, VOCAB, Rig, next_token
 
 FIXED = SpeculationConfig(mode="fixed", draft_tokens=4)
@@ -71,14 +71,7 @@ def test_output_is_the_same_with_and_without(
         max_running=max_running,
         speculation=speculation,
     )
-    for step in range(61):
-        for i, work in enumerate(traffic):
-            if work.arrive == step:
-                rig.submit(f"r{i}", work.prompt, max_tokens=work.max_tokens, seed=work.seed, n=work.n)
-            if work.abort == step:
-                rig.abort(f"r{i}")
-        rig.step()
-    rig.run()
+    play(rig, traffic)
     names = [f"r{i}" if index == 0 else f"r{i}/{index}" for i, work in enumerate(traffic) for index in range(work.n)]
     assert sorted(oracle.ended) == sorted(names)
     for i, work in enumerate(traffic):

@@ -100,7 +100,15 @@ class FakeEngine:
         if self.stats_error is not None:
             raise self.stats_error
         return EngineStats(
-            steps_total=5, running=self.open, blocks=64, blocks_free=60, blocks_held=4, finished_total={"stop": 2}
+            steps_total=5,
+            running=self.open,
+            blocks=64,
+            blocks_free=60,
+            blocks_held=4,
+            finished_total={"stop": 2},
+            draft_tokens_total={"lookup": 9},
+            accepted_tokens_total={"lookup": 7},
+            draft_seconds_total=0.25,
         )
 
     async def inspect(self, steps: int = 0) -> Inspection:

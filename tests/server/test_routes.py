@@ -129,6 +129,9 @@ def test_metrics_of_a_stream(live: Callable[..., Any]) -> None:
         'tenfold_engine_state{state="stuck"} 0.0',
         "tenfold_engine_restarts_total 1.0",
         'tenfold_engine_finished_total{finished_reason="stop"} 2.0',
+        'tenfold_spec_decode_num_draft_tokens_total{proposer="lookup"} 9.0',
+        'tenfold_spec_decode_num_accepted_tokens_total{proposer="lookup"} 7.0',
+        'tenfold_spec_decode_seconds_total{kind="spent"} 0.25',
     ):
         assert line in text.splitlines(), line
 

@@ -12,7 +12,7 @@ from tenfold.cost.shape import Attention, StepShape, shape_of
 from tenfold.exec.executor import Executor
 
 _LONGEST = 0.25  # seconds: a step expected to take longer is not made, for a request may come in meanwhile
-_BUDGET = 4.0  # seconds of all steps
+_BUDGET = 4.0  # seconds of all measured steps
 _CHUNKS = (16, 32, 64, 128, 256)  # that the first, long sequence is computed in
 _SHORT = 32  # tokens that all others begin with
 _MOST = 64  # sequences

@@ -46,7 +46,7 @@ class _Text:
         del self.tokens[part.start :]
         self.tokens += part.tokens
         self.computed = min(self.computed, part.start)
-        if self.computed and part.blocks[: len(self.blocks)] != self.blocks:
+        if self.computed and part.blocks is not self.blocks and part.blocks[: len(self.blocks)] != self.blocks:
             self.computed = 0
         self.blocks = part.blocks
 

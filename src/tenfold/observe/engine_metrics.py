@@ -98,21 +98,17 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
         ),
     ):
         yield CounterMetricFamily(f"tenfold_{name}", text, value=value)
-    for name, text, counts in (
-        ("num_preemptions", "Sequences that lost their place, by reason", stats.preemptions_total),
-        ("requests_refused", "Requests answered with 429, by reason", stats.refused_total),
+    drafted, accepted = stats.draft_tokens_total, stats.accepted_tokens_total
+    for name, text, label, counts in (
+        ("num_preemptions", "Sequences that lost their place, by reason", "reason", stats.preemptions_total),
+        ("requests_refused", "Requests answered with 429, by reason", "reason", stats.refused_total),
+        ("engine_finished", "Samples ended in the engine, by reason", "finished_reason", stats.finished_total),
+        ("spec_decode_num_draft_tokens", "Tokens drafted, by who proposed them", "proposer", drafted),
+        ("spec_decode_num_accepted_tokens", "Drafted tokens that were right, likewise", "proposer", accepted),
     ):
-        family = CounterMetricFamily(f"tenfold_{name}", text, labels=("reason",))
-        for reason, count in counts.items():
-            family.add_metric((reason,), count)
-        yield family
-    for name, text, counts in (
-        ("draft_tokens", "Tokens drafted, by who proposed them", stats.draft_tokens_total),
-        ("accepted_tokens", "Drafted tokens that were right, by who proposed them", stats.accepted_tokens_total),
-    ):
-        family = CounterMetricFamily(f"tenfold_spec_decode_num_{name}", text, labels=("proposer",))
-        for proposer, count in counts.items():
-            family.add_metric((proposer,), count)
+        family = CounterMetricFamily(f"tenfold_{name}", text, labels=(label,))
+        for one, count in counts.items():
+            family.add_metric((one,), count)
         yield family
     seconds = CounterMetricFamily(
         "tenfold_spec_decode_seconds",
@@ -122,12 +118,6 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
     seconds.add_metric(("spent",), stats.draft_seconds_total)
     seconds.add_metric(("saved",), stats.saved_seconds_total)
     yield seconds
-    finished = CounterMetricFamily(
-        "tenfold_engine_finished", "Samples ended in the engine, by reason", labels=("finished_reason",)
-    )
-    for reason, count in stats.finished_total.items():
-        finished.add_metric((reason,), count)
-    yield finished
 
 
 def _bill(stats: EngineStats, price: float | None) -> Iterator[Metric]:

@@ -14,7 +14,6 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence as Many
 from dataclasses import replace
@@ -34,6 +33,7 @@ from tenfold.sched.bill import Bill
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.coasting import Coasting
 from tenfold.sched.forecast import Forecast, Load
+from tenfold.sched.pace import Pace
 from tenfold.sched.places import Places
 from tenfold.sched.prefill import Prefill
 from tenfold.sched.queue import WaitingQueue
@@ -50,8 +50,6 @@ from tenfold.sched.speculation import Speculation
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 from tenfold.spec.proposer import Proposer
 
-_AIM = 0.96  # of a TPOT bound: predictions are not exact
-_CARRIED = 2.0  # of what a sequence is ahead of its bound, a step may use so many times the bound
 _RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 
 
@@ -87,6 +85,7 @@ class Scheduler:
         )
         self._prefill = Prefill(config.policy, cache, self._queue, self._tenants, self._places, self._load)
         self._running = self._places.running
+        self._pace = Pace(config.policy, self._load, self._running)
         self.speculation: Speculation | None = None
         if (proposers or draft_model) and config.speculation.mode != "off":
             self.speculation = Speculation(config.speculation, proposers, self.cost, cache, model=draft_model)
@@ -277,7 +276,7 @@ class Scheduler:
         lost = self._decode(decoding, step)
         decode = budget.predicted if step.slices else 0.0
         load.decode = self._with_resting(step) if step.resting else decode
-        limit = self._seconds(decode, now) if mixed or self._queue or self.speculation is not None else None
+        limit = self._pace.seconds(decode, now) if mixed or self._queue or self.speculation is not None else None
         if self.speculation is not None and not lost:
             decode = self.speculation.draft(step, decode, limit)
         if mixed or lost:
@@ -397,36 +396,6 @@ class Scheduler:
             step.put(sequence, 1, self._cache.blocks(sequence.id))
             step.decoding.append(sequence)
         return lost
-
-    def _seconds(self, decode: float, now: float) -> float | None:
-        """How long the step may last so that no sequence in decode misses its bound; None: there is none.
-
-        A next token is due when as many bounds as there are tokens have passed since the first one. A sequence that is
-        too late even if nothing but decode (``decode`` seconds) is done holds nobody up, beyond the bound itself; and
-        some time is always prefill's.
-        """
-        limit, tightest, least_share = math.inf, math.inf, self._policy.least_share
-        for s in self._running:
-            bound = s.slo.tpot
-            if bound is None or 2 * bound <= decode:
-                continue  # nothing that could be done now would keep it
-            if bound < tightest:
-                tightest = bound
-            if s.first_token is None or s.computed != len(s.tokens) - 1:
-                continue
-            bound *= _AIM
-            left = s.first_token + bound * (len(s.tokens) - s.prompt) - now
-            if left >= limit <= _CARRIED * bound:
-                continue  # the most frequent case: there is one that has less
-            if left < decode:
-                left = decode + bound if bound <= decode else max(left, bound)
-            limit = min(limit, max(min(left, _CARRIED * bound), decode + least_share * max(bound, decode)))
-        self._load.tightest = tightest if tightest < math.inf else None
-        if limit < math.inf:
-            return limit
-        if self._policy.stretch is not None and decode > 0 and not self._by_arrival:
-            return self._policy.stretch * decode
-        return None
 
     def _advance(self, sequence: Sequence, count: int, pending: int, now: float) -> float:
         """It has ``count`` more tokens in memory, of ``pending`` that it lacked. Returns how much timely work that was,

@@ -30,6 +30,7 @@ _FADES = 0.95  # of what is known of its luck, what each further token leaves
 _FAIR = 4.0  # power of a sequence's time so far, relative to what it would be without drafts, that it weighs with
 _EVEN = 16  # tokens without gain that each is counted as having had
 _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones are not looked at
+_ENOUGH = 1.0  # tokens that a draft from text brings on net: the draft model is not asked besides
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
 _MARGIN = 1.3  # times its price, what a token has to bring: after a step of many rows the next ones are slower, too
 _HOPE = 0.75  # steps per token that a token can save at most: half of one, for a sequence that weighs more than others
@@ -103,7 +104,7 @@ class Speculation:
 
     @property
     def profile(self) -> DraftProfile | None:
-        """How drafts from text fare under the load of late."""
+        """How drafts from text have fared so far; chances are those of late."""
         texts = len(self._proposers)
         return self._counts.profile([known for (source, _), known in self._known.items() if source < texts])
 
@@ -132,7 +133,7 @@ class Speculation:
             offer = self._offer(s, row + key * len(s.tokens), token, least)
             if offer is not None:
                 offers.append(offer)
-            if self._model and (offer is None or offer.net < _SURE):
+            if self._model and (offer is None or offer.net < _ENOUGH):
                 others.append((s, offer))
         if others:
             each, each_pass = self._cost.asked()
@@ -183,7 +184,7 @@ class Speculation:
         self.accepted[name] += accepted
         self.saved += accepted * step.plain / step.decoding
         if self._probed == sequence.id:
-            self._probed, self._patience = None, _PROBED if held else min(2 * self._patience, _SELDOM)
+            self._patience = _PROBED if held else min(2 * self._patience, _SELDOM)
         known = self._acceptance(offer.source, sequence)
         for at in range(min(held + 1, offer.taken)):
             right = at < held
@@ -200,7 +201,7 @@ class Speculation:
     def close_step(self) -> None:
         """All of the step's sequences have been learned from."""
         self.spent += self._step.seconds - self._step.plain
-        self._step = _Drafted()
+        self._step, self._probed = _Drafted(), None
 
     def _most(self, sequence: Sequence) -> int:
         left = sequence.submission.max_length - len(sequence.tokens) - 1
@@ -294,10 +295,11 @@ class Speculation:
         if not taken:
             self._passed += 1
             if self._passed >= self._patience:
-                self._passed = 0
-                probed = max(offers, key=lambda offer: -offer.sequence.drafting.drafted)
-                probed.take()
-                self._probed = probed.sequence.id
+                probed = min(offers, key=lambda offer: offer.sequence.drafting.drafted)
+                if limit is None or plain + probed.each <= limit:
+                    self._passed = 0
+                    probed.take()
+                    self._probed = probed.sequence.id
 
     def _places(self, sequence: Sequence, wanted: int) -> int:
         """For how many drafted tokens there is room in KV memory, without taking what others may need."""

@@ -37,9 +37,10 @@ class FinishedTexts:
 
     def end(self, sequence: str, tokens: Sequence[int], salt: str, *, finished: bool) -> None:
         """Keep a text that came to its own end; the oldest go where there is no room."""
-        text = array("i", tokens[-min(_LONGEST, self._capacity) :] if self._capacity else ())
-        if not finished or len(text) < _LEAST:
+        most = min(_LONGEST, self._capacity)
+        if not finished or min(len(tokens), most) < _LEAST:
             return
+        text = array("i", tokens[-most:])
         self._shelves.setdefault(salt, _Shelf()).add(text)
         self._order.append(salt)
         self.tokens += len(text)
