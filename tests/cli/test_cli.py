@@ -34,6 +34,20 @@ def refused(result: Result, says: str, code: int = 2) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (("serve", "--port", "x"), "'--port'"),
+        (("srve",), "Did you mean 'serve'?"),
+        (("bench", "--nonsense"), "tenfold bench -h"),
+        (("bench", "compare"), "'before'"),
+        (("doctor", "of", "mine"), "extra argument"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(cli: Cli, line: tuple[str, ...], says: str) -> None:
+    refused(cli(*line), says)
+
+
+@pytest.mark.parametrize(
     "command", ["serve", "chat", "generate", "pull", "bench", "profile", "simulate", "plan", "tune", "doctor"]
 )
 def test_help_teaches_by_example(cli: Cli, command: str) -> None:

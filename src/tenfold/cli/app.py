@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tenfold.cli.guard import guarded
+from tenfold.cli.guard import Program, guarded
 
 # Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it.
 COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile", "simulate", "plan", "tune", "doctor")
@@ -16,6 +16,7 @@ def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:
     """The program with these commands; only their modules are imported."""
     app = typer.Typer(
         name="tenfold",
+        cls=Program,
         help="Serve, run and measure language models on this machine. Start with `tenfold serve` or `tenfold chat`.",
         no_args_is_help=True,
         add_completion=False,

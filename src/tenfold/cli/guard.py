@@ -3,10 +3,11 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from tenfold.core.errors import TenfoldError
 
@@ -16,6 +17,40 @@ R = TypeVar("R")
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "TENFOLD_DEBUG"  # set to see tracebacks
+
+# typer carries a click of its own or uses the installed one, by version: these are what its errors derive from
+_UsageError: type[Exception]
+_ClickError: type[Exception]
+_UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
+
+
+class Program(TyperGroup):
+    """The commands' group, which tells what is wrong with a command line in one line as well."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        try:
+            # the value is an exit code where a command ended by one
+            value = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except _ClickError as error:
+            context = getattr(error, "ctx", None)
+            message = str(error.format_message())  # type: ignore[attr-defined]
+            if context is not None and isinstance(error, _UsageError):
+                message += f" (see: {context.command_path} -h)"
+            complain(message)
+            sys.exit(USER_ERROR)
+        except typer.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(value if isinstance(value, int) else 0)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
