@@ -36,8 +36,10 @@ class Ahead {
     const char* at = static_cast<const char*>(place);
     parts_[count_++] = {at, at + bytes};
   }
+  // Pass `pass` of `passes` over a tile fetches its share.
+  void begin(int pass, int passes) { last_ = count_ * (pass + 1) / passes; }
   inline void fetch(int lines) {
-    for (; lines > 0 && part_ < count_; --lines) {
+    for (; lines > 0 && part_ < last_; --lines) {
       Part& part = parts_[part_];
       __builtin_prefetch(part.at, 0, 2);
       part.at += 64;
@@ -50,7 +52,7 @@ class Ahead {
     const char *at, *end;
   };
   Part parts_[4 * kGroups];
-  int count_ = 0, part_ = 0;
+  int count_ = 0, part_ = 0, last_ = 0;
 };
 constexpr int kStepLines = 3;      // of a tile's lines, fetched per step of its products,
 constexpr int kSoftmaxLines = 12;  // and per query's softmax
@@ -327,12 +329,14 @@ struct Attention {
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
     }
-    Ahead ahead, none;
-    fetch_next(start, last_key, ahead);
     const int begin = first_row * heads, end = last_row * heads;
-    for (int i = begin, count; i < end; i += count) {
+    const int passes = (end - begin + KV::kQueries - 1) / KV::kQueries;
+    Ahead ahead;
+    fetch_next(start, last_key, ahead);
+    for (int i = begin, pass = 0, count; i < end; i += count) {
       count = KV::take(end - i);
-      block(t, i, count, i == begin ? ahead : none);
+      ahead.begin(min_of(pass++, passes - 1), passes);
+      block(t, i, count, ahead);
     }
   }
 
@@ -383,13 +387,11 @@ struct Attention {
 
 }  // namespace
 
-void store_kv(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v) {
-  for (int h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
-    if (kv.type == KvType::bf16) {
-      Bf16Kv::put(kv, block, h, slot, k, v);
-    } else {
-      Int8Kv::put(kv, block, h, slot, k, v);
-    }
+void store_kv(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
+  if (kv.type == KvType::bf16) {
+    Bf16Kv::put(kv, block, head, slot, k, v);
+  } else {
+    Int8Kv::put(kv, block, head, slot, k, v);
   }
 }
 

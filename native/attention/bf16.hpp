@@ -4,6 +4,9 @@ struct Bf16Kv {
   using Type = uint16_t;
   static constexpr int kBlock = kPairQueries;
   static constexpr int kWeightWords = kKeyTile / 2 * kPairWords;
+  // Vectors that a loaded pair of a query is multiplied with: loads bind where there are many queries.
+  template <int QUERIES, int COUNT>
+  static constexpr int kShared = QUERIES > 3 && COUNT % kPairsTogether == 0 ? kPairsTogether : 1;
   static constexpr uint16_t kInfinity = 0x7f80, kNan = 0x7fc0;
 
   static size_t query_words(const KvLayer& kv) { return static_cast<size_t>(kv.width) / 2 * kPairWords; }
@@ -41,11 +44,17 @@ struct Bf16Kv {
     for (int p = 0; p < pairs; ++p) {
       ahead.fetch(kStepLines);
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUPS; ++g) {
-        const Pairs k = load_pairs(keys[g] + 32 * p);
+      for (int g = 0; g < GROUPS; g += kShared<QUERIES, GROUPS>) {
+        Pairs k[kShared<QUERIES, GROUPS>];
+#pragma GCC unroll 2
+        for (int j = 0; j < kShared<QUERIES, GROUPS>; ++j) k[j] = load_pairs(keys[g + j] + 32 * p);
         const uint32_t* x = anew(q + p * kPairWords);
 #pragma GCC unroll 8
-        for (int i = 0; i < QUERIES; ++i) sum[i][g] = dot_pairs(sum[i][g], k, x + i * pairs * kPairWords);
+        for (int i = 0; i < QUERIES; ++i) {
+          const Pair pair = load_pair(x + i * pairs * kPairWords);
+#pragma GCC unroll 2
+          for (int j = 0; j < kShared<QUERIES, GROUPS>; ++j) sum[i][g + j] = dot_pairs(sum[i][g + j], k[j], pair);
+        }
       }
     }
 #pragma GCC unroll 8
@@ -75,11 +84,17 @@ struct Bf16Kv {
       const Type* v = values[p / 8] + at;
       ahead.fetch(kStepLines);
 #pragma GCC unroll 4
-      for (int w = 0; w < WIDTH; ++w) {
-        const Pairs x = load_pairs(v + 32 * w);
+      for (int w = 0; w < WIDTH; w += kShared<QUERIES, WIDTH>) {
+        Pairs x[kShared<QUERIES, WIDTH>];
+#pragma GCC unroll 2
+        for (int j = 0; j < kShared<QUERIES, WIDTH>; ++j) x[j] = load_pairs(v + 32 * (w + j));
         const uint32_t* weight = anew(weights + p * kPairWords);
 #pragma GCC unroll 8
-        for (int i = 0; i < QUERIES; ++i) acc[i][w] = dot_pairs(acc[i][w], x, weight + i * kWeightWords);
+        for (int i = 0; i < QUERIES; ++i) {
+          const Pair pair = load_pair(weight + i * kWeightWords);
+#pragma GCC unroll 2
+          for (int j = 0; j < kShared<QUERIES, WIDTH>; ++j) acc[i][w + j] = dot_pairs(acc[i][w + j], x[j], pair);
+        }
       }
     }
 #pragma GCC unroll 8

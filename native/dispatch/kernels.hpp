@@ -62,8 +62,8 @@ struct Kernels {
   void (*gate)(Activation kind, const float* gate, const float* up, int n, float* out);
   void (*softcap)(float* x, float cap, int n);
   void (*rope)(float* head, const float* cos, const float* sin, int half);
-  // One position's keys and values of all KV heads into its slot.
-  void (*store_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
+  // One position's key and value of a KV head into its slot.
+  void (*store_kv)(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v);
   int attend_queries;  // query vectors that attend likes to be given at once, so that loads of K and V serve many
   void (*attend)(const AttendItem& item);
   const char* (*attend_arithmetic)(const KvLayer& kv);  // likewise: f32, bf16, int8, amx-bf16

@@ -166,12 +166,17 @@ inline void in_passes(int rows, const F& f) {
   int r = 0;
   if constexpr (kRowBlock >= 8)
     for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>(), r);
-  for (; r + 4 <= rows; r += 4) f(std::integral_constant<int, 4>(), r);
-  if (r + 2 <= rows) {
-    f(std::integral_constant<int, 2>(), r);
-    r += 2;
+  for (; r + 4 <= rows && (kRowBlock < 8 || r + 4 == rows); r += 4) f(std::integral_constant<int, 4>(), r);
+  if constexpr (kRowBlock >= 8) switch (rows - r) {
+      case 7: return f(std::integral_constant<int, 7>(), r);
+      case 6: return f(std::integral_constant<int, 6>(), r);
+      case 5: return f(std::integral_constant<int, 5>(), r);
+    }
+  switch (rows - r) {
+    case 3: return f(std::integral_constant<int, 3>(), r);
+    case 2: return f(std::integral_constant<int, 2>(), r);
+    case 1: return f(std::integral_constant<int, 1>(), r);
   }
-  if (r < rows) f(std::integral_constant<int, 1>(), r);
 }
 
 // The turns of all passes.
@@ -394,11 +399,9 @@ int linear_rows(const Packed& w, int rows) {
   if (w.dense == Dense::none && w.group == kGroup && rows >= kTiledRows) return rows < kTiledChunk ? rows : kTiledChunk;
 #endif
   if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
-  const bool more_tiles = w.dense != Dense::none && rows < kRowBlock;  // see dense()
-  const int most = !more_tiles ? kRowBlock : (kDenseTiles > 1 ? 2 : 1);
-  for (int block = most; block > 1; block /= 2)
-    if (rows >= block) return block;
-  return 1;
+  if (w.dense == Dense::none) return rows < kRowBlock ? rows : kRowBlock;
+  if (rows >= kRowBlock) return kRowBlock;
+  return kDenseTiles > 1 && rows > 1 ? 2 : 1;
 }
 
 }  // namespace tenfold::TENFOLD_LEVEL

@@ -1,6 +1,7 @@
 // The ops of a forward pass. Work is cut into items for the pool in ways that never change a row's bits.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "model/model.hpp"
@@ -9,6 +10,7 @@
 namespace tenfold {
 namespace {
 
+constexpr int kOwnRows = 8;       // up to so many rows, each thread makes an op's input for itself
 constexpr int kFetchedRows = 64;  // up to so many rows, where their keys and values will go is fetched ahead
 constexpr int kRowChunk = 64;     // rows whose activations stay in cache while weights pass
 constexpr int kUnit = kGroup;     // columns of the gated activation made, and quantized, together
@@ -52,24 +54,44 @@ void Model::quantize_row(const Input& input, int row, const float* values, int c
   kernels_.quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
 }
 
-// normed_ <- norm of rows of x (all, or those of `pick`), as the matrices that take it want it.
+// What gives a thread the input of an op's linears: `rows` rows, made by make(input, row, thread). The threads make many
+// rows together. Of a few, each makes all for itself when it first needs them: that takes less time than waiting for
+// each other and fetching the lines that others wrote.
 template <typename F>
-void Model::norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
-                      std::initializer_list<const Packed*> takers, const F& also) {
+auto Model::prepare(Input& together, int rows, int cols, const F& make) {
+  const bool own = rows <= kOwnRows;
+  if (own) {
+    ++turn_;
+  } else {
+    each_row(rows, [&](int row, int thread) { make(together, row, thread); });
+  }
+  return [this, &together, rows, cols, make, own](int thread) -> const Acts& {
+    if (!own) return together.acts;
+    Own& mine = own_[thread];
+    if (mine.turn != turn_) {
+      mine.turn = turn_;
+      shape_input(mine.input, rows, cols);
+      for (int row = 0; row < rows; ++row) make(mine.input, row, thread);
+    }
+    return mine.input.acts;
+  };
+}
+
+// The norm of rows of x (all, or those of `pick`), as the matrices that take it want it.
+auto Model::normed(const std::vector<float>& weight, int rows, const int32_t* pick,
+                   std::initializer_list<const Packed*> takers) {
   bool codes = false, values = false;
   for (const Packed* taker : takers) (quantized(*taker) ? codes : values) = true;
-  scratch_.reserve(static_cast<size_t>(threads()) * hidden_stride_);
-  each_row(rows, [&](int i, int thread) {
-    float* to = values ? normed_.values.data() + i * normed_.acts.value_stride : scratch_.data() + thread * hidden_stride_;
-    kernels_.rms_norm(x_.data() + (pick == nullptr ? i : pick[i]) * hidden_stride_, weight.data(), spec_.hidden,
-                      spec_.norm_eps, to);
-    if (codes) quantize_row(normed_, i, to, spec_.hidden);
-    also(i);
+  return prepare(normed_, rows, spec_.hidden, [=, this, &weight](Input& to, int row, int thread) {
+    float* out = values ? to.values.data() + row * to.acts.value_stride : own_[thread].row.data();
+    kernels_.rms_norm(x_.data() + (pick == nullptr ? row : pick[row]) * hidden_stride_, weight.data(), spec_.hidden,
+                      spec_.norm_eps, out);
+    if (codes) quantize_row(to, row, out, spec_.hidden);
   });
 }
 
-template <typename F>
-void Model::linears(const Job* jobs, int count, const Acts& x, int rows, int unit, const F& also) {
+template <typename X, typename F>
+void Model::linears(const Job* jobs, int count, const X& input, int rows, int unit, const F& also) {
   int tiles = 0;
   size_t bytes = 0;
   for (int j = 0; j < count; ++j) {
@@ -84,7 +106,8 @@ void Model::linears(const Job* jobs, int count, const Acts& x, int rows, int uni
   if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
   step = ceil_div(step, unit) * unit;
   const int column_items = ceil_div(tiles, step);
-  pool_.run(column_items * row_items, [&](int item, int) {
+  pool_.run(column_items * row_items, [&](int item, int thread) {
+    const Acts& x = input(thread);
     const int row = item / column_items * kRowChunk, many = std::min(kRowChunk, rows - row);
     const int from = item % column_items * step, to = std::min(tiles, from + step);
     int base = 0;
@@ -100,8 +123,9 @@ void Model::linears(const Job* jobs, int count, const Acts& x, int rows, int uni
   });
 }
 
-void Model::linears(const Job* jobs, int count, const Acts& x, int rows) {
-  linears(jobs, count, x, rows, 1, [](int, int, int, int) {});
+template <typename X>
+void Model::linear(const Job& job, const X& input, int rows) {
+  linears(&job, 1, input, rows, 1, [](int, int, int, int) {});
 }
 
 const RopeTable& Model::rope_of(int layer) const {
@@ -127,6 +151,10 @@ void Model::upload(const BatchView& batch) {
   shape_input(normed_, batch_.size(), spec_.hidden);
   shape_input(attended_, batch_.size(), spec_.heads * spec_.head_dim);
   shape_input(gated_, batch_.size(), spec_.ffn);
+  for (Own& own : own_) {
+    shape_input(own.input, std::min(kOwnRows, batch_.size()), std::max(spec_.hidden, spec_.heads * spec_.head_dim));
+    own.row.reserve(hidden_stride_);
+  }
 }
 
 void Model::embed() {
@@ -140,41 +168,63 @@ void Model::embed() {
 
 // A new key touches a line for every pair or quad of the head, all of them cold when many sequences decode: they come
 // while the projections are computed.
-void Model::fetch_slot(const KvLayer& kv, int row) const {
+void Model::fetch_slot(const KvLayer& kv, int head, int row) const {
   const int position = batch_.positions[row], slot = position % kv.block_size;
   const int32_t block = batch_.table(sequence_of_[row])[position / kv.block_size];
   const size_t group = kv.element() * 16;  // keys of one value of the head
-  for (int h = 0; h < kv.kv_heads; ++h) {
-    const uint8_t* keys = kv.keys(block, h) + static_cast<size_t>(slot / 16 * 16) * kv.width * kv.element();
-    for (size_t at = 0; at < group * kv.width; at += 64) __builtin_prefetch(keys + at, 1, 2);
-    const int together = kv.type == KvType::bf16 ? 2 : 4;
-    const uint8_t* values =
-        kv.values(block, h) + static_cast<size_t>(slot / together * together) * kv.padded * kv.element();
-    for (size_t at = 0; at < together * kv.padded * kv.element(); at += 64) __builtin_prefetch(values + at, 1, 2);
+  const uint8_t* keys = kv.keys(block, head) + static_cast<size_t>(slot / 16 * 16) * kv.width * kv.element();
+  for (size_t at = 0; at < group * kv.width; at += 64) __builtin_prefetch(keys + at, 1, 2);
+  const int together = kv.type == KvType::bf16 ? 2 : 4;
+  const uint8_t* values =
+      kv.values(block, head) + static_cast<size_t>(slot / together * together) * kv.padded * kv.element();
+  for (size_t at = 0; at < together * kv.padded * kv.element(); at += 64) __builtin_prefetch(values + at, 1, 2);
+}
+
+// Columns of one of a layer's projections that are whole heads, for rows of the batch, and their bias.
+float* Model::project(const Packed& w, const std::vector<float>& bias, float* out, int first, int last, const Acts& x,
+                      int row, int rows) {
+  const int from = first * spec_.head_dim, columns = (last - first) * spec_.head_dim;
+  out += row * qkv_stride_ + from;
+  kernels_.linear_tile(w, from / kTile, ceil_div(columns, kTile), x, row, rows, out, qkv_stride_, false);
+  if (spec_.qkv_bias)
+    for (int i = 0; i < rows; ++i) kernels_.add(out + i * qkv_stride_, bias.data() + from, columns);
+  return out;
+}
+
+void Model::turn_head(float* head, const std::vector<float>& norm, const RopeTable& rope, int position) {
+  const int dim = spec_.head_dim, half = dim / 2;
+  if (spec_.qk_norm) kernels_.rms_norm(head, norm.data(), dim, spec_.norm_eps, head);
+  const size_t angle = static_cast<size_t>(position) * half;
+  kernels_.rope(head, rope.cos.data() + angle, rope.sin.data() + angle, half);
+}
+
+void Model::query_heads(const Layer& layer, const RopeTable& rope, int first, int last, const Acts& x, int row,
+                        int rows) {
+  float* q = project(layer.q.view, layer.q_bias, qkv_.data(), first, last, x, row, rows);
+  for (int i = 0; i < rows; ++i, q += qkv_stride_) {
+    for (int h = 0; h < last - first; ++h)
+      turn_head(q + h * spec_.head_dim, layer.q_norm, rope, batch_.positions[row + i]);
+    kernels_.scale(q, spec_.query_scale, (last - first) * spec_.head_dim);
   }
 }
 
-void Model::finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row) {
-  const int dim = spec_.head_dim, half = dim / 2;
-  float* q = qkv_.data() + row * qkv_stride_;
-  float* k = q + spec_.heads * dim;
-  float* v = k + spec_.kv_heads * dim;
-  if (spec_.qkv_bias) {
-    kernels_.add(q, layer.q_bias.data(), spec_.heads * dim);
-    kernels_.add(k, layer.k_bias.data(), spec_.kv_heads * dim);
-    kernels_.add(v, layer.v_bias.data(), spec_.kv_heads * dim);
+void Model::key_value_heads(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int first, int last,
+                            const Acts& x, int row, int rows) {
+  const int dim = spec_.head_dim;
+  if (batch_.size() <= kFetchedRows)
+    for (int i = 0; i < rows; ++i)
+      for (int h = first; h < last; ++h) fetch_slot(kv, h, row + i);
+  float* keys = qkv_.data() + spec_.heads * dim;
+  float* k = project(layer.k.view, layer.k_bias, keys, first, last, x, row, rows);
+  float* v = project(layer.v.view, layer.v_bias, keys + spec_.kv_heads * dim, first, last, x, row, rows);
+  for (int i = 0; i < rows; ++i, k += qkv_stride_, v += qkv_stride_) {
+    const int position = batch_.positions[row + i], slot = position % kv.block_size;
+    const int32_t block = batch_.table(sequence_of_[row + i])[position / kv.block_size];
+    for (int h = 0; h < last - first; ++h) {
+      turn_head(k + h * dim, layer.k_norm, rope, position);
+      kernels_.store_kv(kv, block, first + h, slot, k + h * dim, v + h * dim);
+    }
   }
-  const size_t angle = static_cast<size_t>(batch_.positions[row]) * half;
-  for (int h = 0; h < spec_.heads + spec_.kv_heads; ++h) {  // K's heads follow Q's
-    float* head = q + h * dim;
-    const bool query = h < spec_.heads;
-    if (spec_.qk_norm)
-      kernels_.rms_norm(head, query ? layer.q_norm.data() : layer.k_norm.data(), dim, spec_.norm_eps, head);
-    kernels_.rope(head, rope.cos.data() + angle, rope.sin.data() + angle, half);
-  }
-  kernels_.scale(q, spec_.query_scale, spec_.heads * dim);
-  const int position = batch_.positions[row];
-  kernels_.store_kv(kv, batch_.table(sequence_of_[row])[position / kv.block_size], position % kv.block_size, k, v);
 }
 
 void Model::qkv(int layer, const Kv& kv) {
@@ -189,18 +239,21 @@ void Model::qkv(int layer, const Kv& kv) {
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
   const KvLayer memory = kv.layer(layer);
-  norm_rows(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view}, [&](int row) {
-    if (rows <= kFetchedRows) fetch_slot(memory, row);
-  });
-  float* q = qkv_.data();
-  float* k = q + spec_.heads * spec_.head_dim;
-  float* v = k + spec_.kv_heads * spec_.head_dim;
-  const Job jobs[] = {{&l.q.view, q, qkv_stride_, false},
-                      {&l.k.view, k, qkv_stride_, false},
-                      {&l.v.view, v, qkv_stride_, false}};
-  linears(jobs, 3, normed_.acts, rows);
   const RopeTable& rope = rope_of(layer);
-  each_row(rows, [&](int row, int) { finish_row(l, rope, memory, row); });
+  const auto input = normed(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
+  // An item makes heads whole, as few as fill tiles: they are finished while they are in the thread's cache.
+  const int heads = kTile / std::gcd(kTile, spec_.head_dim);
+  const int kv_units = ceil_div(spec_.kv_heads, heads), units = kv_units + ceil_div(spec_.heads, heads);
+  pool_.run(units * ceil_div(rows, kRowChunk), [&](int item, int thread) {
+    const int row = item / units * kRowChunk, many = std::min(kRowChunk, rows - row), unit = item % units;
+    const Acts& x = input(thread);
+    if (unit < kv_units) {
+      key_value_heads(l, rope, memory, unit * heads, std::min(spec_.kv_heads, (unit + 1) * heads), x, row, many);
+    } else {
+      const int first = (unit - kv_units) * heads;
+      query_heads(l, rope, first, std::min(spec_.heads, first + heads), x, row, many);
+    }
+  });
 }
 
 void Model::attend(int layer, const Kv& kv) {
@@ -268,24 +321,26 @@ void Model::attn_out(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  if (quantized(l.o.view))
-    each_row(rows, [&](int row, int) {
-      quantize_row(attended_, row, attended_.values.data() + row * attended_.acts.value_stride, l.o.view.cols);
-    });
   const Job job = {&l.o.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
-  linears(&job, 1, attended_.acts, rows);
+  if (quantized(l.o.view)) {
+    linear(job, prepare(attended_, rows, l.o.view.cols, [&](Input& to, int row, int) {
+      quantize_row(to, row, attended_.values.data() + row * attended_.acts.value_stride, l.o.view.cols);
+    }), rows);
+  } else {
+    linear(job, [&](int) -> const Acts& { return attended_.acts; }, rows);
+  }
   if (spec_.post_norms) finish_residual(l.attn_post_norm);
 }
 
 // Columns kUnit * unit … of the gated activation for rows first … last - 1: gate, up, activation, and
 // quantization for the down projection, while all is in the thread's cache.
-void Model::gated_unit(const Layer& layer, int unit, int first, int last, int thread) {
+void Model::gated_unit(const Layer& layer, const Acts& x, int unit, int first, int last, int thread) {
   float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kRowChunk * kUnit;
   float* up = gate + kRowChunk * kUnit;
   const int columns = std::min(kUnit, spec_.ffn - unit * kUnit), tiles = ceil_div(columns, kTile);
   const int tile = unit * kUnit / kTile;
-  kernels_.linear_tile(layer.gate.view, tile, tiles, normed_.acts, first, last - first, gate, kUnit, false);
-  kernels_.linear_tile(layer.up.view, tile, tiles, normed_.acts, first, last - first, up, kUnit, false);
+  kernels_.linear_tile(layer.gate.view, tile, tiles, x, first, last - first, gate, kUnit, false);
+  kernels_.linear_tile(layer.up.view, tile, tiles, x, first, last - first, up, kUnit, false);
   const Acts& to = gated_.acts;
   const bool codes = quantized(layer.down.view);
   for (int row = first; row < last; ++row) {
@@ -304,16 +359,17 @@ void Model::mlp(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  norm_rows(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view}, [](int) {});
+  const auto input = normed(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
   scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
   const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 4 : 1, unit_items = ceil_div(units, step);
   pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
     const int first = item / unit_items * kRowChunk, last = std::min(rows, first + kRowChunk);
     const int from = item % unit_items * step;
-    for (int unit = from; unit < std::min(units, from + step); ++unit) gated_unit(l, unit, first, last, thread);
+    const Acts& x = input(thread);
+    for (int unit = from; unit < std::min(units, from + step); ++unit) gated_unit(l, x, unit, first, last, thread);
   });
   const Job job = {&l.down.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
-  linears(&job, 1, gated_.acts, rows);
+  linear(job, [&](int) -> const Acts& { return gated_.acts; }, rows);
   if (spec_.post_norms) finish_residual(l.mlp_post_norm);
 }
 
@@ -323,10 +379,10 @@ Rows Model::logits() {
   const int vocab = spec_.head_rows, blocks = ceil_div(vocab, kScanBlock);
   logits_.reserve(static_cast<size_t>(rows) * logit_stride_);
   maxima_.reserve(static_cast<size_t>(rows) * blocks);
-  norm_rows(norm_, rows, batch_.rows.data(), {&head()}, [](int) {});
   if (rows > 0) {
+    const auto input = normed(norm_, rows, batch_.rows.data(), {&head()});
     const Job job = {&head(), logits_.data(), logit_stride_, false};
-    linears(&job, 1, normed_.acts, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
+    linears(&job, 1, input, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
       const int first = from * kTile, count = std::min(to * kTile, vocab) - first;
       for (int r = row; r < row + many; ++r) {
         float* x = logits_.data() + r * logit_stride_ + first;

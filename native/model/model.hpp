@@ -164,23 +164,37 @@ class Model {
     Array<ActGroup> panels;
     Acts acts;
   };
+  // A thread's own.
+  struct alignas(64) Own {
+    uint64_t turn = 0;  // when `input` was made
+    Input input;
+    Array<float> row;  // for one of hidden size
+  };
   class Guard;
 
   void shape_input(Input& input, int rows, int cols);
   void quantize_row(const Input& input, int row, const float* values, int cols);
   template <typename F>
-  void norm_rows(const std::vector<float>& weight, int rows, const int32_t* pick,
-                 std::initializer_list<const Packed*> takers, const F& also);
-  void fetch_slot(const KvLayer& kv, int row) const;
-  // Items begin at whole `unit`s of tiles; also(first tile, last + 1, row, rows) follows each.
-  template <typename F>
-  void linears(const Job* jobs, int count, const Acts& x, int rows, int unit, const F& also);
-  void linears(const Job* jobs, int count, const Acts& x, int rows);
+  auto prepare(Input& together, int rows, int cols, const F& make);
+  auto normed(const std::vector<float>& weight, int rows, const int32_t* pick,
+              std::initializer_list<const Packed*> takers);
+  // input(thread) is what they are applied to. Items begin at whole `unit`s of tiles; also(first tile, last + 1, row,
+  // rows) follows each.
+  template <typename X, typename F>
+  void linears(const Job* jobs, int count, const X& input, int rows, int unit, const F& also);
+  template <typename X>
+  void linear(const Job& job, const X& input, int rows);
   template <typename F>
   void each_row(int rows, const F& f);
-  void gated_unit(const Layer& layer, int unit, int first, int last, int thread);
+  void gated_unit(const Layer& layer, const Acts& x, int unit, int first, int last, int thread);
   void finish_residual(const std::vector<float>& post_norm);
-  void finish_row(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int row);
+  void fetch_slot(const KvLayer& kv, int head, int row) const;
+  float* project(const Packed& w, const std::vector<float>& bias, float* out, int first, int last, const Acts& x,
+                 int row, int rows);
+  void turn_head(float* head, const std::vector<float>& norm, const RopeTable& rope, int position);
+  void query_heads(const Layer& layer, const RopeTable& rope, int first, int last, const Acts& x, int row, int rows);
+  void key_value_heads(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int first, int last, const Acts& x,
+                       int row, int rows);
   const AttendPlan& plan_for(int window, int block_size);
   void share(AttendPlan& plan, const int* sequences, int count, int chunks, std::vector<char>& done);
   void split_items(AttendPlan& plan, size_t first);
@@ -212,6 +226,8 @@ class Model {
   Array<float> x_, y_, qkv_, logits_, partials_, scratch_;
   Array<int32_t> maxima_;  // of logits_
   Input normed_, attended_, gated_;
+  std::vector<Own> own_;  // one per thread
+  uint64_t turn_ = 0;     // numbers the inputs that threads make for themselves
   ptrdiff_t hidden_stride_, qkv_stride_, logit_stride_;
   int logit_rows_ = 0;
 };

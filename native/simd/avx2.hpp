@@ -4,6 +4,7 @@ constexpr int kDotParts = 1;
 constexpr int kDenseTiles = 2;
 constexpr int kPairQueries = 3;
 constexpr int kQuadQueries = 1;
+constexpr int kPairsTogether = 1;
 constexpr int kValueBlock = 1;
 constexpr int kKeyGroups = 1;
 

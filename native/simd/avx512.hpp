@@ -4,6 +4,7 @@ constexpr int kDotParts = 2;     // parts of their inputs whose products take tu
 constexpr int kDenseTiles = 4;   // column tiles in flight when few rows hide no latency
 constexpr int kPairQueries = 6;  // queries per pass over bf16 keys and values
 constexpr int kQuadQueries = 3;  // the same for 8-bit ones
+constexpr int kPairsTogether = 2;  // vectors of keys or values that a loaded pair of a query serves
 constexpr int kValueBlock = 4;   // head-dim vectors per pass over V
 constexpr int kKeyGroups = 4;    // groups of 16 keys per pass over K
 

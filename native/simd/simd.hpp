@@ -38,31 +38,36 @@ inline const T* anew(const T* p) {
 
 // Sixteen pairs of bf16 times one pair for all of them. A sum takes the odd one's product first, each with one rounding
 // (that of the sum: the product is exact), as the instruction does. The one pair lies packed in a word where there is
-// the instruction; elsewhere as two floats, which float32 multiply-adds take from memory as they are.
+// the instruction; elsewhere as two floats.
 #if defined(__AVX512BF16__)
 constexpr int kPairWords = 1;
 using Pairs = __m512i;
+using Pair = __m512i;  // the same in all lanes
 inline Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
-inline Vec dot_pairs(Vec sum, Pairs a, const uint32_t* pair) {
-  const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(*pair));
+inline Pair load_pair(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int32_t>(*p)); }
+inline Vec dot_pairs(Vec sum, Pairs a, Pair x) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(x));
 }
-// Sixteen values, rounded to bf16, as the pairs that dot_pairs() takes.
+// Sixteen values, rounded to bf16, as the pairs that load_pair() takes.
 inline void store_pairs(uint32_t* p, Vec x) { store_bf16(p, x); }
 #else
 constexpr int kPairWords = 2;
 struct Pairs {
   Vec even, odd;
 };
+using Pair = Pairs;
 inline Pairs load_pairs(const uint16_t* p) {
   Pairs pairs;
   load_pairs(p, pairs.even, pairs.odd);
   return pairs;
 }
-inline Vec dot_pairs(const Vec& sum, const Pairs& a, const uint32_t* pair) {
+inline Pair load_pair(const uint32_t* p) {
   float x[2];
-  __builtin_memcpy(x, pair, sizeof x);
-  return fma(a.even, set1(x[0]), fma(a.odd, set1(x[1]), sum));
+  __builtin_memcpy(x, p, sizeof x);
+  return {set1(x[0]), set1(x[1])};
+}
+inline Vec dot_pairs(const Vec& sum, const Pairs& a, const Pair& x) {
+  return fma(a.even, x.even, fma(a.odd, x.odd, sum));
 }
 inline void store_pairs(uint32_t* p, const Vec& x) {
   float rounded[16];
