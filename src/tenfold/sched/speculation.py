@@ -24,7 +24,6 @@ from tenfold.spec.profile import DraftCounts, DraftProfile
 from tenfold.spec.proposer import Proposal, Proposer
 from tenfold.spec.runs import MATCHED
 
-_SURE = 0.98  # the most that a token may be trusted
 _DOUBT = 3.0  # tokens that a sequence's own luck is held against
 _FADES = 0.95  # of what is known of its luck, what each further token leaves
 _FAIR = 4.0  # power of a sequence's time so far, relative to what it would be without drafts, that it weighs with
@@ -246,15 +245,9 @@ class Speculation:
 
     def _chances(self, sequence: Sequence, source: int, matched: int, most: int, least: float) -> list[float]:
         """Of each token, that it and all before it are right; up to the first below ``least``, which is there, too."""
-        known, drafting = self._acceptance(source, sequence), sequence.drafting
+        drafting = sequence.drafting
         luck = (drafting.held + _DOUBT) / (drafting.expected + _DOUBT)
-        chances, chance = [], 1.0
-        for at in range(most):
-            chance *= min(_SURE, luck * known.chance(matched + at))
-            chances.append(chance)
-            if chance < least:
-                break
-        return chances
+        return self._acceptance(source, sequence).chain(matched, most, luck, least)
 
     def _acceptance(self, source: int, sequence: Sequence) -> Acceptance:
         kind = source, sequence.terms.slo_class.name

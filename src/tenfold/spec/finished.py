@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tenfold.spec.proposer import Proposal
-from tenfold.spec.runs import Runs, matched
+from tenfold.spec.runs import MATCHED, TRIED, Runs, matched
 
 _ORDER = 3  # tokens that have to be the same
 _LONGEST = 4096  # tokens: of a longer text, its end is kept
@@ -62,7 +62,7 @@ class _Shelf:
         self._end = 0
 
     def add(self, text: "array[int]") -> None:
-        self._runs.add(text, 0, self._end)
+        self._runs.add(text, self._end)
         self._texts.append(text)
         self.begins.append(self._end)
         self._end += len(text)
@@ -76,12 +76,16 @@ class _Shelf:
     def propose(self, tokens: Sequence[int], most: int) -> Proposal | None:
         best: tuple[array[int], int] | None = None
         longest = _ORDER - 1
-        for place in self._runs.places(tokens):
+        place, left = self._runs.latest(tokens), TRIED
+        while place is not None and left:
             which = bisect_right(self.begins, place) - 1
             text, at = self._texts[which], place - self.begins[which]
             length = matched(tokens, text, at)
             if length > longest:
                 best, longest = (text, at), length
+                if length == MATCHED:
+                    break
+            place, left = self._runs.earlier(place), left - 1
         if best is None:
             return None
         text, at = best

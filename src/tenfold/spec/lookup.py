@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 
 from tenfold.spec.proposer import Proposal
-from tenfold.spec.runs import Runs, matched
+from tenfold.spec.runs import MATCHED, TRIED, Trail, matched
 
 _ORDER = 2  # tokens that have to be the same
 
@@ -17,19 +17,22 @@ class PromptLookup:
     name = "lookup"
 
     def __init__(self) -> None:
-        self._runs: dict[str, tuple[Runs, int]] = {}  # and how many tokens each knows
+        self._trails: dict[str, Trail] = {}
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """The text goes on as it did then; where that reaches its end, it repeats itself."""
-        runs, known = self._runs.get(sequence) or (Runs(_ORDER), 0)
-        if len(tokens) > known:
-            runs.add(tokens, known)
-            self._runs[sequence] = runs, len(tokens)
-        at = longest = 0
-        for place in runs.places(tokens):
+        trail = self._trails.get(sequence)
+        if trail is None:
+            trail = self._trails[sequence] = Trail(_ORDER)
+        place = trail.latest(tokens)
+        at, longest, left = 0, _ORDER - 1, TRIED
+        while place is not None and left:
             length = matched(tokens, tokens, place)
             if length > longest:
                 at, longest = place, length
+                if length == MATCHED:
+                    break
+            place, left = trail.earlier(place), left - 1
         if longest < _ORDER:
             return None
         found = list(tokens[at : at + most])
@@ -39,4 +42,4 @@ class PromptLookup:
 
     def end(self, sequence: str, tokens: Sequence[int], salt: str, *, finished: bool) -> None:
         """Forget it."""
-        self._runs.pop(sequence, None)
+        self._trails.pop(sequence, None)

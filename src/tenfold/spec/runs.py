@@ -1,10 +1,11 @@
 """Where runs of tokens occurred before."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 MATCHED = 32  # tokens up to which a match is followed back
-_TRIED = 8  # places, the latest first, of which the longest match is taken
+TRIED = 8  # places, the latest first, of which the longest match is taken
 _BITS = 20  # of a token in a run's key; what differs above them is told apart when the match is followed back
+_TOKEN = (1 << _BITS) - 1
 
 
 class Runs:
@@ -18,22 +19,20 @@ class Runs:
         self._before: dict[int, int] = {}  # where the run before that place occurred before that
         self._floor = 0  # places below are forgotten
 
-    def add(self, tokens: Sequence[int], begin: int, offset: int = 0) -> None:
-        """Take up every run that a token from position ``begin`` on follows; places are told with ``offset`` added."""
+    def add(self, tokens: Sequence[int], offset: int) -> None:
+        """Take up every run of a text that a token of it follows; places are told with ``offset`` added."""
         order, mask, last, before = self._order, self._mask, self._last, self._before
-        first = max(begin, order)
         run = 0
-        for token in tokens[first - order : first - 1]:
-            run = run << _BITS | token & _TOKEN
-        for at in range(first, len(tokens)):
-            run = (run << _BITS | tokens[at - 1] & _TOKEN) & mask
-            old = last.get(run)
-            if old is not None:
-                before[offset + at] = old
-            last[run] = offset + at
+        for at, token in enumerate(tokens):
+            if at >= order:
+                old = last.get(run)
+                if old is not None:
+                    before[offset + at] = old
+                last[run] = offset + at
+            run = (run << _BITS | token & _TOKEN) & mask
 
     def drop(self, tokens: Sequence[int], offset: int) -> None:
-        """Forget the runs of the oldest tokens, which were added from position 0 on."""
+        """Forget the runs of the oldest text, which was added with this ``offset``."""
         order, mask, last, before = self._order, self._mask, self._last, self._before
         run = 0
         for at, token in enumerate(tokens, 1):
@@ -43,23 +42,52 @@ class Runs:
                 del last[run]
         self._floor = offset + len(tokens)
 
-    def places(self, tokens: Sequence[int]) -> Iterator[int]:
-        """Where what followed the last tokens begins, the latest first; no more than a few."""
-        order = self._order
-        if len(tokens) < order:
-            return
+    def latest(self, tokens: Sequence[int]) -> int | None:
+        """Where what followed the last tokens begins, the last time that they occurred; None: they did not."""
         run = 0
-        for token in tokens[-order:]:
+        for token in tokens[-self._order :]:
             run = run << _BITS | token & _TOKEN
         place = self._last.get(run)
-        for _ in range(_TRIED):
-            if place is None or place < self._floor:
-                return
-            yield place
-            place = self._before.get(place)
+        return place if place is not None and place >= self._floor else None
+
+    def earlier(self, place: int) -> int | None:
+        """Where they occurred the time before that."""
+        before = self._before.get(place)
+        return before if before is not None and before >= self._floor else None
 
 
-_TOKEN = (1 << _BITS) - 1
+class Trail:
+    """The same of one text that grows: asked after each token what followed its last ones before, it takes up what is
+    new on the way."""
+
+    __slots__ = ("_before", "_known", "_last", "_mask", "_order", "_place", "_run")
+
+    def __init__(self, order: int) -> None:
+        self._order = order
+        self._mask = (1 << _BITS * order) - 1
+        self._last: dict[int, int] = {}
+        self._before: dict[int, int] = {}
+        self._known = 0  # tokens
+        self._run = 0  # the last of them
+        self._place: int | None = None  # of what followed it before
+
+    def latest(self, tokens: Sequence[int]) -> int | None:
+        """As of :class:`Runs`, for the whole of the text."""
+        order, mask, last, before = self._order, self._mask, self._last, self._before
+        known, run, place = self._known, self._run, self._place
+        for at in range(known, len(tokens)):
+            if at >= order:
+                if place is not None:
+                    before[at] = place
+                last[run] = at
+            run = (run << _BITS | tokens[at] & _TOKEN) & mask
+            place = last.get(run)
+        self._known, self._run, self._place = len(tokens), run, place
+        return place
+
+    def earlier(self, place: int) -> int | None:
+        """Likewise."""
+        return self._before.get(place)
 
 
 def matched(tokens: Sequence[int], text: Sequence[int], at: int) -> int:
