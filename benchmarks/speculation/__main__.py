@@ -1,11 +1,12 @@
 """Speculation beside none, and beside always four tokens: ``python -m benchmarks.speculation``.
 
 The same requests of each kind of work, so many at a time, by three schedulers over one model in this process: ``off``,
-``auto``, and ``fixed`` with four drafted tokens. They take turns, request by request where there is one at a time. All
-must give the same tokens. Prints, by kind and number at a time, the medians over the rounds of the ratios to ``off``:
-of output tokens per second of the whole run, and of the requests' seconds per output token (TPOT), at the median and
-the 95th percentile. Drafts come from each request's own text, and from the draft model if ``--draft-model`` names one;
-``--kept`` lets them come from finished ones, too. Prompts are not shared, so that each round is as the first.
+``auto``, and ``fixed`` with four drafted tokens. They take turns of a fifth of a second, each by a clock that stands
+still meanwhile, so that a slow moment of the machine meets all. All must give the same tokens. Prints, by kind and
+number at a time, the medians over the rounds of the ratios to ``off``: of output tokens per second of the whole run,
+and of the requests' seconds per output token (TPOT), at the median and the 95th percentile. Drafts come from each
+request's own text, and from the draft model if ``--draft-model`` names one; ``--kept`` lets them come from finished
+ones, too. Prompts are not shared, so that each round is as the first.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ from tenfold.sched.scheduler import Scheduler
 
 MODES = ("off", "auto", "fixed")
 FIXED = 4
-BLOCK, BLOCKS = 16, 2048
+TURN = 0.2  # seconds
+BLOCK, BLOCKS = 16, 1536
 AT_A_TIME = (1, 2, 4, 8, 16, 32)
 Ids = tuple[int, ...]
+Encoded = tuple[Ids, Ask]
 
 
 @dataclass(slots=True)
@@ -50,13 +53,6 @@ class Run:
     tokens: dict[int, Ids] = field(default_factory=dict)
     times: dict[int, tuple[float, float]] = field(default_factory=dict)  # of the first token and the last
     lines: list[Timeline] = field(default_factory=list)
-
-    def add(self, other: "Run", offset: int) -> None:
-        """Those of another run, numbered from ``offset`` on, come after these."""
-        self.seconds += other.seconds
-        self.tokens |= {offset + number: tokens for number, tokens in other.tokens.items()}
-        self.times |= {offset + number: times for number, times in other.times.items()}
-        self.lines += other.lines
 
     @property
     def rate(self) -> float:
@@ -79,8 +75,28 @@ class Run:
         return found[min(len(found) - 1, int(part * len(found)))]
 
 
+class TurnClock:
+    """Stands still while it is another's turn."""
+
+    def __init__(self) -> None:
+        self._before = 0.0  # seconds of earlier turns
+        self._began: float | None = None
+
+    def now(self) -> float:
+        """Seconds of its turns so far."""
+        return self._before + (0.0 if self._began is None else time.perf_counter() - self._began)
+
+    def go(self) -> None:
+        """Its turn begins."""
+        self._began = time.perf_counter()
+
+    def halt(self) -> None:
+        """Its turn ends."""
+        self._before, self._began = self.now(), None
+
+
 class Bench:
-    """One model, and a scheduler of its own for each mode over it: the same weights and KV memory for all."""
+    """One model, and a scheduler and KV memory for each mode over it."""
 
     def __init__(self, told: argparse.Namespace, modes: Sequence[str]) -> None:
         config = EngineConfig(model=told.model, kv_type=told.kv, draft_model=told.draft_model)
@@ -88,22 +104,22 @@ class Bench:
         ops = make_ops(config, self.checkpoint)
         self.backend, spec = ops.describe(), self.checkpoint.spec
         draft = make_draft_model(config, self.checkpoint, ops)
-        self._runner = ModelRunner(ops, BLOCKS, BLOCK, draft_model=draft)
-        self._clock, self._attention = WallClock(), Attention(spec.windows)
+        runners = {mode: ModelRunner(ops, BLOCKS, BLOCK, draft_model=draft) for mode in modes}
+        self._attention = Attention(spec.windows)
         cost, cache = StepCost(), CacheManager(CacheConfig(BLOCKS, BLOCK))
         calibration = Calibration(
             cache,
-            self._runner,
+            runners["auto"],
             cost,
             self._attention,
-            self._clock,
+            WallClock(),
             SchedulerConfig(),
             spec.max_context,
             draft_model=draft is not None,
         )
         while not calibration.done:
             calibration.step()
-        self.cores = {}
+        self.cores, self.clocks = {}, {mode: TurnClock() for mode in modes}
         for mode in modes:
             drafts = FIXED if mode == "fixed" else told.draft_tokens
             limits = SchedulerConfig(speculation=SpeculationConfig(mode=mode, draft_tokens=drafts, kept=told.kept))
@@ -120,14 +136,14 @@ class Bench:
             self.cores[mode] = EngineCore(
                 scheduler,
                 cache,
-                self._runner,
+                runners[mode],
                 self.checkpoint.vocabulary(),
-                self._clock,
+                self.clocks[mode],
                 spec.max_context,
                 spec.vocab,
             )
 
-    def encoded(self, wanted: list[Ask]) -> list[tuple[Ids, Ask]]:
+    def encoded(self, wanted: list[Ask]) -> list[Encoded]:
         """Each as a chat of one message."""
         template = require_template(self.checkpoint.chat_template, self.checkpoint.name)
         tokenizer = self.checkpoint.tokenizer()
@@ -136,12 +152,11 @@ class Bench:
         return list(zip(ids, wanted, strict=True))
 
 
-def serve(core: EngineCore, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Run:
-    """All of ``wanted``, so many at a time."""
-    run, clock = Run(), WallClock()
+def serve(core: EngineCore, clock: TurnClock, wanted: list[Encoded], at_a_time: int, run: Run) -> Iterator[None]:
+    """All of ``wanted``, so many at a time; stops after each step."""
     left = list(enumerate(wanted))
     active: set[str] = set()
-    began = time.perf_counter()
+    began = clock.now()
     while left or active:
         while left and len(active) < at_a_time:
             number, (ids, ask) = left.pop(0)
@@ -149,34 +164,45 @@ def serve(core: EngineCore, wanted: list[tuple[Ids, Ask]], at_a_time: int) -> Ru
             core.submit(EngineRequest(id=str(number), prompt_ids=ids, params=params, arrival=clock.now()))
             active.add(str(number))
         for output in core.step():
-            now, number = time.perf_counter(), int(output.id)
+            now, number = clock.now(), int(output.id)
             run.tokens[number] = run.tokens.get(number, ()) + output.tokens
             run.times[number] = run.times.get(number, (now, now))[0], now
             if output.finish is not None:
                 active.discard(output.id)
                 if output.timeline is not None:
                     run.lines.append(output.timeline)
-    run.seconds = time.perf_counter() - began
-    return run
+        run.seconds = clock.now() - began
+        yield
+
+
+def take_turns(bench: Bench, modes: Sequence[str], wanted: list[Encoded], at_a_time: int) -> dict[str, Run]:
+    """The same requests by each of the modes."""
+    runs = {mode: Run() for mode in modes}
+    serving = {mode: serve(bench.cores[mode], bench.clocks[mode], wanted, at_a_time, runs[mode]) for mode in modes}
+    while serving:
+        for mode, steps in list(serving.items()):
+            clock = bench.clocks[mode]
+            until = clock.now() + TURN
+            clock.go()
+            while clock.now() < until:
+                if next(steps, steps) is steps:  # all are answered
+                    del serving[mode]
+                    break
+            clock.halt()
+    return runs
 
 
 def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
     """One kind of work, so many at a time: the medians of all rounds, by mode."""
     count = max(told.requests, min(2 * at_a_time, 32))
     wanted = bench.encoded(asks(kind, count, told.tokens))
-    parts = [[one] for one in wanted] if at_a_time == 1 else [wanted]
-    cores = bench.cores
-    runs: dict[str, list[Run]] = {mode: [] for mode in cores}
+    runs: dict[str, list[Run]] = {mode: [] for mode in bench.cores}
     for turn in range(told.rounds):
-        modes = [mode for mode in cores if mode != "fixed" or turn < told.fixed_rounds]
-        for mode in modes:
-            runs[mode].append(Run())
-        for number, part in enumerate(parts):
-            for mode in modes if (turn + number) % 2 == 0 else reversed(modes):
-                runs[mode][-1].add(serve(cores[mode], part, at_a_time), number)
-        plain = runs["off"][-1].tokens
-        for mode in cores:
-            if runs[mode] and len(runs[mode]) > turn and runs[mode][-1].tokens != plain:
+        modes = [mode for mode in bench.cores if mode != "fixed" or turn < told.fixed_rounds]
+        for mode, run in take_turns(bench, modes if turn % 2 == 0 else modes[::-1], wanted, at_a_time).items():
+            runs[mode].append(run)
+        for mode, some in runs.items():
+            if len(some) > turn and some[-1].tokens != runs["off"][-1].tokens:
                 raise SystemExit(f"{kind}, {at_a_time} at a time: {mode} gives other tokens than off")
     found: dict[str, Any] = {"kind": kind, "at_a_time": at_a_time, "requests": count}
     for mode, some in runs.items():
