@@ -6,7 +6,9 @@ still meanwhile, so that a slow moment of the machine meets all. All must give t
 number at a time, the medians over the rounds of the ratios to ``off``: of output tokens per second of the whole run,
 and of the requests' seconds per output token (TPOT), at the median and the 95th percentile. Drafts come from each
 request's own text, and from the draft model if ``--draft-model`` names one; ``--kept`` lets them come from finished
-ones, too. Prompts are not shared, so that each round is as the first.
+ones, too. Prompts are not shared, so that each round is as the first. Answers are of different lengths: those that
+begin together do not end together, so that others' prompts slow them in all modes. Beside ``off`` stands by how much
+its own 95th percentile differed from round to round.
 """
 
 import argparse
@@ -195,7 +197,7 @@ def take_turns(bench: Bench, modes: Sequence[str], wanted: list[Encoded], at_a_t
 def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
     """One kind of work, so many at a time: the medians of all rounds, by mode."""
     count = max(told.requests, min(2 * at_a_time, 32))
-    wanted = bench.encoded(asks(kind, count, told.tokens))
+    wanted = bench.encoded(asks(kind, count, told.tokens, spread=0.5))
     runs: dict[str, list[Run]] = {mode: [] for mode in bench.cores}
     for turn in range(told.rounds):
         modes = [mode for mode in bench.cores if mode != "fixed" or turn < told.fixed_rounds]
@@ -205,6 +207,8 @@ def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> d
             if len(some) > turn and some[-1].tokens != runs["off"][-1].tokens:
                 raise SystemExit(f"{kind}, {at_a_time} at a time: {mode} gives other tokens than off")
     found: dict[str, Any] = {"kind": kind, "at_a_time": at_a_time, "requests": count}
+    alike = [run.tpot(0.95) for run in runs["off"]]
+    found["spread"] = max(alike) / min(alike) - 1
     for mode, some in runs.items():
         pairs = list(zip(some, runs["off"], strict=False))
         drafted, accepted = (sum(getattr(line, name) for line in some[-1].lines) for name in _COUNTS)
@@ -225,8 +229,8 @@ def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> d
 
 _COUNTS = ("draft_tokens", "accepted_tokens")
 _HEAD = (
-    "| work | at a time | off, tok/s | auto: decode | throughput | TPOT p50 | p95 | drafted, accepted per token "
-    "| always 4: throughput | TPOT p95 |"
+    "| work | at a time | off, tok/s (spread of its TPOT p95) | auto: decode | throughput | TPOT p50 | p95 "
+    "| drafted, accepted per token | always 4: throughput | TPOT p95 |"
 )
 
 
@@ -235,7 +239,8 @@ def line(found: dict[str, Any]) -> str:
     auto, fixed, off = found["auto"], found.get("fixed"), found["off"]
     always = "| - | - |" if fixed is None else f"| {fixed['rate']:.2f} | {fixed['p95']:.2f} |"
     return (
-        f"| {found['kind']} | {found['at_a_time']} | {off['tokens_per_second']:.0f} | {auto['decode']:.2f} | "
+        f"| {found['kind']} | {found['at_a_time']} | {off['tokens_per_second']:.0f} "
+        f"({found['spread']:.0%}) | {auto['decode']:.2f} | "
         f"{auto['rate']:.2f} | {auto['p50']:.2f} | {auto['p95']:.2f} | {auto['drafted'] / auto['tokens']:.2f}, "
         f"{auto['accepted'] / auto['tokens']:.2f} {always}"
     )
@@ -282,7 +287,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--at-a-time", default=",".join(map(str, AT_A_TIME)))
     parser.add_argument("--requests", type=int, default=8, help="of a kind in a run, at least")
-    parser.add_argument("--tokens", type=int, default=128, help="of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=128, help="of an answer, at most, on average")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fixed-rounds", type=int, default=1, help="of those, with always four tokens, too")
     parser.add_argument("--draft-tokens", type=int, default=SpeculationConfig().draft_tokens)

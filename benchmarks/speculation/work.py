@@ -122,8 +122,13 @@ REPETITIVE = ("edit", "extract", "code", "quote")
 TEMPERATURES = {"chat": 0.7}
 
 
-def asks(kind: str, count: int, tokens: int = 200) -> list[Ask]:
-    """``count`` requests of a kind, always the same ones. Each differs from all others in its first words."""
+_GOLDEN = 0.618034  # whose multiples are spread evenly
+
+
+def asks(kind: str, count: int, tokens: int = 200, spread: float = 0.0) -> list[Ask]:
+    """``count`` requests of a kind, always the same ones. Each differs from all others in its first words. They want
+    ``tokens`` on average, more or less by a part of up to ``spread``."""
     make, temperature = KINDS[kind], TEMPERATURES.get(kind, 0.0)
     numbers = itertools.islice(itertools.count(), count)
-    return [Ask(f"Task {n + 1}. {make(n)}", tokens, temperature, seed=n) for n in numbers]
+    wanted = [round(tokens * (1 + spread * (2 * (n * _GOLDEN % 1) - 1))) for n in range(count)]
+    return [Ask(f"Task {n + 1}. {make(n)}", wanted[n], temperature, seed=n) for n in numbers]

@@ -46,7 +46,7 @@ struct Weighing {
 struct Kernels {
   const char* name;
   // out [rows, 16 columns of the tile] = or += x W^T, rows row … row + rows - 1 of `x`, out at the first.
-  // `row` begins a panel, unless the rows stay within one half of theirs.
+  // `row` begins a panel, unless the rows stay within theirs.
   void (*linear_tile)(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                       ptrdiff_t out_stride, bool accumulate);
   int (*linear_rows)(const Packed& w, int rows);  // rows served by one pass over the weights, when there are `rows`

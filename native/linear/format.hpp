@@ -44,12 +44,12 @@ constexpr int kPanel = 16;  // rows of activations that lie side by side
 // 32 inputs of 16 rows of quantized activations: x = scale * code. Eight rows share no cache line with the
 // other eight, so that two threads may fill a panel; a pass of the kernels over a panel is one stream.
 struct alignas(64) ActGroup {
-  struct Half {
-    float scale[8], sum[8];  // sum: scale * sum of the codes
-    float part_sums[2][8];   // the same of the first and of the last 16 codes
+  struct Row {
+    float scale, sum;    // sum: scale * sum of the codes
+    float part_sums[2];  // the same of the first and of the last 16 codes
   };
   int8_t codes[kPanel][kGroup];
-  Half half[kPanel / 8];
+  Row rows[kPanel];
 };
 
 // Rows of activations, quantized (row r is lane r % 16 of panel r / 16) and (or) in float32.

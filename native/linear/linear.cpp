@@ -110,81 +110,91 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
   }
 }
 
-// sum[r] += rows r of `acts`, which lie in one panel (and in one half of it, up to 8), times GROUPS groups of a tile,
-// whose codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes
+// sum[r] += rows r of `acts`, which lie in one panel, times GROUPS groups of a tile, whose codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes
 // times codes; then for each part in turn, with activations x = scale * code, in float32:
 //   sum = fma(s * (dot - kShift), scale, sum), the product s * … with one rounding
 //   sum = fma(m, scale * (the sum of the activations' codes), sum)
 template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>
-inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec* sum, const F& scales) {
+[[gnu::always_inline]] inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec* sum,
+                                              const F& scales) {
   constexpr int kAll = GROUPS * Tile::kParts, kQuads = 8 / Tile::kParts;
   constexpr bool kPacked = PACKED && !Tile::kBytes;
   constexpr int kPartBytes = kPacked ? static_cast<int>(Tile::kCodeBytes) / Tile::kParts : kQuads * 64;
-  const ptrdiff_t code_lane = row % kPanel * kGroup, half_lane = row % kPanel / 8, lane = row % 8;
+  const ptrdiff_t lane = row % kPanel;
   const int8_t* a[kAll];
   const uint8_t* c[kAll];
   IVec dot[kAll][ROWS];
 #pragma GCC unroll 2
   for (int p = 0; p < kAll; ++p) {
-    a[p] = acts[p / Tile::kParts].codes[0] + code_lane + p % Tile::kParts * 16;
+    a[p] = acts[p / Tile::kParts].codes[lane] + p % Tile::kParts * 16;
     c[p] = codes + p * kPartBytes;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) dot[p][r] = iset1(kShiftBits);
   }
   dot_codes<Tile::kBits, PACKED, kQuads, ROWS, kAll>(c, a, dot);
   const PartScales* parts = scales();
 #pragma GCC unroll 2
   for (int p = 0; p < kAll; ++p) {
-    const ActGroup::Half* half = anew(acts[p / Tile::kParts].half + half_lane);
-    const float* scale = half->scale + lane;
-    const float* code_sum = (Tile::kParts == 1 ? half->sum : half->part_sums[p % Tile::kParts]) + lane;
+    const ActGroup::Row* x = anew(acts[p / Tile::kParts].rows + lane);
     const Vec s = parts[p].s, shift = parts[p].shift, m = parts[p].m;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      sum[r] = fma(fma(s, as_float(dot[p][r]), shift), set1(scale[r]), sum[r]);
-      sum[r] = fma(m, set1(code_sum[r]), sum[r]);
+      sum[r] = fma(fma(s, as_float(dot[p][r]), shift), set1(x[r].scale), sum[r]);
+      sum[r] = fma(m, set1(Tile::kParts == 1 ? x[r].sum : x[r].part_sums[p % Tile::kParts]), sum[r]);
     }
   }
 }
 
 // Groups at a time: as many as give enough chains of dot products to hide their latency.
-template <typename Tile>
-constexpr int kTurn = kDotParts > Tile::kParts ? kDotParts / Tile::kParts : 1;
+template <typename Tile, int ROWS>
+constexpr int kTurn = ROWS <= kRowBlock && kDotParts > Tile::kParts ? kDotParts / Tile::kParts : 1;
 
 // f(groups, first group), `groups` a constant.
-template <typename Tile, typename F>
+template <typename Tile, int ROWS, typename F>
 inline void in_turns(int groups, const F& f) {
+  constexpr int kMany = kTurn<Tile, ROWS>;
   int g = 0;
-  for (; g + kTurn<Tile> <= groups; g += kTurn<Tile>) f(std::integral_constant<int, kTurn<Tile>>(), g);
-  if constexpr (kTurn<Tile> > 1)
+  for (; g + kMany <= groups; g += kMany) f(std::integral_constant<int, kMany>(), g);
+  if constexpr (kMany > 1)
     for (; g < groups; ++g) f(std::integral_constant<int, 1>(), g);
 }
 
-// Calls f(number of rows, first) for rows … of passes of at most kRowBlock; the number is a constant.
-template <typename F>
+// Calls f(number of rows, first) for passes over rows … of which each lies in one panel; the number is a constant.
+// Where groups have one part, a pass may take more rows than otherwise.
+template <typename Tile, typename F>
 inline void in_passes(int rows, const F& f) {
-  int r = 0;
-  if constexpr (kRowBlock >= 8)
-    for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>(), r);
-  for (; r + 4 <= rows && (kRowBlock < 8 || r + 4 == rows); r += 4) f(std::integral_constant<int, 4>(), r);
-  if constexpr (kRowBlock >= 8) switch (rows - r) {
-      case 7: return f(std::integral_constant<int, 7>(), r);
-      case 6: return f(std::integral_constant<int, 6>(), r);
-      case 5: return f(std::integral_constant<int, 5>(), r);
+  constexpr int kMost = Tile::kParts == 1 ? kMostRows : kRowBlock;
+  for (int r = 0, many; r < rows; r += many) {
+    const int left = rows - r < kPanel - r % kPanel ? rows - r : kPanel - r % kPanel;
+    many = left <= kMost ? left : kRowBlock;
+    const auto pass = [&]<int ROWS>(std::integral_constant<int, ROWS> constant) {
+      if constexpr (ROWS <= kMost) f(constant, r);
+    };
+    switch (many) {
+      case 1: pass(std::integral_constant<int, 1>()); break;
+      case 2: pass(std::integral_constant<int, 2>()); break;
+      case 3: pass(std::integral_constant<int, 3>()); break;
+      case 4: pass(std::integral_constant<int, 4>()); break;
+      case 5: pass(std::integral_constant<int, 5>()); break;
+      case 6: pass(std::integral_constant<int, 6>()); break;
+      case 7: pass(std::integral_constant<int, 7>()); break;
+      case 8: pass(std::integral_constant<int, 8>()); break;
+      case 9: pass(std::integral_constant<int, 9>()); break;
+      case 10: pass(std::integral_constant<int, 10>()); break;
+      case 11: pass(std::integral_constant<int, 11>()); break;
+      case 12: pass(std::integral_constant<int, 12>()); break;
     }
-  switch (rows - r) {
-    case 3: return f(std::integral_constant<int, 3>(), r);
-    case 2: return f(std::integral_constant<int, 2>(), r);
-    case 1: return f(std::integral_constant<int, 1>(), r);
   }
 }
 
 // The turns of all passes.
 template <typename Tile>
 int turns_of(int rows, int groups) {
-  int passes = 0;
-  in_passes(rows, [&](auto, int) { ++passes; });
-  return passes * ((groups + kTurn<Tile> - 1) / kTurn<Tile>);
+  int turns = 0;
+  in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int) {
+    turns += (groups + kTurn<Tile, ROWS> - 1) / kTurn<Tile, ROWS>;
+  });
+  return turns;
 }
 
 // A few rows: each pass reads the tile as it is packed.
@@ -192,13 +202,13 @@ template <typename Tile>
 void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, int columns, bool accumulate) {
   Ahead ahead(data, w.tile_bytes, turns_of<Tile>(rows, w.cols / kGroup));
-  in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+  in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
     Vec sum[ROWS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i) sum[i] = zero();
     Tile tile(w, data);
     const ActGroup* acts = x.panel(row + r);
-    in_turns<Tile>(w.cols / kGroup, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
+    in_turns<Tile, ROWS>(w.cols / kGroup, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
       ahead.fetch();
       PartScales scales[GROUPS * Tile::kParts];
       add_groups<true, GROUPS, ROWS, Tile>(tile.codes, acts + g, row + r, sum, [&] {
@@ -207,7 +217,7 @@ void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, i
       });
       tile.codes += GROUPS * Tile::kCodeBytes;
     });
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i) put(out + (r + i) * out_stride, sum[i], columns, accumulate);
   });
 }
@@ -224,18 +234,18 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
     many = groups - from < span.kMost ? groups - from : span.kMost;
     span.take(tile, many);
     Ahead ahead(data + w.tile_bytes / groups * from, w.tile_bytes / groups * many, turns_of<Tile>(rows, many));
-    in_passes(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+    in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
       const ActGroup* acts = x.panel(row + r) + from;
       Vec sum[ROWS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < ROWS; ++i) sum[i] = from == 0 ? zero() : load(sums[r + i]);
-      in_turns<Tile>(many, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
+      in_turns<Tile, ROWS>(many, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
         ahead.fetch();
         add_groups<false, GROUPS, ROWS, Tile>(span.codes + 512 * g, acts + g, row + r, sum,
                                               [&] { return span.scales + g * Tile::kParts; });
       });
       const bool last = from + many == groups;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < ROWS; ++i) {
         if (last) {
           put(out + (r + i) * out_stride, sum[i], columns, accumulate);
@@ -399,7 +409,10 @@ int linear_rows(const Packed& w, int rows) {
   if (w.dense == Dense::none && w.group == kGroup && rows >= kTiledRows) return rows < kTiledChunk ? rows : kTiledChunk;
 #endif
   if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
-  if (w.dense == Dense::none) return rows < kRowBlock ? rows : kRowBlock;
+  if (w.dense == Dense::none) {
+    const int most = w.group == kGroup ? kMostRows : kRowBlock;  // see in_passes()
+    return rows <= most ? rows : kRowBlock;
+  }
   if (rows >= kRowBlock) return kRowBlock;
   return kDenseTiles > 1 && rows > 1 ? 2 : 1;
 }

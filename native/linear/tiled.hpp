@@ -71,10 +71,9 @@ class TiledColumn {
     tile_.next_scales(&scales);
 #pragma GCC unroll 16
     for (int r = 0; r < kPanel; ++r) {
-      const ActGroup::Half& half = group.half[r / 8];
       const Vec dot = as_float(iadd(iload(dots[r]), iset1(kShiftBits)));
-      sum[r] = fma(fma(scales.s, dot, scales.shift), set1(half.scale[r % 8]), sum[r]);
-      sum[r] = fma(scales.m, set1(half.sum[r % 8]), sum[r]);
+      sum[r] = fma(fma(scales.s, dot, scales.shift), set1(group.rows[r].scale), sum[r]);
+      sum[r] = fma(scales.m, set1(group.rows[r].sum), sum[r]);
     }
   }
 

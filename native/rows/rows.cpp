@@ -58,11 +58,9 @@ inline void quantize_groups(int count, From from, To to, Lane lane) {
     } else {
       store_codes(group.codes[row], zero(), zero(), zero(), first, second);
     }
-    ActGroup::Half& half = group.half[row / 8];
-    half.scale[row % 8] = scales[i];
-    half.sum[row % 8] = scales[i] * static_cast<float>(first + second);
-    half.part_sums[0][row % 8] = scales[i] * static_cast<float>(first);
-    half.part_sums[1][row % 8] = scales[i] * static_cast<float>(second);
+    const float scale = scales[i];
+    group.rows[row] = {scale, scale * static_cast<float>(first + second),
+                       {scale * static_cast<float>(first), scale * static_cast<float>(second)}};
   }
 }
 

@@ -1,5 +1,6 @@
 // Sixteen float lanes in two AVX registers. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 4;
+constexpr int kMostRows = 4;
 constexpr int kDotParts = 1;
 constexpr int kDenseTiles = 2;
 constexpr int kPairQueries = 3;

@@ -1,10 +1,11 @@
 // Sixteen float lanes in one AVX-512 register. Included inside a level's namespace by simd.hpp.
 constexpr int kRowBlock = 8;     // rows of activations per pass of the linear kernels
+constexpr int kMostRows = 12;    // and at most, in one that takes one part of their inputs at a time
 constexpr int kDotParts = 2;     // parts of their inputs whose products take turns
 constexpr int kDenseTiles = 4;   // column tiles in flight when few rows hide no latency
 constexpr int kPairQueries = 6;  // queries per pass over bf16 keys and values
 constexpr int kQuadQueries = 3;  // the same for 8-bit ones
-constexpr int kPairsTogether = 2;  // vectors of keys or values that a loaded pair of a query serves
+constexpr int kPairsTogether = 2;  // vectors of K or V that a loaded pair of a query serves
 constexpr int kValueBlock = 4;   // head-dim vectors per pass over V
 constexpr int kKeyGroups = 4;    // groups of 16 keys per pass over K
 
@@ -179,7 +180,7 @@ inline void unpack_codes(const uint8_t* group, uint8_t* to) {
 // dot[part][row] += codes times activations, exactly, over QUADS quads of each part; rows' activations are 32 bytes
 // apart. Codes have BITS bits; below 8 they lie packed, or in a byte each.
 template <int BITS, bool PACKED, int QUADS, int ROWS, int PARTS>
-inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
+[[gnu::always_inline]] inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IVec (*dot)[ROWS]) {
   if constexpr (PACKED && BITS < 8) {
 #pragma GCC unroll 4
     for (int i = 0; i < QUADS / 2; ++i)
@@ -187,9 +188,9 @@ inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IV
       for (int p = 0; p < PARTS; ++p) {
         Bytes first, second;
         unpack_runs<BITS>(codes[p], i, first, second);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], first, acts[p] + 32 * r + 8 * i);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], second, acts[p] + 32 * r + 8 * i + 4);
       }
   } else {
@@ -198,7 +199,7 @@ inline void dot_codes(const uint8_t* const* codes, const int8_t* const* acts, IV
 #pragma GCC unroll 2
       for (int p = 0; p < PARTS; ++p) {
         const Bytes q = load_bytes(codes[p] + 64 * i);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) dot[p][r] = dot_quad(dot[p][r], q, acts[p] + 32 * r + 4 * i);
       }
   }
