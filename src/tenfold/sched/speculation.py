@@ -1,7 +1,7 @@
 """How much is drafted in a step, for whom, and by which proposer: what the cost model expects to pay.
 
 A drafted token is worth the chance that it comes, and costs what a further row makes the step longer, for all that are
-in it. Tokens are taken, the best first, while the mean time per token over the sequences in decode falls by them: so
+in it. Tokens are taken, the best first, as many as make the mean time per token over the sequences in decode least: so
 with one sequence, where a row is nearly free, much is drafted; the more there are, the surer a token has to be; and it
 counts more for a sequence that gets little yet than for one that has many. Whoever has gained less than others so far
 weighs more in that mean: a sequence for which nothing is ever right is hardly slowed by what is drafted for others.
@@ -121,6 +121,7 @@ class Speculation:
         if (
             not fixed
             and _HOPE * plain <= _MARGIN * row * (len(sequences) - _HOPE)
+            and plain <= _MARGIN * row * len(sequences)
             and self._passed + 1 < self._patience
         ):
             self._passed += 1  # not even a sure token would pay: nobody need look for one
@@ -259,32 +260,37 @@ class Speculation:
     def _choose(
         self, offers: list[_Offer], sequences: list[Sequence], plain: float, limit: float | None, room: int
     ) -> None:
-        """Take tokens while the weighted mean over the sequences of the step's seconds per token falls by them."""
+        """Take tokens, the best first, as many as make the weighted mean over the sequences of the step's seconds per
+        token least. One alone may not pay where one for each does: looks on for as many tokens as there are offers."""
         weights, total = {}, 0.0  # and the sum of weighted steps per token
         for s in sequences:
             before = s.drafting.plain + _EVEN * plain
             weights[s.id] = weight = (1 - s.drafting.saved / before) ** _FAIR
             total += weight
-        seconds, taken = plain, 0
+        seconds, priced, least = plain, plain, total * plain
+        order: list[_Offer] = []
+        taken = 0  # of those, as many as are best
         best = [(-weights[o.sequence.id] * o.gain / o.each, which) for which, o in enumerate(offers)]
         heapify(best)
-        while best and taken < room:
+        while best and len(order) < min(room, taken + len(offers)):
             which = best[0][1]
             offer = offers[which]
-            weight = weights[offer.sequence.id]
-            gain = weight * offer.gain
-            if gain * seconds <= _MARGIN * offer.each * (total - gain) or (
-                limit is not None and seconds + offer.each > limit
-            ):
-                break
-            total -= gain
             seconds += offer.each
-            taken += 1
+            if limit is not None and seconds > limit:
+                break
+            weight = weights[offer.sequence.id]
+            total -= weight * offer.gain
+            priced += _MARGIN * offer.each
+            order.append(offer)
             offer.take()
+            if total * priced < least:
+                taken, least = len(order), total * priced
             if offer.taken < len(offer.chances):
                 heapreplace(best, (-weight * offer.gain / offer.each, which))
             else:
                 heappop(best)
+        for offer in order[taken:]:
+            offer.taken -= 1
         if not taken:
             self._passed += 1
             if self._passed >= self._patience:
