@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.config import SpeculationConfig
+from tenfold.core.plan import SequenceStart
 from tenfold.spec.proposer import Proposal
 from tests.engine.test_invariants import Work, alone, play, works
 from tests.helpers.engines import EOS, VOCAB, Rig, next_token
@@ -22,6 +23,8 @@ class Oracle:
         self.right = right
         self.seeds: dict[str, int] = {}
         self.ended: list[str] = []
+
+    def begin(self, start: SequenceStart) -> None: ...
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         text, right = list(tokens), self.right()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tenfold.core.config import SpeculationConfig
-from tenfold.core.plan import SequenceSlice
+from tenfold.core.plan import SequenceSlice, SequenceStart
 from tenfold.core.slo import Slo
 from tenfold.spec.proposer import Proposal
 from tests.helpers.scheduling import Server
@@ -22,6 +22,8 @@ class Scripted:
 
     def __init__(self, matched: Callable[[str], int | None] = lambda sequence: 20) -> None:
         self.matched = matched
+
+    def begin(self, start: SequenceStart) -> None: ...
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         matched = self.matched(sequence)

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tenfold.core.constraint import ANY_OBJECT, Constraint
 from tests.server.fakes import FakeEngine
 from tests.server.test_completions import events
 
@@ -99,12 +100,48 @@ def test_harmless_fields_are_accepted(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "constraint"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, ANY_OBJECT),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"a": 1}, "strict": True},
+                }
+            },
+            Constraint("json", '{"a":1}'),
+        ),
+        ({"structured_outputs": {"json": {"a": 1}}}, Constraint("json", '{"a":1}')),
+        ({"structured_outputs": {"json": '{"a": 1}'}}, Constraint("json", '{"a": 1}')),
+        ({"structured_outputs": {"json_object": True}}, ANY_OBJECT),
+        ({"structured_outputs": {"regex": "a+"}}, Constraint("regex", "a+")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Constraint("choice", '["a","b"]')),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, Constraint("lark", 'start: "a"')),
+        ({"structured_outputs": {"grammar": 'root ::= "a"'}}, Constraint("gbnf", 'root ::= "a"')),
+    ],
+)
+def test_constraints_reach_the_engine(ask: Ask, more: dict[str, Any], constraint: Constraint | None) -> None:
+    engine = FakeEngine()
+    assert ask("POST", PATH, engine=engine, json={"messages": HELLO, **more}).status_code == 200
+    assert engine.requests[-1].params.constraint == constraint
+
+
+@pytest.mark.parametrize(
     ("more", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"json": {}, "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"xml": "a"}}, "structured_outputs.xml"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),

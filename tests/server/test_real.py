@@ -123,6 +123,41 @@ def test_an_answer_may_fill_the_context_but_not_more(served: Served) -> None:
     assert httpx.post(served.url + "/v1/completions", json=body).status_code == 400
 
 
+def test_constrained_answers(served: Served) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="x")
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 30},
+            "population": {"type": "integer", "maximum": 99999},
+        },
+        "required": ["city", "population"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="smol",
+        messages=[{"role": "user", "content": "Name a city, as JSON."}],
+        response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}},
+        max_tokens=80,
+        temperature=0,
+    )
+    found = json.loads(answer.choices[0].message.content or "")
+    assert set(found) == {"city", "population"} and isinstance(found["population"], int)
+    picked = client.completions.create(
+        model="smol",
+        prompt="The sky is",
+        max_tokens=8,
+        extra_body={"structured_outputs": {"choice": [" red", " green"]}},
+    )
+    assert picked.choices[0].text in (" red", " green")
+    with pytest.raises(openai.BadRequestError, match="JSON schema cannot be used"):
+        client.chat.completions.create(
+            model="smol",
+            messages=[{"role": "user", "content": "x"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}},
+        )
+
+
 def test_chat_and_bench_talk_to_it(served: Served) -> None:
     def tenfold(*arguments: str) -> str:
         command = [sys.executable, "-c", RUN, *arguments]

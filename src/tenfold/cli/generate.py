@@ -23,6 +23,8 @@ Examples:
   tenfold generate --file prompts.txt --json > out.jsonl     one prompt per line; - reads stdin
 
   tenfold generate --chat "Name three rivers." -t 0
+
+  tenfold generate --chat "Who wrote Faust, and when?" --json-schema schema.json
 """
 
 
@@ -42,6 +44,8 @@ def generate(
     top_k: sampling.TopK = 0,
     min_p: sampling.MinP = 0.0,
     seed: sampling.Seed = None,
+    json_schema: sampling.Schema = None,
+    regex: sampling.Regex = None,
     backend: options.BackendOption = options.Backend.cpu,
     threads: options.Threads = 0,
     weights: options.WeightsOption = options.Weights.auto,
@@ -62,6 +66,7 @@ def generate(
         n=n,
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
+        constraint=sampling.constraint_of(json_schema, regex),
     )
     from tenfold.cli.fetching import local_model
     from tenfold.engine.llm import LLM

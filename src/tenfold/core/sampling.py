@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from tenfold.core.constraint import Constraint
 from tenfold.core.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
@@ -38,6 +39,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None  # None: off; k: the sampled token's and the k most likely
+    constraint: Constraint | None = None  # what the output has to be
 
     def __post_init__(self) -> None:
         number(self.temperature, "temperature", 0.0, 100.0)
@@ -67,6 +69,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if self.logprobs is not None:
             integer(self.logprobs, "logprobs", 0, MAX_LOGPROBS)
+        if self.constraint is not None and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise InvalidRequest(f"{name} does not go with a constraint: that says where the text may end", param=name)
 
     @property
     def greedy(self) -> bool:

@@ -23,6 +23,7 @@ from tenfold.engine.core import EngineCore
 from tenfold.exec.drafter import DraftModel
 from tenfold.exec.memory import free_memory, pool_blocks
 from tenfold.exec.runner import ModelRunner
+from tenfold.grammar.grammars import Grammars
 from tenfold.model.checkpoint import Checkpoint, load_checkpoint
 from tenfold.model.draft import load_draft
 from tenfold.model.store import cache_folder, resolve
@@ -32,6 +33,7 @@ from tenfold.ops.tensors import Weights
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
 from tenfold.spec.finished import FinishedTexts
+from tenfold.spec.forced import ForcedTokens
 from tenfold.spec.lookup import PromptLookup
 from tenfold.spec.proposer import Proposer
 
@@ -71,7 +73,8 @@ def build_engine(config: EngineConfig) -> Engine:
         CacheConfig(blocks, config.block_size, config.prefix_sharing),
         partial(LeastWorth, cost=Forecast(cost, attention, config.scheduler.max_step_tokens).again),
     )
-    executor = ModelRunner(ops, blocks, config.block_size, laps, drafts)
+    grammars = Grammars(checkpoint.tokenizer, spec.vocab)
+    executor = ModelRunner(ops, blocks, config.block_size, laps, drafts, grammars)
     calibration = Calibration(
         cache,
         executor,
@@ -83,7 +86,7 @@ def build_engine(config: EngineConfig) -> Engine:
         brief=known is not None,
         draft_model=drafts is not None,
     )
-    proposers = proposers_of(config.scheduler.speculation)
+    proposers = proposers_of(config.scheduler.speculation, grammars)
     core = EngineCore(
         scheduler=Scheduler(config.scheduler, cache, cost, attention, proposers, draft_model=drafts is not None),
         cache=cache,
@@ -106,6 +109,7 @@ def build_engine(config: EngineConfig) -> Engine:
             windows=spec.windows,
             fit=cost.fit,
         ),
+        grammars=grammars,
     )
     info = EngineInfo(
         model=checkpoint.name,
@@ -121,11 +125,15 @@ def build_engine(config: EngineConfig) -> Engine:
     return Engine(core, info, checkpoint)
 
 
-def proposers_of(config: SpeculationConfig) -> tuple[Proposer, ...]:
+def proposers_of(config: SpeculationConfig, grammars: Grammars | None = None) -> tuple[Proposer, ...]:
     """Those that draft under ``config``."""
     if config.mode == "off":
         return ()
-    return (PromptLookup(), FinishedTexts(config.kept)) if config.kept else (PromptLookup(),)
+    found: list[Proposer] = [] if grammars is None else [ForcedTokens(grammars)]
+    found.append(PromptLookup())
+    if config.kept:
+        found.append(FinishedTexts(config.kept))
+    return tuple(found)
 
 
 def make_draft_model(config: EngineConfig, checkpoint: Checkpoint, target: Ops) -> DraftModel | None:

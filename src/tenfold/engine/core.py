@@ -23,6 +23,7 @@ from tenfold.engine.calibration import Calibration
 from tenfold.engine.inspection import Inspection, Step, StepLog, records_of
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
+from tenfold.grammar.grammars import Grammars
 from tenfold.sched.scheduler import Scheduler
 from tenfold.sched.sequence import Event, FailEvent, Submission
 from tenfold.sched.terms import TermsOf
@@ -73,6 +74,7 @@ class EngineCore:
         record: CostRecord | None = None,
         limits: SchedulerConfig | None = None,
         machine: Machine | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._lock = threading.Lock()  # held but for the time in which a step is computed
         self._terms_of = TermsOf(limits or SchedulerConfig())
@@ -80,6 +82,7 @@ class EngineCore:
         self._calibration = calibration
         self._record = record
         self._machine = machine
+        self._grammars = grammars
         self._log = StepLog()
         self._limits = limits or SchedulerConfig()
         self._running: Step | None = None  # the step before
@@ -129,6 +132,10 @@ class EngineCore:
 
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises InvalidRequest (ContextOverflow) or Overloaded, and then nothing is queued."""
+        if (constraint := request.params.constraint) is not None:  # takes time, which steps need not wait for
+            if self._grammars is None:
+                raise InvalidRequest("this engine follows no constraints", param="response_format")
+            self._grammars.matcher(constraint)
         with self._lock:
             self._submit(request)
 

@@ -5,6 +5,7 @@ from tenfold.core.plan import StepPlan, StepResult
 from tenfold.exec.batches import Batches
 from tenfold.exec.drafter import Drafter, DraftModel
 from tenfold.exec.sampler import Sampler
+from tenfold.grammar.grammars import Grammars
 from tenfold.model.decoder import forward_of
 from tenfold.ops.base import Ops
 
@@ -13,12 +14,18 @@ class ModelRunner:
     """Runs one model over its paged KV memory. See :class:`tenfold.exec.executor.Executor`."""
 
     def __init__(
-        self, ops: Ops, blocks: int, block_size: int, laps: Laps = NO_LAPS, draft_model: DraftModel | None = None
+        self,
+        ops: Ops,
+        blocks: int,
+        block_size: int,
+        laps: Laps = NO_LAPS,
+        draft_model: DraftModel | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._laps = laps
         self._forward = forward_of(ops)
         self._kv = ops.new_kv(blocks, block_size)
-        self._sampler = Sampler(ops.spec.vocab, ops)
+        self._sampler = Sampler(ops.spec.vocab, ops, grammars)
         self._batches = Batches()
         self._drafter: Drafter | None = None
         if draft_model is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
+from tenfold.grammar.grammars import Grammars, Matcher
 from tenfold.ops.base import SamplingOps
 
 Row = NDArray[np.float32]
@@ -41,6 +42,7 @@ class _State:
         "counts",
         "filters",
         "held_back",
+        "matcher",
         "outputs",
         "params",
         "penalized",
@@ -49,7 +51,7 @@ class _State:
         "seen",
     )
 
-    def __init__(self, start: SequenceStart, vocab: int) -> None:
+    def __init__(self, start: SequenceStart, vocab: int, matcher: Matcher | None) -> None:
         params = self.params = start.params
         self.filters = (params.temperature, params.top_k, params.top_p, params.min_p)
         self.seed = start.seed
@@ -61,12 +63,15 @@ class _State:
         self.bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         ends = {*start.eos_ids, *params.stop_token_ids}
         self.held_back = np.array(sorted(t for t in ends if t < vocab), dtype=np.intp)
+        self.matcher = matcher
         self.plain = params.greedy and params.logprobs is None  # where nothing is adjusted, the largest is the answer
         self.penalized = params.penalized
-        self.changes = params.penalized or bool(bias)
+        self.changes = params.penalized or bool(bias) or matcher is not None
 
     def add(self, token: int) -> None:
         self.outputs += 1
+        if self.matcher is not None:
+            self.matcher.consume((token,))
         if self.penalized:
             self.counts[token] = self.counts.get(token, 0) + 1
             if self.params.repetition_penalty != 1.0:
@@ -74,16 +79,22 @@ class _State:
 
 
 class Sampler:
-    """Draws tokens for many sequences; owns their penalties' counts and their position."""
+    """Draws tokens for many sequences; owns their penalties' counts, their position and their place in a grammar."""
 
-    def __init__(self, vocab: int, ops: SamplingOps) -> None:
+    def __init__(self, vocab: int, ops: SamplingOps, grammars: Grammars | None = None) -> None:
         self._vocab = vocab
         self._ops = ops
+        self._grammars = grammars
+        self._mask = np.zeros((vocab + 31) // 32, np.int32)
         self._states: dict[str, _State] = {}
 
     def start(self, start: SequenceStart) -> None:
         """Get to know a sequence."""
-        self._states[start.id] = _State(start, self._vocab)
+        matcher, constraint = None, start.params.constraint
+        if constraint is not None:
+            assert self._grammars is not None, "a constraint that nobody can follow was let in"
+            matcher = self._grammars.matcher(constraint)
+        self._states[start.id] = _State(start, self._vocab, matcher)
 
     def end(self, sequence: str) -> None:
         """Forget a sequence."""
@@ -108,7 +119,7 @@ class Sampler:
             choices = [i for i in choices if drawn[i] >= 0]
             logprobs = self._logprobs(choices, rows, logits)
             self._choose(choices, rows, logits, drawn)
-            failed |= {rows[i].id: _NOTHING_LEFT for i in choices if drawn[i] < 0 and not rows[i].ahead}
+            failed |= {rows[i].id: _why_nothing(rows[i].state) for i in choices if drawn[i] < 0 and not rows[i].ahead}
         sampled: list[SampledToken] = []
         at = 0
         for part in slices:
@@ -144,10 +155,26 @@ class Sampler:
         for i in choices:
             if rows[i].adjusts:
                 _adjust(rows[i].state, rows[i].ahead, logits[i])
+                self._constrain(rows[i].state, rows[i].ahead, logits[i])
         filters = [(*rows[i].state.filters, uniform(rows[i].state.seed, rows[i].outputs)) for i in choices]
         tokens = self._ops.draw(logits, np.array(choices, np.int32), np.array(filters, np.float64))
         for i, token in zip(choices, tokens.tolist(), strict=True):
             drawn[i] = token
+
+    def _constrain(self, state: _State, ahead: tuple[int, ...], row: Row) -> None:
+        """Leave what the grammar lets come next once ``ahead`` has come out, or all where that cannot: in place."""
+        matcher = state.matcher
+        if matcher is None:
+            return
+        taken = matcher.consume(ahead) if ahead else 0
+        if taken == len(ahead):
+            mask = self._mask
+            matcher.write_mask(mask.ctypes.data, mask.nbytes)
+            allowed = np.unpackbits(mask.view(np.uint8), count=self._vocab, bitorder="little")
+            row[: self._vocab][allowed == 0] = -np.inf
+            if matcher.error is not None:
+                row[:] = -np.inf
+        matcher.take_back(taken)
 
     def _logprobs(
         self, choices: list[int], rows: list["_RowOf"], logits: NDArray[np.float32]
@@ -205,6 +232,11 @@ class _Logprobs:
     def of(self, token: int) -> float:
         """Natural log of the token's probability."""
         return float(self._row[token]) - self._top - self._log_sum
+
+
+def _why_nothing(state: _State) -> str:
+    error = None if state.matcher is None else state.matcher.error
+    return _NOTHING_LEFT if error is None else f"the constraint cannot be followed any further: {error}"
 
 
 def _adjust(state: _State, ahead: tuple[int, ...], row: Row) -> None:

@@ -208,6 +208,8 @@ class Scheduler:
             self._admission.promise(sequence, self._running, now, self._load)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
+        if self.speculation is not None:
+            self.speculation.begin(sequence)
         if parent is not None and parent.computed < parent.prompt:
             self._siblings.hold(sequence, parent.id)
         else:

@@ -163,6 +163,11 @@ class Speculation:
         self._step.seconds = budget.predicted
         return self._step.seconds
 
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence is here."""
+        for proposer in self._proposers:
+            proposer.begin(sequence.submission.start)
+
     def learn(self, sequence: Sequence, held: int, used: int) -> None:
         """Of what was drafted for a sequence so many tokens were right, and in all it got ``used`` from the step.
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from tenfold.core.constraint import ANY_OBJECT, Constraint
 from tenfold.core.errors import ContextOverflow, InvalidRequest
 from tenfold.core.request import EngineInfo
 from tenfold.core.sampling import MAX_LOGPROBS, SamplingParams, integer
-from tenfold.server.protocol import ChatBody, CompletionBody, Message, SamplingBody
+from tenfold.server.protocol import ChatBody, CompletionBody, Message, ResponseFormat, SamplingBody
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions
 MAX_CHOICES = 1024  # prompts x n of one HTTP request
@@ -116,11 +119,6 @@ def _either(max_tokens: int | None, max_completion_tokens: int | None) -> int | 
 
 
 def _params(body: SamplingBody, vocab_size: int, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    if body.response_format is not None and body.response_format.type != "text":
-        raise InvalidRequest(
-            f"response_format {body.response_format.type[:50]!r} is not supported yet; only 'text' is",
-            param="response_format",
-        )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
     n = 1 if body.n is None else body.n
@@ -150,7 +148,51 @@ def _params(body: SamplingBody, vocab_size: int, max_tokens: int | None, logprob
         stop=stop,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
+        constraint=_constraint(body),
     )
+
+
+def _constraint(body: SamplingBody) -> Constraint | None:
+    form = None if body.response_format is None else _of_format(body.response_format)
+    wanted = body.structured_outputs
+    if wanted is None:
+        return form
+    found: list[Constraint] = [] if form is None else [form]
+    if wanted.json is not None:
+        text = wanted.json if isinstance(wanted.json, str) else msgspec.json.encode(wanted.json).decode()
+        found.append(Constraint("json", text))
+    if wanted.regex is not None:
+        found.append(Constraint("regex", wanted.regex))
+    if wanted.choice is not None:
+        found.append(Constraint("choice", msgspec.json.encode(wanted.choice).decode()))
+    if wanted.grammar is not None:
+        found.append(Constraint("gbnf" if "::=" in wanted.grammar else "lark", wanted.grammar))
+    if wanted.json_object:
+        found.append(ANY_OBJECT)
+    if len(found) > 1:
+        raise InvalidRequest(
+            "an answer takes one constraint, and structured_outputs and response_format name several",
+            param="structured_outputs",
+        )
+    return found[0] if found else None
+
+
+def _of_format(form: ResponseFormat) -> Constraint | None:
+    if form.type == "text":
+        return None
+    if form.type == "json_object":
+        return ANY_OBJECT
+    if form.type != "json_schema":
+        raise InvalidRequest(
+            f"response_format {form.type[:50]!r} is not known: use 'text', 'json_object' or 'json_schema'",
+            param="response_format",
+        )
+    if form.json_schema is None or form.json_schema.schema is None:
+        raise InvalidRequest("response_format 'json_schema' needs json_schema.schema", param="response_format")
+    schema = form.json_schema.schema
+    if not isinstance(schema, dict):
+        raise InvalidRequest("response_format's json_schema.schema has to be an object", param="response_format")
+    return Constraint("json", msgspec.json.encode(schema).decode())
 
 
 def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:

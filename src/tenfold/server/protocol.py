@@ -41,10 +41,31 @@ class Message(msgspec.Struct, frozen=True):
     tool_calls: list[Any] | None = None
 
 
+class JsonSchema(msgspec.Struct, frozen=True):
+    """The schema of an answer. ``strict`` is what every answer is here."""
+
+    schema: Any = None
+    name: Ignored = None
+    description: Ignored = None
+    strict: Ignored = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """The answer's form; ``text`` is the only type served."""
+    """The answer's form: ``text``, ``json_object``, or ``json_schema`` with the schema."""
 
     type: str
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the whole answer has to be, one of: of a JSON schema, matched by a regular expression, one of some texts, or
+    of a grammar (Lark's notation, or llama.cpp's GBNF)."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
 
 
 class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +99,7 @@ class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     slo_class: str | None = None
     slo_ttft_ms: float | None = None
     slo_tpot_ms: float | None = None

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate
 
+from tenfold.core.plan import SequenceStart
 from tenfold.spec.acceptance import STEPS, bucket_of
 from tenfold.spec.profile import DraftProfile
 from tenfold.spec.proposer import Proposal
@@ -20,6 +21,9 @@ class SimulatedDrafts:
         self._starts = list(accumulate(profile.starts))
         self._random = random.Random(seed)
         self._runs: dict[str, int] = {}  # of sequences in which one goes on: the tokens behind the next one
+
+    def begin(self, start: SequenceStart) -> None:
+        """Nothing to do."""
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """A run that goes on, or one that begins."""

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
+from tenfold.core.plan import SequenceStart
 from tenfold.spec.proposer import Proposal
 from tenfold.spec.runs import MATCHED, TRIED, Runs, matched
 
@@ -29,6 +30,9 @@ class FinishedTexts:
         self._shelves: dict[str, _Shelf] = {}
         self._order: deque[str] = deque()  # whose text is how old, the oldest first
         self.tokens = 0
+
+    def begin(self, start: SequenceStart) -> None:
+        """Nothing to do: a text is read when it is drafted for."""
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """As one of the texts went on, up to its end."""

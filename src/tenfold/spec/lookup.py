@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+from tenfold.core.plan import SequenceStart
 from tenfold.spec.proposer import Proposal
 from tenfold.spec.runs import MATCHED, TRIED, Trail, matched
 
@@ -18,6 +19,9 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._trails: dict[str, Trail] = {}
+
+    def begin(self, start: SequenceStart) -> None:
+        """Nothing to do: a text is read when it is drafted for."""
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """The text goes on as it did then; where that reaches its end, it repeats itself."""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from tenfold.core.plan import SequenceStart
+
 
 class Proposal(NamedTuple):
     """Tokens that may come next, and the length of what stands behind them: tokens before that are the same there."""
@@ -19,6 +21,10 @@ class Proposer(Protocol):
     """
 
     name: str
+
+    def begin(self, start: SequenceStart) -> None:
+        """A sequence will be drafted for."""
+        ...
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """Up to ``most`` (at least 1) tokens; None where it knows nothing."""

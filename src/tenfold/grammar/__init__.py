@@ -1,0 +1,1 @@
+"""What a constrained text may go on with."""

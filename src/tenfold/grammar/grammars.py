@@ -1,0 +1,208 @@
+"""From constraints to matchers, for one vocabulary.
+
+The library compiles a constraint within limits of its own on the size of grammars and on work per token (its defaults);
+what gets large by repetition is refused before (``size``): a hostile one ends in an error, not in a hang.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tenfold.core.constraint import Constraint
+from tenfold.core.errors import InvalidRequest
+from tenfold.grammar.size import MOST as LARGEST
+from tenfold.grammar.size import too_large
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MOST = 1 << 20  # characters of a constraint
+_KEPT = 64  # compiled ones
+# As json.dumps writes it: what may not differ need not be chosen, and small models do not lose themselves in spaces.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Words(Protocol):
+    """A vocabulary and its tokenizer."""
+
+    bos_id: int | None
+    vocab_size: int
+
+    @property
+    def eos_ids(self) -> Sequence[int]:
+        """Tokens that end a text."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """A token's own bytes."""
+        ...
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is a mark rather than text."""
+        ...
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The ids of a text."""
+        ...
+
+
+class Grammars:
+    """Owner of the compiled constraints. Safe to use from several threads. ``words`` is called once, by the first
+    constraint: what it gives takes some tenths of a second to make. ``vocab_size`` counts the model's logits."""
+
+    def __init__(self, words: Callable[[], Words], vocab_size: int) -> None:
+        self._words = words
+        self._vocab_size = vocab_size
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def matcher(self, constraint: Constraint) -> "Matcher":
+        """A new one. Raises InvalidRequest for a constraint that is none, or too large a one."""
+        with self._lock:
+            known = self._compiled.get(constraint)
+            if known is None:
+                known = self._compile(constraint)
+                self._compiled[constraint] = known
+                while len(self._compiled) > _KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(constraint)
+            return Matcher(known.deep_copy())
+
+    def _compile(self, constraint: Constraint) -> "LLMatcher":
+        from llguidance import LLMatcher
+
+        if len(constraint.text) > MOST:
+            raise InvalidRequest(
+                f"the constraint has {len(constraint.text)} characters; at most {MOST} are taken", param=_PARAM
+            )
+        if too_large(constraint):
+            raise InvalidRequest(
+                f"the {_NAMES[constraint.kind]} repeats too much: written out, at most {LARGEST} are taken",
+                param=_PARAM,
+            )
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        try:
+            grammar = _GRAMMARS[constraint.kind](constraint.text)
+        except Exception as error:  # the library's converters raise of all kinds
+            raise InvalidRequest(f"the {_NAMES[constraint.kind]} is none: {_short(error)}", param=_PARAM) from None
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidRequest(
+                f"the {_NAMES[constraint.kind]} cannot be used: {_short(matcher.get_error())}", param=_PARAM
+            )
+        return matcher
+
+    def _make_tokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        words = self._words()
+        if not words.eos_ids:
+            raise InvalidRequest("this model has no token that ends a text, which a constraint needs", param=_PARAM)
+        return LLTokenizer(TokenizerWrapper(_Wrapped(words)), n_vocab=self._vocab_size, eos_token=list(words.eos_ids))
+
+
+class Matcher:
+    """Follows one text, token by token."""
+
+    __slots__ = ("_library",)
+
+    def __init__(self, library: "LLMatcher") -> None:
+        self._library = library
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot go on: a limit of the library's was hit."""
+        return _short(self._library.get_error()) if self._library.is_error() else None
+
+    def consume(self, tokens: Sequence[int]) -> int:
+        """Take the next tokens of the text, as many as may come; returns how many."""
+        return self._library.try_consume_tokens(list(tokens))
+
+    def take_back(self, count: int) -> None:
+        """Forget the last ``count`` tokens."""
+        if count:
+            self._library.rollback(count)
+
+    def write_mask(self, address: int, size: int) -> None:
+        """Write which tokens may come next to ``size`` bytes of memory, a bit each, the first token lowest: also those
+        that end a text, where it may end."""
+        self._library.unsafe_compute_mask_ptr(address, size)
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as they are the only ones."""
+        return self._library.compute_ff_tokens()
+
+
+class _Wrapped:
+    """A tokenizer as the library wants it."""
+
+    def __init__(self, words: Words) -> None:
+        self.eos_token_id = words.eos_ids[0]
+        self.bos_token_id = words.bos_id
+        self.tokens = [words.token_bytes(token) for token in range(words.vocab_size)]
+        self.special_token_ids = [token for token in range(words.vocab_size) if words.is_special(token)]
+        self._words = words
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        return self._words.encode(plain, add_special=False, parse_special=False)
+
+
+_PARAM = "response_format"
+_NAMES = {
+    "json": "JSON schema",
+    "regex": "regular expression",
+    "choice": "list of choices",
+    "lark": "Lark grammar",
+    "gbnf": "GBNF grammar",
+}
+
+
+def _short(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _choice(text: str) -> str:
+    choices = json.loads(text)
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+        raise ValueError("it has to hold one text or more, none of them empty")
+    return _lark("start: " + " | ".join(json.dumps(one) for one in choices))
+
+
+def _json(text: str) -> str:
+    from llguidance import LLMatcher
+
+    overrides: Any = _JSON
+    return LLMatcher.grammar_from_json_schema(text, overrides=overrides)
+
+
+def _regex(text: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(text)
+
+
+def _lark(text: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_lark(text)
+
+
+def _gbnf(text: str) -> str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    return _lark(gbnf_to_lark(text))
+
+
+_GRAMMARS: dict[str, Callable[[str], str]] = {
+    "json": _json,
+    "regex": _regex,
+    "choice": _choice,
+    "lark": _lark,
+    "gbnf": _gbnf,
+}
