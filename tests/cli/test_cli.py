@@ -41,6 +41,8 @@ def refused(result: Result, says: str, code: int = 2) -> None:
         (("bench", "--nonsense"), "tenfold bench -h"),
         (("bench", "compare"), "'before'"),
         (("doctor", "of", "mine"), "extra argument"),
+        (("generate", "x", "--regex", "a", "--json-schema", "{}"), "takes one of them"),
+        (("generate", "x", "--json-schema", "no-such-file"), "cannot read --json-schema no-such-file"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(cli: Cli, line: tuple[str, ...], says: str) -> None:

@@ -52,10 +52,16 @@ class Setting:
     def words(self) -> str:
         """For people."""
         router = f", router {self.router}" if self.replicas > 1 else ""
+        speculation = f" --speculation {self.speculation}" if self.searched_speculation else ""
         return (
             f"{self.replicas} × {self.variant.name}, --profile {self.profile} --max-step-tokens {self.max_step_tokens} "
-            f"--max-running {self.max_running} --speculation {self.speculation}{router}"
+            f"--max-running {self.max_running}{speculation}{router}"
         )
+
+    @property
+    def searched_speculation(self) -> bool:
+        """Whether it was simulated with drafts, too. Where nothing is known of them, nothing is said against them."""
+        return self.variant.machine.drafts is not None
 
     def options(self, slo: Slo) -> dict[str, Any]:
         """Those of `tenfold serve`, for its --config."""
@@ -65,7 +71,7 @@ class Setting:
             "profile": self.profile,
             "max-step-tokens": max(self.max_step_tokens, self.max_running),
             "max-running": self.max_running,
-            "speculation": self.speculation,
+            **({"speculation": self.speculation} if self.searched_speculation else {}),
             "kv-tokens": self.variant.machine.blocks * self.variant.machine.block_size,
         }
 
@@ -118,7 +124,7 @@ class Point:
             "max_step_tokens": setting.max_step_tokens,
             "max_running": setting.max_running,
             "router": setting.router,
-            "speculation": setting.speculation,
+            "speculation": setting.speculation if setting.searched_speculation else None,
             "factor": round(self.factor, 4),
             "attained": round(self.attained, 4),
             "refused": round(self.refused, 4),
