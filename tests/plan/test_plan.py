@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise, takewhile
 
 import pytest
+from msgspec.structs import replace
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import Slo
@@ -12,6 +13,8 @@ from tenfold.cost.machine import Machine
 from tenfold.plan.report import as_json, page, table, words_of
 from tenfold.plan.search import Search, pareto
 from tenfold.plan.setting import Setting, Variant, evaluate
+from tenfold.spec.acceptance import STEPS
+from tenfold.spec.profile import DraftProfile
 from tenfold.traffic import lengths
 from tenfold.traffic.arrivals import poisson
 from tenfold.traffic.row import Row
@@ -114,3 +117,12 @@ def test_costs_add_up() -> None:
 def test_bad_parts() -> None:
     with pytest.raises(ConfigError, match="--attain"):
         Search(Chats(1.0), BOUNDS, 0.0, nothing)
+
+
+def test_nothing_is_said_against_drafts_without_need() -> None:
+    plain, drafting = machine(), replace(machine(), drafts=DraftProfile(0.5, (1,) * len(STEPS), (0.0,) * len(STEPS)))
+    bounds = Slo(ttft=1.0)
+    assert "speculation" not in Setting(Variant("one", plain)).options(bounds)
+    assert "--speculation" not in Setting(Variant("one", plain)).words
+    known = Setting(Variant("one", drafting))
+    assert known.options(bounds)["speculation"] == "auto" and "--speculation auto" in known.words

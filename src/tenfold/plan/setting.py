@@ -36,7 +36,7 @@ class Setting:
     max_step_tokens: int = SchedulerConfig().max_step_tokens
     max_running: int = SchedulerConfig().max_running
     router: str = "least-work"
-    speculation: str = "off"
+    speculation: str = "auto"  # as engines do by default
 
     def scheduler(self, slo: Slo) -> SchedulerConfig:
         """For each of its replicas."""
