@@ -22,6 +22,7 @@ _SCARCE = 0.1  # of memory that may be used, free
 _LITTLE = 1 << 30  # bytes
 _FAR = 0.3  # of the machine's limit: below it, it is the kernels that bind
 _CONTEXT = 600  # tokens, of the shapes that a model is measured at
+_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder each, where NVIDIA's driver is loaded
 
 
 def look_at_machine() -> tuple[list[Finding], MachineLimits]:
@@ -55,6 +56,9 @@ def look_at_machine() -> tuple[list[Finding], MachineLimits]:
             evidence={"level": level, "levels": list(available_levels())},
         ),
     ]
+    if cards := gpus_of(_GPUS):
+        words = f"GPU: {', '.join(cards)}. Not used: there are kernels for CPUs only yet."
+        findings.append(Finding(name="gpu", level="note", words=words, evidence={"gpus": cards}))
     for words in busy_words(min(others, others_running()), cores, cores):  # before and after measuring: not by chance
         advice = ("stop them, or give them cores of their own (taskset, a cgroup)",)
         findings.append(Finding(name="busy", level="problem", words=words, advice=advice, weight=0.5))
@@ -72,6 +76,18 @@ def look_at_machine() -> tuple[list[Finding], MachineLimits]:
         words = "matplotlib is not installed: reports of `tenfold bench` come without pictures."
         findings.append(Finding(name="pictures", level="note", words=words, advice=("pip install 'tenfold[plot]'",)))
     return findings, limits
+
+
+def gpus_of(folder: Path) -> list[str]:
+    """The names of NVIDIA's cards that the driver tells of."""
+    names = []
+    for information in sorted(folder.glob("*/information")):
+        try:
+            lines = information.read_text("utf-8", "replace").splitlines()
+        except OSError:
+            continue
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names
 
 
 def look_at_model(
