@@ -91,17 +91,11 @@ auto Model::normed(const std::vector<float>& weight, int rows, const int32_t* pi
 }
 
 template <typename X, typename F>
-void Model::linears(const Job* jobs, int count, const X& input, int rows, int unit, const F& also) {
-  int tiles = 0;
-  size_t bytes = 0;
-  for (int j = 0; j < count; ++j) {
-    tiles += jobs[j].w->tiles();
-    bytes += jobs[j].w->tiles() * jobs[j].w->tile_bytes;
-  }
-  const int row_items = ceil_div(rows, kRowChunk);
+void Model::linear(const Job& job, const X& input, int rows, int unit, const F& also) {
+  const int tiles = job.w->tiles(), row_items = ceil_div(rows, kRowChunk);
   // Few rows: items of some tens of kilobytes of weights. Many: each tile is work enough.
   const size_t wanted = std::max<size_t>(1, kItemBytes / (static_cast<size_t>(std::min(rows, kRowChunk)) + 3) * 4);
-  int step = std::max(1, static_cast<int>(wanted * tiles / bytes));
+  int step = std::max(1, static_cast<int>(wanted / job.w->tile_bytes));
   step = std::max(1, std::min(step, tiles / threads()));
   if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
   step = ceil_div(step, unit) * unit;
@@ -110,22 +104,15 @@ void Model::linears(const Job* jobs, int count, const X& input, int rows, int un
     const Acts& x = input(thread);
     const int row = item / column_items * kRowChunk, many = std::min(kRowChunk, rows - row);
     const int from = item % column_items * step, to = std::min(tiles, from + step);
-    int base = 0;
-    for (int j = 0; j < count; ++j) {
-      const Job& job = jobs[j];
-      const int first = std::max(from, base) - base, last = std::min(to - base, job.w->tiles());
-      if (first < last)
-        kernels_.linear_tile(*job.w, first, last - first, x, row, many, job.out + row * job.stride + first * kTile,
-                             job.stride, job.accumulate);
-      base += job.w->tiles();
-    }
+    kernels_.linear_tile(*job.w, from, to - from, x, row, many, job.out + row * job.stride + from * kTile, job.stride,
+                         job.accumulate);
     also(from, to, row, many);
   });
 }
 
 template <typename X>
 void Model::linear(const Job& job, const X& input, int rows) {
-  linears(&job, 1, input, rows, 1, [](int, int, int, int) {});
+  linear(job, input, rows, 1, [](int, int, int, int) {});
 }
 
 const RopeTable& Model::rope_of(int layer) const {
@@ -382,7 +369,7 @@ Rows Model::logits() {
   if (rows > 0) {
     const auto input = normed(norm_, rows, batch_.rows.data(), {&head()});
     const Job job = {&head(), logits_.data(), logit_stride_, false};
-    linears(&job, 1, input, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
+    linear(job, input, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
       const int first = from * kTile, count = std::min(to * kTile, vocab) - first;
       for (int r = row; r < row + many; ++r) {
         float* x = logits_.data() + r * logit_stride_ + first;

@@ -181,7 +181,7 @@ class Model {
   // input(thread) is what they are applied to. Items begin at whole `unit`s of tiles; also(first tile, last + 1, row,
   // rows) follows each.
   template <typename X, typename F>
-  void linears(const Job* jobs, int count, const X& input, int rows, int unit, const F& also);
+  void linear(const Job& job, const X& input, int rows, int unit, const F& also);
   template <typename X>
   void linear(const Job& job, const X& input, int rows);
   template <typename F>
