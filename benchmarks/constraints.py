@@ -10,15 +10,13 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.speculation.__main__ import BLOCK, BLOCKS, TURN, Ids, Run, TurnClock
+from benchmarks.turns import TurnClock, take_turns
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, CacheConfig, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.constraint import Constraint
-from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention
@@ -48,6 +46,7 @@ SCHEMA["required"] = list(SCHEMA["properties"])
 BOOKS = ("Faust", "Hamlet", "Emma", "Candide", "Don Quixote", "Dracula", "Walden", "Ulysses")
 MODES = ("free", "held", "ahead")
 TOKENS = 160
+BLOCK, BLOCKS = 16, 1536
 
 
 def main() -> int:
@@ -89,6 +88,8 @@ def main() -> int:
             spec.vocab,
             grammars=grammars,
         )
+    free = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+    held = SamplingParams(temperature=0.0, max_tokens=TOKENS, constraint=Constraint("json", json.dumps(SCHEMA)))
     template, tokenizer = require_template(checkpoint.chat_template, checkpoint.name), checkpoint.tokenizer()
     print(f"{checkpoint.name}, {ops.describe()}; {told.rounds} rounds; decode, ratios to free\n")
     print(
@@ -105,7 +106,8 @@ def main() -> int:
         before = cores["ahead"].stats()
         for turn in range(told.rounds):
             order = MODES if turn % 2 == 0 else MODES[::-1]
-            runs = _take_turns(cores, clocks, order, prompts, at_a_time)
+            wanted = {mode: [(ids, held if mode != "free" else free) for ids in prompts] for mode in order}
+            runs = take_turns(cores, clocks, wanted, at_a_time)
             for mode, run in runs.items():
                 rates[mode].append(run.decode)
             if runs["held"].tokens != runs["ahead"].tokens:
@@ -122,56 +124,12 @@ def main() -> int:
                 (after.accepted_tokens_total, before.accepted_tokens_total),
             )
         )
-        held, ahead = (
+        ratio_held, ratio_ahead = (
             statistics.median(a / b for a, b in zip(rates[mode], rates["free"], strict=True)) for mode in MODES[1:]
         )
-        free = statistics.median(rates["free"])
-        print(f"| {at_a_time} | {free:.0f} | {held:.3f} | {ahead:.3f} | {drafted}, {right} |", flush=True)
+        rate = statistics.median(rates["free"])
+        print(f"| {at_a_time} | {rate:.0f} | {ratio_held:.3f} | {ratio_ahead:.3f} | {drafted}, {right} |", flush=True)
     return 0
-
-
-def _take_turns(
-    cores: dict[str, EngineCore],
-    clocks: dict[str, TurnClock],
-    order: tuple[str, ...],
-    prompts: list[Ids],
-    at_a_time: int,
-) -> dict[str, Run]:
-    runs = {mode: Run() for mode in order}
-    serving = {mode: _serve(cores[mode], clocks[mode], mode, prompts, at_a_time, runs[mode]) for mode in order}
-    while serving:
-        for mode, steps in list(serving.items()):
-            clock = clocks[mode]
-            until = clock.now() + TURN
-            clock.go()
-            while clock.now() < until:
-                if next(steps, steps) is steps:
-                    del serving[mode]
-                    break
-            clock.halt()
-    return runs
-
-
-def _serve(
-    core: EngineCore, clock: TurnClock, mode: str, prompts: list[Ids], at_a_time: int, run: Run
-) -> Iterator[None]:
-    left, active = list(enumerate(prompts)), set[str]()
-    constraint = None if mode == "free" else Constraint("json", json.dumps(SCHEMA))
-    while left or active:
-        while left and len(active) < at_a_time:
-            number, ids = left.pop(0)
-            params = SamplingParams(
-                temperature=0.0, max_tokens=TOKENS, ignore_eos=constraint is None, constraint=constraint
-            )
-            core.submit(EngineRequest(id=str(number), prompt_ids=ids, params=params, arrival=clock.now()))
-            active.add(str(number))
-        for output in core.step():
-            now, number = clock.now(), int(output.id)
-            run.tokens[number] = run.tokens.get(number, ()) + output.tokens
-            run.times[number] = run.times.get(number, (now, now))[0], now
-            if output.finish is not None:
-                active.discard(output.id)
-        yield
 
 
 if __name__ == "__main__":

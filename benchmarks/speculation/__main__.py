@@ -15,17 +15,15 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speculation.work import KINDS, Ask, asks
+from benchmarks.turns import Run, TurnClock, Wanted, take_turns
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, CacheConfig, EngineConfig, SchedulerConfig, SpeculationConfig
-from tenfold.core.request import EngineRequest, Timeline
 from tenfold.core.sampling import SamplingParams
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention
@@ -40,61 +38,8 @@ from tenfold.sched.scheduler import Scheduler
 
 MODES = ("off", "auto", "fixed")
 FIXED = 4
-TURN = 0.2  # seconds
 BLOCK, BLOCKS = 16, 1536
 AT_A_TIME = (1, 2, 4, 8, 16, 32)
-Ids = tuple[int, ...]
-Encoded = tuple[Ids, Ask]
-
-
-@dataclass(slots=True)
-class Run:
-    """What came of some requests."""
-
-    seconds: float = 0.0
-    tokens: dict[int, Ids] = field(default_factory=dict)
-    times: dict[int, tuple[float, float]] = field(default_factory=dict)  # of the first token and the last
-    lines: list[Timeline] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Output tokens per second."""
-        return sum(map(len, self.tokens.values())) / self.seconds
-
-    @property
-    def decode(self) -> float:
-        """Tokens per second of those that decode: 1 over the mean time per token."""
-        spans = [last - first for first, last in self.times.values()]
-        return sum(len(tokens) - 1 for tokens in self.tokens.values()) / sum(spans)
-
-    def tpot(self, part: float) -> float:
-        """The seconds per token that so many of the requests stay below, 0 to 1."""
-        found = sorted(
-            (last - first) / (len(self.tokens[name]) - 1)
-            for name, (first, last) in self.times.items()
-            if len(self.tokens[name]) > 8
-        )
-        return found[min(len(found) - 1, int(part * len(found)))]
-
-
-class TurnClock:
-    """Stands still while it is another's turn."""
-
-    def __init__(self) -> None:
-        self._before = 0.0  # seconds of earlier turns
-        self._began: float | None = None
-
-    def now(self) -> float:
-        """Seconds of its turns so far."""
-        return self._before + (0.0 if self._began is None else time.perf_counter() - self._began)
-
-    def go(self) -> None:
-        """Its turn begins."""
-        self._began = time.perf_counter()
-
-    def halt(self) -> None:
-        """Its turn ends."""
-        self._before, self._began = self.now(), None
 
 
 class Bench:
@@ -145,53 +90,14 @@ class Bench:
                 spec.vocab,
             )
 
-    def encoded(self, wanted: list[Ask]) -> list[Encoded]:
+    def encoded(self, wanted: list[Ask]) -> list[Wanted]:
         """Each as a chat of one message."""
         template = require_template(self.checkpoint.chat_template, self.checkpoint.name)
         tokenizer = self.checkpoint.tokenizer()
         texts = [template.render([{"role": "user", "content": ask.text}]) for ask in wanted]
         ids = [tuple(tokenizer.encode(text, add_special=False)) for text in texts]
-        return list(zip(ids, wanted, strict=True))
-
-
-def serve(core: EngineCore, clock: TurnClock, wanted: list[Encoded], at_a_time: int, run: Run) -> Iterator[None]:
-    """All of ``wanted``, so many at a time; stops after each step."""
-    left = list(enumerate(wanted))
-    active: set[str] = set()
-    began = clock.now()
-    while left or active:
-        while left and len(active) < at_a_time:
-            number, (ids, ask) = left.pop(0)
-            params = SamplingParams(temperature=ask.temperature, seed=ask.seed, max_tokens=ask.tokens)
-            core.submit(EngineRequest(id=str(number), prompt_ids=ids, params=params, arrival=clock.now()))
-            active.add(str(number))
-        for output in core.step():
-            now, number = clock.now(), int(output.id)
-            run.tokens[number] = run.tokens.get(number, ()) + output.tokens
-            run.times[number] = run.times.get(number, (now, now))[0], now
-            if output.finish is not None:
-                active.discard(output.id)
-                if output.timeline is not None:
-                    run.lines.append(output.timeline)
-        run.seconds = clock.now() - began
-        yield
-
-
-def take_turns(bench: Bench, modes: Sequence[str], wanted: list[Encoded], at_a_time: int) -> dict[str, Run]:
-    """The same requests by each of the modes."""
-    runs = {mode: Run() for mode in modes}
-    serving = {mode: serve(bench.cores[mode], bench.clocks[mode], wanted, at_a_time, runs[mode]) for mode in modes}
-    while serving:
-        for mode, steps in list(serving.items()):
-            clock = bench.clocks[mode]
-            until = clock.now() + TURN
-            clock.go()
-            while clock.now() < until:
-                if next(steps, steps) is steps:  # all are answered
-                    del serving[mode]
-                    break
-            clock.halt()
-    return runs
+        params = [SamplingParams(temperature=a.temperature, seed=a.seed, max_tokens=a.tokens) for a in wanted]
+        return list(zip(ids, params, strict=True))
 
 
 def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> dict[str, Any]:
@@ -201,7 +107,8 @@ def cell(bench: Bench, kind: str, at_a_time: int, told: argparse.Namespace) -> d
     runs: dict[str, list[Run]] = {mode: [] for mode in bench.cores}
     for turn in range(told.rounds):
         modes = [mode for mode in bench.cores if mode != "fixed" or turn < told.fixed_rounds]
-        for mode, run in take_turns(bench, modes if turn % 2 == 0 else modes[::-1], wanted, at_a_time).items():
+        order = modes if turn % 2 == 0 else modes[::-1]
+        for mode, run in take_turns(bench.cores, bench.clocks, dict.fromkeys(order, wanted), at_a_time).items():
             runs[mode].append(run)
         for mode, some in runs.items():
             if len(some) > turn and some[-1].tokens != runs["off"][-1].tokens:

@@ -110,8 +110,9 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
   }
 }
 
-// sum[r] += rows r of `acts`, which lie in one panel, times GROUPS groups of a tile, whose codes are packed or a byte each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes
-// times codes; then for each part in turn, with activations x = scale * code, in float32:
+// sum[r] += rows r of `acts`, which lie in one panel, times GROUPS groups of a tile, whose codes are packed or a byte
+// each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes times codes; then for each part in
+// turn, with activations x = scale * code, in float32:
 //   sum = fma(s * (dot - kShift), scale, sum), the product s * … with one rounding
 //   sum = fma(m, scale * (the sum of the activations' codes), sum)
 template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -118,6 +119,34 @@ def test_what_is_taken_back_never_was() -> None:
     assert matcher.consume(b"abx") == 2
     matcher.take_back(2)
     assert allowed(matcher) == before == {ord("a")}
+
+
+def test_a_limit_of_the_library_is_an_error_that_is_told() -> None:
+    patterns = [{"type": "string", "pattern": f".{{0,{i}}}x"} for i in range(3000)]
+    matcher = make().matcher(Constraint("json", json.dumps({"anyOf": patterns})))
+    assert matcher.error is None
+    assert matcher.consume(b'"') == 1
+    allowed(matcher)
+    assert matcher.error is not None and "too many" in matcher.error
+
+
+def test_nobody_waits_for_anothers_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, go, begun = make(), threading.Event(), threading.Event()
+    made.matcher(ANY_OBJECT)
+    compile_ = made._compile
+
+    def slow(constraint: Constraint) -> object:
+        begun.set()
+        assert go.wait(30)
+        return compile_(constraint)
+
+    monkeypatch.setattr(made, "_compile", slow)
+    thread = threading.Thread(target=made.matcher, args=(Constraint("regex", "a"),))
+    thread.start()
+    assert begun.wait(30)
+    made.matcher(ANY_OBJECT)
+    go.set()
+    thread.join()
 
 
 @pytest.mark.parametrize(

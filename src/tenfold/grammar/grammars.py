@@ -57,19 +57,21 @@ class Grammars:
         self._vocab_size = vocab_size
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is compiled
+        self._making = threading.Lock()  # of the tokenizer
 
     def matcher(self, constraint: Constraint) -> "Matcher":
         """A new one. Raises InvalidRequest for a constraint that is none, or too large a one."""
         with self._lock:
             known = self._compiled.get(constraint)
-            if known is None:
-                known = self._compile(constraint)
-                self._compiled[constraint] = known
-                while len(self._compiled) > _KEPT:
-                    self._compiled.popitem(last=False)
+        if known is None:
+            known = self._compile(constraint)  # may take seconds, for which others need not wait
+        with self._lock:
+            self._compiled[constraint] = known
             self._compiled.move_to_end(constraint)
-            return Matcher(known.deep_copy())
+            while len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return Matcher(known)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher
@@ -83,26 +85,32 @@ class Grammars:
                 f"the {_NAMES[constraint.kind]} repeats too much: written out, at most {LARGEST} are taken",
                 param=_PARAM,
             )
-        if self._tokenizer is None:
-            self._tokenizer = self._make_tokenizer()
+        tokenizer = self._the_tokenizer()
         try:
             grammar = _GRAMMARS[constraint.kind](constraint.text)
         except Exception as error:  # the library's converters raise of all kinds
             raise InvalidRequest(f"the {_NAMES[constraint.kind]} is none: {_short(error)}", param=_PARAM) from None
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(
                 f"the {_NAMES[constraint.kind]} cannot be used: {_short(matcher.get_error())}", param=_PARAM
             )
         return matcher
 
-    def _make_tokenizer(self) -> "LLTokenizer":
+    def _the_tokenizer(self) -> "LLTokenizer":
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        words = self._words()
-        if not words.eos_ids:
-            raise InvalidRequest("this model has no token that ends a text, which a constraint needs", param=_PARAM)
-        return LLTokenizer(TokenizerWrapper(_Wrapped(words)), n_vocab=self._vocab_size, eos_token=list(words.eos_ids))
+        with self._making:
+            if self._tokenizer is None:
+                words = self._words()
+                if not words.eos_ids:
+                    raise InvalidRequest(
+                        "this model has no token that ends a text, which a constraint needs", param=_PARAM
+                    )
+                self._tokenizer = LLTokenizer(
+                    TokenizerWrapper(_Wrapped(words)), n_vocab=self._vocab_size, eos_token=list(words.eos_ids)
+                )
+            return self._tokenizer
 
 
 class Matcher:
@@ -110,8 +118,8 @@ class Matcher:
 
     __slots__ = ("_library",)
 
-    def __init__(self, library: "LLMatcher") -> None:
-        self._library = library
+    def __init__(self, compiled: "LLMatcher") -> None:
+        self._library = compiled.deep_copy()
 
     @property
     def error(self) -> str | None:
@@ -123,7 +131,7 @@ class Matcher:
         return self._library.try_consume_tokens(list(tokens))
 
     def take_back(self, count: int) -> None:
-        """Forget the last ``count`` tokens."""
+        """Forget the last ``count`` tokens. An error stays."""
         if count:
             self._library.rollback(count)
 

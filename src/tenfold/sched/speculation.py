@@ -55,6 +55,11 @@ class _Offer:
         self.expected += self.chances[self.taken]
         self.taken += 1
 
+    def leave(self) -> None:
+        """One token less."""
+        self.taken -= 1
+        self.expected -= self.chances[self.taken]
+
     @property
     def gain(self) -> float:
         """By how much the next token lowers the sequence's steps per token."""
@@ -295,7 +300,7 @@ class Speculation:
             else:
                 heappop(best)
         for offer in order[taken:]:
-            offer.taken -= 1
+            offer.leave()
         if not taken:
             self._passed += 1
             if self._passed >= self._patience:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from tenfold.core.errors import InvalidRequest
 from tenfold.core.plan import SequenceStart
 from tenfold.grammar.grammars import Grammars, Matcher
 from tenfold.spec.proposer import Proposal
@@ -24,12 +23,8 @@ class ForcedTokens:
     def begin(self, start: SequenceStart) -> None:
         """Follow it, if it is constrained."""
         constraint = start.params.constraint
-        if constraint is None:
-            return
-        try:
+        if constraint is not None:  # which the engine has compiled before it let the request in
             self._matchers[start.id] = self._grammars.matcher(constraint), len(start.prompt_ids)
-        except InvalidRequest:  # whoever samples says so
-            return
 
     def propose(self, sequence: str, tokens: Sequence[int], salt: str, most: int) -> Proposal | None:
         """What must come next."""
