@@ -49,7 +49,8 @@ test: $(READY) $(STAMPS)/dev $(STAMPS)/oracle $(STAMPS)/pulled-gemma3-270m lint
 	@echo "==> tests"
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(STAMPS)/package $(STAMPS)/dev
+# Types are checked against torch's own.
+lint: $(STAMPS)/package $(STAMPS)/dev $(STAMPS)/oracle
 	@echo "==> lint, types, import layers"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -92,9 +93,10 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml scripts/requirements.py
 	@$(PIP) install $$($(BIN)/python scripts/requirements.py dev)
 	@touch $@
 
-# torch first and by itself, so that nothing else chooses another one.
+# torch first and by itself, so that nothing else chooses another one. Triton is in "oracle": torch's small build
+# does not bring it, and its interpreter tests the GPU's kernels.
 $(STAMPS)/oracle: $(STAMPS)/dev
-	@echo "==> $(TORCH) and transformers, the oracle of the tests (a few minutes)"
+	@echo "==> $(TORCH), triton and transformers, the oracle of the tests (a few minutes)"
 	@$(PIP) install $(TORCH_FLAGS) $(TORCH)
 	@$(PIP) install $(TORCH) $$($(BIN)/python scripts/requirements.py oracle)
 	@touch $@

@@ -152,9 +152,11 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=MODELS, help="which models (default: all)")
     parser.add_argument("--windows", type=int, help="only the first N windows of the text")
     parser.add_argument("--threads", type=int, default=0, help="threads of the cpu backend (0: all cores)")
-    parser.add_argument("--kv", dest="kv_type", action="append", choices=KV_TYPES, help="KV types (default: bf16)")
     parser.add_argument(
-        "--weights", action="append", choices=(*WEIGHTS, PLAIN), help="forms of the weights (default: auto)"
+        "--kv", dest="kv_type", action="append", choices=KV_TYPES["cpu"], help="KV types (default: bf16)"
+    )
+    parser.add_argument(
+        "--weights", action="append", choices=(*WEIGHTS["cpu"], PLAIN), help="forms of the weights (default: auto)"
     )
     parser.add_argument("--checkpoint", type=Path, help="measure these weights on the one --model's golden outputs")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of a table")

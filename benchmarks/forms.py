@@ -32,12 +32,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forms", description=__doc__)
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
-    parser.add_argument("--weights", action="append", choices=WEIGHTS, help="default: bf16, int8, int4")
+    parser.add_argument("--weights", action="append", choices=WEIGHTS["cpu"], help="default: bf16, int8, int4")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     weights = load_checkpoint(resolve(arguments.model)).weights
-    forms = {form: loaded(weights, form, arguments.threads) for form in arguments.weights or WEIGHTS[:0:-1]}
+    forms = {form: loaded(weights, form, arguments.threads) for form in arguments.weights or WEIGHTS["cpu"][:0:-1]}
     blocks = max(blocks_of(shape) for shape in SHAPES)
     pools = {form: ops.new_kv(blocks, BLOCK) for form, (ops, _) in forms.items()}
     for form, (ops, _) in forms.items():

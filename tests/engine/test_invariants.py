@@ -52,18 +52,20 @@ def alone(work: Work) -> list[tuple[int, ...]]:
     return [rig.tokens("x", i) for i in range(work.n)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     traffic=st.lists(works, min_size=1, max_size=12),
     blocks=st.integers(16, 40),  # the largest request needs 15: preemptions are common
     sharing=st.booleans(),
     max_running=st.integers(1, 6),
     extra=st.integers(0, 20),
+    overlap=st.booleans(),
 )
 def test_output_depends_on_the_request_alone(
-    traffic: list[Work], blocks: int, sharing: bool, max_running: int, extra: int
+    traffic: list[Work], blocks: int, sharing: bool, max_running: int, extra: int, overlap: bool
 ) -> None:
-    rig = Rig(blocks, sharing=sharing, max_step_tokens=max_running + extra, max_running=max_running)
+    tokens = max_running + extra
+    rig = Rig(blocks, sharing=sharing, max_step_tokens=tokens, max_running=max_running, overlap=overlap)
     play(rig, traffic)
     for i, work in enumerate(traffic):
         expected = alone(work)

@@ -1,15 +1,20 @@
 """Engines over a fake model whose KV memory proves itself: any mixed-up block changes the output."""
 
+import dataclasses
+from collections import deque
 from collections.abc import Sequence
+
+import msgspec
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.clock import VirtualClock
 from tenfold.core.config import CacheConfig, SchedulerConfig, SpeculationConfig
-from tenfold.core.plan import SampledToken, StepPlan, StepResult
+from tenfold.core.plan import NEXT_TOKEN, SampledToken, StepPlan, StepResult
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.core import EngineCore
 from tenfold.engine.text import Detokenizer
+from tenfold.exec.executor import Launched
 from tenfold.sched.scheduler import Scheduler
 from tenfold.spec.proposer import Proposer
 
@@ -105,8 +110,49 @@ class ChainExecutor:
         return StepResult(tuple(sampled), failed)
 
 
+class OverlappingChain(ChainExecutor):
+    """The same, computing by itself: as late as it may. Knows what a step gave when the next one is computed."""
+
+    def __init__(self, blocks: int, block_size: int) -> None:
+        super().__init__(blocks, block_size)
+        self.launched: deque[_Launched] = deque()
+        self.behind: list[int] = []  # at each wait, how many steps were launched behind the one that was waited for
+        self.ahead: list[StepPlan] = []  # plans that were made on top of one that had not ended
+        self._given: dict[str, int] = {}
+
+    def launch(self, plan: StepPlan) -> Launched:
+        assert len(self.launched) < 2
+        if self.launched:
+            self.ahead.append(plan)
+        self.launched.append(_Launched(self, plan))
+        return self.launched[-1]
+
+    def compute(self, plan: StepPlan) -> StepResult:
+        slices = []
+        for part in plan.slices:
+            if NEXT_TOKEN in part.tokens:
+                assert part.tokens == (NEXT_TOKEN,) and part.sample and not part.drafted and not part.asked
+                part = msgspec.structs.replace(part, tokens=(self._given[part.id],))
+            slices.append(part)
+        result = self.execute(dataclasses.replace(plan, slices=tuple(slices)))
+        self._given = dict.fromkeys(result.failed, 0)  # what nobody looks at
+        self._given |= {sample.id: sample.token for sample in result.sampled}
+        return result
+
+
+class _Launched:
+    def __init__(self, executor: OverlappingChain, plan: StepPlan) -> None:
+        self._executor = executor
+        self._plan = plan
+
+    def result(self) -> StepResult:
+        assert self._executor.launched.popleft() is self, "waited for out of order"
+        self._executor.behind.append(len(self._executor.launched))
+        return self._executor.compute(self._plan)
+
+
 class Rig:
-    """A core over the fake model, checked after every step."""
+    """A core over the fake model, checked after every step; with ``overlap``, the next one is planned meanwhile."""
 
     def __init__(
         self,
@@ -120,11 +166,12 @@ class Rig:
         max_context: int = 128,
         proposers: Sequence[Proposer] = (),
         speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+        overlap: bool = False,
     ) -> None:
         self.cache = CacheManager(CacheConfig(blocks, block_size, sharing))
         limits = SchedulerConfig(max_step_tokens, max_running, max_waiting, speculation=speculation)
         self.scheduler = Scheduler(limits, self.cache, proposers=proposers)
-        self.executor = ChainExecutor(blocks, block_size)
+        self.executor = OverlappingChain(blocks, block_size) if overlap else ChainExecutor(blocks, block_size)
         self.clock = VirtualClock()
         self.core = EngineCore(
             self.scheduler, self.cache, self.executor, LetterVocabulary(), self.clock, max_context, VOCAB

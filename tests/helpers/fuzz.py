@@ -233,7 +233,7 @@ def random_case(seed: int) -> Case:
         kinds=kinds,
         parts=random_parts(dice, block_size),
         block_size=block_size,
-        kv_type=dice.one_of(KV_TYPES),
+        kv_type=dice.one_of(KV_TYPES["cpu"]),
         level=dice.one_of(LEVELS),
         threads=dice.between(1, 3),
         seed=seed,

@@ -1,6 +1,7 @@
 """A scheduler over a machine that is a formula: hours of traffic in seconds, no model."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -31,7 +32,8 @@ def calibrated(machine: Machine) -> StepCost:
 
 
 class Server:
-    """A scheduler whose steps take as long as ``machine`` says. ``slo`` is that of the class ``standard``."""
+    """A scheduler whose steps take as long as ``machine`` says. ``slo`` is that of the class ``standard``. With
+    ``overlap`` a step is planned as soon as the one before begins, if it can be."""
 
     def __init__(
         self,
@@ -47,8 +49,12 @@ class Server:
         proposers: Sequence[Proposer] = (),
         draft_model: bool = False,
         accepts: Callable[[SequenceSlice], int] = lambda part: 0,
+        overlap: bool = False,
         **limits: object,
     ) -> None:
+        self.overlap = overlap
+        self.under_way: deque[tuple[StepPlan, StepShape]] = deque()
+        self.ahead = 0  # steps that were planned before the one before them had ended
         self.now = 0.0
         self.machine = machine
         self.cost = calibrated(machine)
@@ -98,14 +104,14 @@ class Server:
     def step(self) -> StepPlan | None:
         for event in self.scheduler.expire(self.now):
             self.failed[event.id] = event
-        plan = self.scheduler.schedule(self.now)
-        if plan is None:
+        if not self.under_way:
+            self.plan(self.scheduler.schedule)
+        if not self.under_way:
             return None
-        shape = shape_of(plan, ATTENTION)
-        seen = self.scheduler.shape
-        assert (shape.rows, shape.sequences, shape.sampled) == (seen.rows, seen.sequences, seen.sampled)
-        keys = shape.decode_keys, shape.prefill_keys, shape.draft_keys
-        assert keys == pytest.approx((seen.decode_keys, seen.prefill_keys, seen.draft_keys))
+        if self.overlap:
+            self.plan(self.scheduler.schedule_ahead)
+            self.ahead += len(self.under_way) == 2
+        plan, shape = self.under_way.popleft()
         self.steps.append((shape, self.machine(shape)))
         self.now += self.steps[-1][1]
         samples = tuple(
@@ -122,6 +128,16 @@ class Server:
                 self.timelines[event.id] = event.timeline
         self.scheduler.check()
         return plan
+
+    def plan(self, schedule: Callable[[float], StepPlan | None]) -> None:
+        plan = schedule(self.now)
+        if plan is None:
+            return
+        shape, seen = shape_of(plan, ATTENTION), self.scheduler.shape
+        assert (shape.rows, shape.sequences, shape.sampled) == (seen.rows, seen.sequences, seen.sampled)
+        keys = shape.decode_keys, shape.prefill_keys, shape.draft_keys
+        assert keys == pytest.approx((seen.decode_keys, seen.prefill_keys, seen.draft_keys))
+        self.under_way.append((plan, shape))
 
     def run(self, until: float = float("inf")) -> None:
         while self.now < until and self.step() is not None:

@@ -6,19 +6,10 @@ from dataclasses import dataclass
 
 from tenfold.traffic.lengths import AROUND, check_kind, draw, kind_at
 from tenfold.traffic.row import Row
+from tenfold.traffic.words import OPENING, WORDS
 
 WARM_UP_OUTPUT = 8
 _WARM_UP_SEED = 999
-
-# Part of the workloads' definition: another list, or another order, would give other prompts.
-_WORDS = (
-    *("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state"),
-    *("family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company"),
-    *("system", "program", "question", "work", "government", "number", "night", "point", "home", "water", "room"),
-    *("mother", "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job", "word"),
-    *("business", "issue", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour", "game"),
-    *("line", "end", "member", "law", "car", "city", "community", "name", "president", "team"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +53,14 @@ def from_rows(rows: Iterable[Row], kind: str, seed: int) -> list[Work]:
     for row in rows:
         words: list[str] = []
         for block in row.blocks:
-            words += random.Random(f"{seed} {block}").choices(_WORDS, k=row.block_tokens)
+            words += random.Random(f"{seed} {block}").choices(WORDS, k=row.block_tokens)
         words = words[: row.prompt]
-        words += rng.choices(_WORDS, k=row.prompt - len(words))
+        words += rng.choices(WORDS, k=row.prompt - len(words))
         found.append(Work(kind, " ".join(words), row.outputs, row.tenant, slo_class=row.slo_class))
     return found
 
 
 def _one(rng: random.Random, kind: str) -> Work:
     words, output = draw(rng, kind)
-    text = " ".join(rng.choice(_WORDS) for _ in range(words))
-    return Work(kind, f"Write about this: {text}\n", output)
+    text = " ".join(rng.choice(WORDS) for _ in range(words))
+    return Work(kind, f"{OPENING} {text}\n", output)

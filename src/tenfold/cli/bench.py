@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 
 from tenfold.cli import load_options, options
 from tenfold.cli.output import progress, show
-from tenfold.core.config import DEFAULT_MODEL, SpeculationConfig
+from tenfold.core.config import DEFAULT_MODEL, CudaConfig, EngineConfig, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import NO_SLO, Slo, parse_slo
 
@@ -38,6 +38,8 @@ Examples:
   tenfold bench compare before.json after.json     is the second run worse?
 
   tenfold bench --model smollm2-135m --phases                            prefill and decode apart
+
+  tenfold bench --model llama-3-8b --load-format dummy --backend cuda     random weights in a model's true shape
 
 TTFT: request sent to first token. ITL: gap between tokens. TPOT: mean gap of a request. E2E: whole request.
 The same seed gives the same prompts. Exit code 1 means that requests failed (refusals, where bounds are given, do not
@@ -99,9 +101,16 @@ def bench(
     max_context: options.MaxContext = None,
     kv_tokens: options.KvTokens = None,
     kv_type: options.KvTypeOption = options.KvType.bf16,
+    max_running: options.MaxRunning = options.LIMITS.max_running,
+    max_step_tokens: options.MaxStepTokens = None,
     speculation: options.SpeculationOption = options.Speculation.off,
     draft_tokens: options.DraftTokens = options.LIMITS.speculation.draft_tokens,
     draft_model: options.DraftModelOption = "auto",
+    load_format: options.LoadFormatOption = options.LoadFormat.auto,
+    batch_invariant: options.BatchInvariant = options.CUDA.batch_invariant,
+    cuda_graphs: options.CudaGraphs = options.CUDA.graphs,
+    tensor_parallel: options.TensorParallel = options.CUDA.tensor_parallel,
+    memory_reserve: options.MemoryReserve = options.CUDA.memory_reserve,
 ) -> None:
     """See ``HELP``."""
     if context.invoked_subcommand is not None:
@@ -144,9 +153,14 @@ def bench(
             kv_tokens=kv_tokens,
             kv_type=kv_type,
             draft_model=draft_model,
-            scheduler=replace(
-                options.LIMITS, speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens)
+            scheduler=options.scheduler_config(
+                max_step_tokens,
+                max_running,
+                options.LIMITS.max_waiting,
+                speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
             ),
+            load_format=load_format,
+            cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
         target = engine = _engine_target(config, bounds)
         if phases:
@@ -186,16 +200,14 @@ def compare(
 SUBCOMMANDS = {"compare": (compare, COMPARE_HELP)}
 
 
-def _engine_target(config: Any, slo: Slo) -> "EngineTarget":
-    from dataclasses import replace
-
+def _engine_target(config: EngineConfig, slo: Slo) -> "EngineTarget":
     from tenfold.bench.engine_target import EngineTarget
-    from tenfold.cli.fetching import local_model
+    from tenfold.cli.fetching import fetched
     from tenfold.engine.local import LocalEngine
-    from tenfold.model.checkpoint import load_tokenizer
+    from tenfold.model.load import tokenizer_of
 
-    path = local_model(config.model)
-    return EngineTarget(LocalEngine(replace(config, model=str(path))), lambda: load_tokenizer(path), slo=slo)
+    config = fetched(config)
+    return EngineTarget(LocalEngine(config), partial(tokenizer_of, config.model, config.load_format), slo=slo)
 
 
 def _run(work: Any) -> Any:

@@ -11,7 +11,7 @@ import typer
 from tenfold.cli import options, sampling
 from tenfold.cli.conversation import EngineSpeaker, ServerSpeaker, Speaker, Turn
 from tenfold.cli.guard import complain
-from tenfold.core.config import DEFAULT_MODEL
+from tenfold.core.config import DEFAULT_MODEL, CudaConfig
 from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.sampling import SamplingParams
 
@@ -56,6 +56,11 @@ def chat(
     max_context: options.MaxContext = None,
     kv_tokens: options.KvTokens = None,
     kv_type: options.KvTypeOption = options.KvType.bf16,
+    load_format: options.LoadFormatOption = options.LoadFormat.auto,
+    batch_invariant: options.BatchInvariant = options.CUDA.batch_invariant,
+    cuda_graphs: options.CudaGraphs = options.CUDA.graphs,
+    tensor_parallel: options.TensorParallel = options.CUDA.tensor_parallel,
+    memory_reserve: options.MemoryReserve = options.CUDA.memory_reserve,
 ) -> None:
     """See ``HELP``."""
     params = SamplingParams(
@@ -65,18 +70,20 @@ def chat(
     if url is not None:
         speaker = ServerSpeaker(url, params, model=model, api_key=api_key)
     else:
-        from tenfold.cli.fetching import local_model
+        from tenfold.cli.fetching import fetched
 
         config = options.engine_config(
-            str(local_model(model or DEFAULT_MODEL)),
+            model or DEFAULT_MODEL,
             backend=backend,
             threads=threads,
             weights=weights,
             max_context=max_context,
             kv_tokens=kv_tokens,
             kv_type=kv_type,
+            load_format=load_format,
+            cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
-        speaker = EngineSpeaker(config, params)
+        speaker = EngineSpeaker(fetched(config), params)
     with asyncio.Runner() as runner:
         _Chat(runner, speaker, system).run(message)
 

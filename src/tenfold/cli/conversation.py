@@ -32,7 +32,7 @@ class Speaker(Protocol):
 
 
 class EngineSpeaker:
-    """The engine in a child process of this one. ``config.model`` must be a local path."""
+    """The engine in a child process of this one. ``config.model`` must be on this machine."""
 
     def __init__(self, config: EngineConfig, params: SamplingParams) -> None:
         from tenfold.engine.process import EngineProcess
@@ -49,7 +49,7 @@ class EngineSpeaker:
         from tenfold.server.texts import load_codec
 
         info, self._codec = await asyncio.gather(
-            self._engine.start(), asyncio.to_thread(load_codec, self._config.model)
+            self._engine.start(), asyncio.to_thread(load_codec, self._config.model, self._config.load_format)
         )
         return info.model
 

@@ -1,11 +1,13 @@
 """A model's files, fetched under a progress bar if they are not here yet."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import typer
 
+from tenfold.core.config import DUMMY, EngineConfig
 from tenfold.model.store import pull, resolve
 
 if TYPE_CHECKING:
@@ -16,6 +18,16 @@ def local_model(name: str) -> Path:
     """The path of ``name``. Raises ModelError where it cannot be had."""
     with ProgressBar() as bar:
         return resolve(name, progress=bar)
+
+
+def fetched(config: EngineConfig) -> EngineConfig:
+    """``config`` with its model on this machine, by path; a dummy need not be. Raises ModelError as local_model."""
+    if config.load_format != DUMMY:
+        return replace(config, model=str(local_model(config.model)))
+    from tenfold.model.dummy import dummy_spec
+
+    dummy_spec(config.model)
+    return config
 
 
 def pulled_model(name: str, *, verify: bool) -> Path:

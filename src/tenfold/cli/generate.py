@@ -1,13 +1,14 @@
 """``tenfold generate``."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tenfold.cli import options, sampling
-from tenfold.core.config import DEFAULT_MODEL
+from tenfold.core.config import DEFAULT_MODEL, CudaConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.sampling import SamplingParams
 
@@ -52,6 +53,11 @@ def generate(
     max_context: options.MaxContext = None,
     kv_tokens: options.KvTokens = None,
     kv_type: options.KvTypeOption = options.KvType.bf16,
+    load_format: options.LoadFormatOption = options.LoadFormat.auto,
+    batch_invariant: options.BatchInvariant = options.CUDA.batch_invariant,
+    cuda_graphs: options.CudaGraphs = options.CUDA.graphs,
+    tensor_parallel: options.TensorParallel = options.CUDA.tensor_parallel,
+    memory_reserve: options.MemoryReserve = options.CUDA.memory_reserve,
 ) -> None:
     """See ``HELP``."""
     texts = [*(prompts or ()), *(_lines(file) if file is not None else ())]
@@ -68,18 +74,22 @@ def generate(
         stop=tuple(stop or ()),
         constraint=sampling.constraint_of(json_schema, regex),
     )
-    from tenfold.cli.fetching import local_model
-    from tenfold.engine.llm import LLM
-
-    llm = LLM(
-        str(local_model(model)),
-        backend=backend.value,
+    config = options.engine_config(
+        model,
+        backend=backend,
         threads=threads,
-        weights=weights.value,
+        weights=weights,
         max_context=max_context,
         kv_tokens=kv_tokens,
-        kv_type=kv_type.value,
+        kv_type=kv_type,
+        load_format=load_format,
+        cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
     )
+    from tenfold.cli.fetching import fetched
+    from tenfold.engine.llm import LLM
+
+    config = fetched(config)
+    llm = LLM(**{one.name: getattr(config, one.name) for one in fields(config)})
     if chat:
         answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params)
     else:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tenfold.core.config import MAX_DRAFT_TOKENS, PROFILES, EngineConfig, SchedulerConfig, SpeculationConfig
+from tenfold.core.config import MAX_DRAFT_TOKENS, PROFILES, CudaConfig, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, parse_classes, parse_slo, with_slo
 
 ENGINE_PANEL = "Engine"
+CUDA_PANEL = "CUDA backend"
 SLO_PANEL = "Service objectives"
 COST_PANEL = "Cost"
 SPECULATION_PANEL = "Speculation"
@@ -23,6 +24,14 @@ class Backend(StrEnum):
 
     cpu = "cpu"
     reference = "reference"
+    cuda = "cuda"
+
+
+class LoadFormat(StrEnum):
+    """Where weights come from."""
+
+    auto = "auto"
+    dummy = "dummy"
 
 
 class Weights(StrEnum):
@@ -32,6 +41,7 @@ class Weights(StrEnum):
     int4 = "int4"
     int8 = "int8"
     bf16 = "bf16"
+    fp8 = "fp8"
 
 
 class KvType(StrEnum):
@@ -39,6 +49,7 @@ class KvType(StrEnum):
 
     bf16 = "bf16"
     int8 = "int8"
+    fp8 = "fp8"
 
 
 class Speculation(StrEnum):
@@ -68,6 +79,7 @@ class Profile(StrEnum):
 
 
 LIMITS = SchedulerConfig()
+CUDA = CudaConfig()
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A known name (see `tenfold models`), a Hugging Face id, a GGUF file or a folder.")
@@ -89,13 +101,25 @@ Threads = Annotated[
 ]
 BackendOption = Annotated[
     Backend,
-    typer.Option("--backend", help="cpu is fast; reference is slow and obviously right.", rich_help_panel=ENGINE_PANEL),
+    typer.Option(
+        "--backend",
+        help="cpu; cuda: an NVIDIA GPU (docs/cuda.md); reference: slow and obviously right.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+LoadFormatOption = Annotated[
+    LoadFormat,
+    typer.Option(
+        "--load-format",
+        help="dummy: random weights in the shape of a published model, without any file, to measure speed.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
 ]
 WeightsOption = Annotated[
     Weights,
     typer.Option(
         "--weights",
-        help="auto: as stored. int8, int4: round larger weights while loading. bf16: in 16 bits.",
+        help="auto: as stored. int8 (cpu), int4, fp8 (cuda): round larger weights while loading. bf16: in 16 bits.",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
@@ -115,8 +139,37 @@ KvTypeOption = Annotated[
     KvType,
     typer.Option(
         "--kv",
-        help="How keys and values are stored: bf16, or 8 bits with a scale per token and head.",
+        help="How keys and values are stored: bf16, or in 8 bits: int8 (cpu; a scale per token and head), fp8 (cuda).",
         rich_help_panel=ENGINE_PANEL,
+    ),
+]
+BatchInvariant = Annotated[
+    bool,
+    typer.Option(
+        "--batch-invariant",
+        help="The same bits of an answer whatever else is computed with it: slower on cuda; cpu always does.",
+        rich_help_panel=CUDA_PANEL,
+    ),
+]
+TensorParallel = Annotated[
+    int,
+    typer.Option("--tensor-parallel", min=1, help="GPUs that share the model.", rich_help_panel=CUDA_PANEL),
+]
+CudaGraphs = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graphs/--no-cuda-graphs",
+        help="Capture steps of decode once, and replay them.",
+        rich_help_panel=CUDA_PANEL,
+    ),
+]
+MemoryReserve = Annotated[
+    float,
+    typer.Option(
+        "--memory-reserve",
+        min=0.0,
+        help="What stays free of a GPU's memory: a share of it below 1, GiB from 1 up.",
+        rich_help_panel=CUDA_PANEL,
     ),
 ]
 MaxRunning = Annotated[int, typer.Option(min=1, help="Sequences computed at a time.", rich_help_panel=ENGINE_PANEL)]
@@ -238,10 +291,13 @@ def engine_config(
     draft_model: str = "auto",
     scheduler: SchedulerConfig | None = None,
     log_level: LogLevel = LogLevel.warning,
+    load_format: LoadFormat = LoadFormat.auto,
+    cuda: CudaConfig = CUDA,
 ) -> EngineConfig:
     """The engine's settings from the options' values. Raises ConfigError."""
     return EngineConfig(
         model=model,
+        load_format=load_format.value,
         backend=backend.value,
         threads=threads,
         weights=weights.value,
@@ -252,6 +308,7 @@ def engine_config(
         draft_model=draft_model,
         scheduler=scheduler or SchedulerConfig(),
         log_level=log_level.value,
+        cuda=cuda,
     )
 
 

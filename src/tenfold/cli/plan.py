@@ -12,7 +12,7 @@ import typer
 
 from tenfold.cli import load_options, options
 from tenfold.cli.output import progress, show
-from tenfold.core.config import DEFAULT_MODEL
+from tenfold.core.config import DEFAULT_MODEL, WEIGHTS
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import NO_SLO, Slo, parse_slo
 
@@ -222,7 +222,7 @@ def _variants(
     if found:
         return found
     for form in weights.split(","):
-        if form not in {one.value for one in options.Weights}:
+        if form not in WEIGHTS["cpu"]:
             raise ConfigError(f"--weights takes auto, int4, int8 and bf16, separated by commas; got {form!r}")
         config = options.engine_config(
             model,

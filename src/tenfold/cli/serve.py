@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options
-from tenfold.core.config import DEFAULT_MODEL, SpeculationConfig
+from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
 from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -77,9 +77,14 @@ def serve(
     speculation: options.SpeculationOption = options.Speculation.auto,
     draft_tokens: options.DraftTokens = options.LIMITS.speculation.draft_tokens,
     draft_model: options.DraftModelOption = "auto",
+    load_format: options.LoadFormatOption = options.LoadFormat.auto,
+    batch_invariant: options.BatchInvariant = options.CUDA.batch_invariant,
+    cuda_graphs: options.CudaGraphs = options.CUDA.graphs,
+    tensor_parallel: options.TensorParallel = options.CUDA.tensor_parallel,
+    memory_reserve: options.MemoryReserve = options.CUDA.memory_reserve,
 ) -> None:
     """See ``HELP``."""
-    from tenfold.cli.fetching import local_model
+    from tenfold.cli.fetching import fetched
     from tenfold.server.run import bind, run
 
     server = ServerConfig(
@@ -104,7 +109,7 @@ def serve(
     )
     with bind(host, port) as sock:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
-            str(local_model(model)),
+            model,
             backend=backend,
             threads=threads,
             weights=weights,
@@ -115,8 +120,10 @@ def serve(
             draft_model=draft_model,
             scheduler=scheduler,
             log_level=log_level,
+            load_format=load_format,
+            cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
-        run(server, engine, sock, lambda ready: _announce(ready, server), child=context.obj)
+        run(server, fetched(engine), sock, lambda ready: _announce(ready, server), child=context.obj)
     typer.echo("stopped", err=True)
 
 

@@ -1,15 +1,28 @@
 """Settings: small frozen records; a part receives its own, never the whole."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, SloClass
 
 DEFAULT_MODEL = "smollm2-135m"
-KV_TYPES = ("bf16", "int8")
+KV_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # by backend
+    {"cpu": ("bf16", "int8"), "reference": ("bf16",), "cuda": ("bf16", "fp8")}
+)
+DUMMY = "dummy"
+LOAD_FORMATS = ("auto", DUMMY)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-WEIGHTS = ("auto", "int4", "int8", "bf16")
+WEIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(  # by backend
+    {
+        "cpu": ("auto", "int4", "int8", "bf16"),
+        "reference": ("auto",),
+        "cuda": ("auto", "int4", "bf16", "fp8"),
+    }
+)
+BACKENDS = tuple(WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,26 +151,77 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CudaConfig:
+    """Settings of the CUDA backend alone (docs/cuda.md).
+
+    ``batch_invariant``: an output's bits depend on nothing but its request, as they always do on the CPU; slower.
+    ``graphs``: steps of decode are captured once and replayed. A model is divided among ``tensor_parallel`` GPUs.
+    ``memory_reserve`` is what stays free of each GPU's memory: below 1 a share of it, from 1 up GiB.
+    """
+
+    batch_invariant: bool = False
+    graphs: bool = True
+    tensor_parallel: int = 1
+    memory_reserve: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel < 1:
+            raise ConfigError(f"--tensor-parallel must be at least 1, got {self.tensor_parallel}")
+        if not 0 <= self.memory_reserve < float("inf"):
+            raise ConfigError(
+                f"--memory-reserve must be a share of the GPU's memory, as 0.05, or GiB from 1 up, as 4; "
+                f"got {self.memory_reserve:g}"
+            )
+
+    def reserved(self, total: int) -> int:
+        """Bytes that stay free of a GPU's ``total``."""
+        reserve = self.memory_reserve
+        return int(reserve * total if reserve < 1 else reserve * 2**30)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """How to run a model: what the command line's engine options set.
 
-    ``model`` is a name, a Hugging Face id or a path. ``backend`` is ``cpu`` or ``reference``. ``threads`` 0
-    means one per physical core this process may use. ``weights`` is one of ``WEIGHTS`` (docs/quantization.md).
+    ``model`` is a name, a Hugging Face id or a path; under ``load_format`` ``dummy``, the name of a model whose shape
+    is taken, with random weights. ``backend`` is one of ``BACKENDS``, and ``weights`` (docs/quantization.md) and
+    ``kv_type`` are of those it takes. ``threads`` 0 means one per physical core this process may use.
     ``max_context`` None takes the model's own. The KV pool has ``kv_tokens`` slots; None sizes it from free memory
     and ``max_context``. ``draft_model`` is a file or a model of the same vocabulary that drafts for it; ``auto`` takes
     the one made for the model, if it is in the cache, and ``off`` none. ``profile`` records where the loop's time goes.
     """
 
     model: str = DEFAULT_MODEL
+    load_format: str = "auto"  # of LOAD_FORMATS
     backend: str = "cpu"
     threads: int = 0
     weights: str = "auto"
     max_context: int | None = None
     kv_tokens: int | None = None
-    kv_type: str = "bf16"  # of KV_TYPES
+    kv_type: str = "bf16"
     block_size: int = 16
     prefix_sharing: bool = True
     draft_model: str = "auto"
     scheduler: SchedulerConfig = SchedulerConfig()
     profile: bool = False
     log_level: str = "warning"  # of LOG_LEVELS, for its own process
+    cuda: CudaConfig = CudaConfig()
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}")
+        if self.load_format not in LOAD_FORMATS:
+            raise ConfigError(f"unknown load format {self.load_format!r}: choose one of {', '.join(LOAD_FORMATS)}")
+        _check_goes("--weights", self.weights, self.backend, WEIGHTS)
+        _check_goes("--kv", self.kv_type, self.backend, KV_TYPES)
+        if self.cuda.tensor_parallel > 1 and self.backend != "cuda":
+            raise ConfigError(f"--tensor-parallel {self.cuda.tensor_parallel} needs --backend cuda")
+
+
+def _check_goes(option: str, value: str, backend: str, taken: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise ConfigError, saying what goes with what."""
+    if value in taken[backend]:
+        return
+    others = [name for name in taken if value in taken[name]]
+    fits = f"{option} {value} needs --backend {' or '.join(others)}" if others else f"there is no {option} {value}"
+    raise ConfigError(f"{fits}; --backend {backend} takes {', '.join(taken[backend])}")

@@ -9,6 +9,8 @@ import msgspec
 
 from tenfold.core.sampling import SamplingParams
 
+NEXT_TOKEN = -1  # in a plan made ahead: the token that the step before gives this sequence
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceStart:
@@ -30,6 +32,8 @@ class SequenceSlice(msgspec.Struct, frozen=True):
     The last ``drafted`` of the tokens are a draft of what comes after the one before them: its logits give a token, and
     as long as that is the one drafted, the next one's do. A slice that has none may have ``asked`` the executor's draft
     model for so many.
+
+    The only token of a slice that samples may be :data:`NEXT_TOKEN`.
     """
 
     id: str

@@ -83,6 +83,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         """Whether logits depend on the tokens so far."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
+    @property
+    def foreseeable(self) -> bool:
+        """Whether the next step can be computed before the host knows what this one gives: its logits depend on the
+        tokens so far by what the model makes of them, and by how many there are, alone."""
+        return not self.penalized and self.constraint is None
+
 
 def number(value: Any, name: str, low: float, high: float, *, open_low: bool = False) -> None:
     """Raise :class:`InvalidRequest` unless ``value`` is a finite number in [low, high] (or (low, high])."""

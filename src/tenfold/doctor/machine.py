@@ -14,6 +14,7 @@ from tenfold.model.checkpoint import load_checkpoint
 from tenfold.observe.about import tenfold_version
 from tenfold.ops.cores import CGROUPS, MEMBERSHIP, allowed_cpus, cpu_name, cpu_quota, usable_cores
 from tenfold.ops.cpu import CpuOps, available_levels, cpu_features
+from tenfold.ops.cuda.presence import find_gpus
 from tenfold.ops.limits import MachineLimits, measure_limits
 from tenfold.profile.levels import busy_words, level_words, others_running
 from tenfold.profile.steps import profile_steps, shapes
@@ -57,8 +58,7 @@ def look_at_machine() -> tuple[list[Finding], MachineLimits]:
         ),
     ]
     if cards := gpus_of(_GPUS):
-        words = f"GPU: {', '.join(cards)}. Not used: there are kernels for CPUs only yet."
-        findings.append(Finding(name="gpu", level="note", words=words, evidence={"gpus": cards}))
+        findings.append(look_at_gpus(cards))
     for words in busy_words(min(others, others_running()), cores, cores):  # before and after measuring: not by chance
         advice = ("stop them, or give them cores of their own (taskset, a cgroup)",)
         findings.append(Finding(name="busy", level="problem", words=words, advice=advice, weight=0.5))
@@ -76,6 +76,24 @@ def look_at_machine() -> tuple[list[Finding], MachineLimits]:
         words = "matplotlib is not installed: reports of `tenfold bench` come without pictures."
         findings.append(Finding(name="pictures", level="note", words=words, advice=("pip install 'tenfold[plot]'",)))
     return findings, limits
+
+
+def look_at_gpus(cards: list[str]) -> Finding:
+    """Whether the CUDA backend would run on the cards that the driver tells of, and if not, why."""
+    words = f"GPU: {', '.join(cards)}."
+    try:
+        gpus = find_gpus()
+    except ConfigError as error:
+        words += f" The CUDA backend would not run: {error}."
+        return Finding(name="gpu", level="note", words=words, evidence={"gpus": cards, "usable": []})
+    words += f" The CUDA backend runs on {len(gpus.names)} of {len(cards)} (torch {gpus.torch})."
+    return Finding(
+        name="gpu",
+        level="note",
+        words=words,
+        advice=("`--backend cuda` uses it: docs/cuda.md",),
+        evidence={"gpus": cards, "usable": list(gpus.names), "torch": gpus.torch},
+    )
 
 
 def gpus_of(folder: Path) -> list[str]:

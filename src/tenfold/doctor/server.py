@@ -70,6 +70,8 @@ def _kernels(evidence: Evidence, work: Work) -> Finding | None:
             advice=("start the server with --backend cpu",),
             weight=1.0,
         )
+    if backend.startswith("cuda"):
+        return None
     best = next(iter(available_levels()), "")
     if not evidence.here or evidence.machine.cpu != cpu_name() or f"({level_name(best)}," in backend:
         return None
@@ -182,7 +184,7 @@ def _kv_pressure(evidence: Evidence, work: Work) -> Finding | None:
     )
     advice = [f"--kv-tokens {2 * tokens}: as much again"]
     if "kv bf16" in machine.backend:
-        advice.insert(0, "--kv int8: twice the tokens in the same memory")
+        advice.insert(0, f"--kv {_eight_bits(machine.backend)}: twice the tokens in the same memory")
     advice.append(f"--max-running {max(1, evidence.limits.max_running // 2)}: fewer sequences at a time")
     return Finding(
         name="kv",
@@ -357,6 +359,11 @@ def _where(choices: list[ChoiceTimeline], *phases: str) -> str:
     return f"late {which}: where their time went: {told}" if "queue" in phases else f"{which}: {told}"
 
 
+def _eight_bits(backend: str) -> str:
+    """What keys and values in 8 bits are called there."""
+    return "fp8" if backend.startswith("cuda") else "int8"
+
+
 def _binds(evidence: Evidence, work: Work) -> Finding:
     """Always told: where time goes, and so what fewer bits, shorter prompts, or more users at a time would change."""
     parts = work.parts()
@@ -369,8 +376,9 @@ def _binds(evidence: Evidence, work: Work) -> Finding:
     if first == "weights":
         words += f" Reading the weights binds{'' if share >= _MAIN else ' most'}."
         advice = [f"more requests at a time: they share what every step takes ({work.batch:.1f} do now)"]
-        if "int4" not in backend:
-            advice.insert(0, f"--weights int4: half the bytes save up to {saved:.0%} of the time")
+        fewer = "fp8" if backend.startswith("cuda") else "int4"
+        if fewer not in backend.partition(", kv ")[0]:
+            advice.insert(0, f"--weights {fewer}: half the bytes save up to {saved:.0%} of the time")
     else:
         words += f" Quantizing the weights further would save at most {saved:.0%}: {MEANING[first]} binds."
         advice = {
@@ -380,7 +388,7 @@ def _binds(evidence: Evidence, work: Work) -> Finding:
             ],
             "tokens": ["decode is arithmetic at this many sequences: more or faster cores, or more replicas"],
             "keys": [
-                "--kv int8 halves the bytes of keys and values"
+                f"--kv {_eight_bits(backend)} halves the bytes of keys and values"
                 if "kv bf16" in backend
                 else "shorter contexts, or fewer at a time: keys and values are in 8 bits already"
             ],

@@ -21,14 +21,16 @@ from tenfold.cost.shape import Attention
 from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
 from tenfold.exec.drafter import DraftModel
-from tenfold.exec.memory import free_memory, pool_blocks
+from tenfold.exec.memory import free_memory, own_blocks, pool_blocks
 from tenfold.exec.runner import ModelRunner
 from tenfold.grammar.grammars import Grammars
-from tenfold.model.checkpoint import Checkpoint, load_checkpoint
+from tenfold.model.checkpoint import Checkpoint
 from tenfold.model.draft import load_draft
-from tenfold.model.store import cache_folder, resolve
-from tenfold.ops.base import Ops
+from tenfold.model.load import load_model
+from tenfold.model.store import cache_folder
+from tenfold.ops.base import Ops, OwnMemory
 from tenfold.ops.cores import cpu_name
+from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
@@ -49,18 +51,14 @@ class Engine:
 
 def build_engine(config: EngineConfig) -> Engine:
     """Load the model and make its core. Raises ModelError or ConfigError, saying what to do."""
-    checkpoint = load_checkpoint(resolve(config.model))
+    checkpoint = load_model(config.model, config.load_format)
     spec = checkpoint.spec
+    wanted = _wanted_context(config, spec)
     ops = make_ops(config, checkpoint)
     drafts = make_draft_model(config, checkpoint, ops)
-    drop_pages(tensor.data for tensor in checkpoint.weights.tensors.values())  # the ops have a form of their own
-    wanted = config.max_context if config.max_context is not None else spec.max_context
-    if not 1 < wanted <= spec.max_context:
-        raise ConfigError(
-            f"--max-context must be from 2 to {spec.max_context} for {spec.name}, got {config.max_context}"
-        )
-    specs = (spec,) if drafts is None else (spec, drafts.ops.spec)
-    blocks = pool_blocks(specs, config.kv_type, config.block_size, wanted, config.kv_tokens, free_memory())
+    if checkpoint.files:  # the ops have a form of their own
+        drop_pages(tensor.data for tensor in checkpoint.weights.tensors.values())
+    blocks = _pool_blocks(config, ops, drafts, wanted)
     max_context = min(wanted, blocks * config.block_size)
     clock = WallClock()
     laps = ClockedLaps(clock) if config.profile else NO_LAPS
@@ -125,6 +123,24 @@ def build_engine(config: EngineConfig) -> Engine:
     return Engine(core, info, checkpoint)
 
 
+def _wanted_context(config: EngineConfig, spec: ModelSpec) -> int:
+    """Tokens of the longest context, unless the KV pool holds fewer."""
+    wanted = config.max_context if config.max_context is not None else spec.max_context
+    if not 1 < wanted <= spec.max_context:
+        raise ConfigError(
+            f"--max-context must be from 2 to {spec.max_context} for {spec.name}, got {config.max_context}"
+        )
+    return wanted
+
+
+def _pool_blocks(config: EngineConfig, ops: Ops, drafts: DraftModel | None, max_context: int) -> int:
+    kv = (config.kv_type, config.block_size, max_context)
+    if isinstance(ops, OwnMemory):
+        return own_blocks(ops.spec, *kv, config.scheduler.max_running, config.kv_tokens, ops.kv_room())
+    specs = (ops.spec,) if drafts is None else (ops.spec, drafts.ops.spec)
+    return pool_blocks(specs, *kv, config.kv_tokens, free_memory())
+
+
 def proposers_of(config: SpeculationConfig, grammars: Grammars | None = None) -> tuple[Proposer, ...]:
     """Those that draft under ``config``."""
     if config.mode == "off":
@@ -141,6 +157,10 @@ def make_draft_model(config: EngineConfig, checkpoint: Checkpoint, target: Ops) 
     wanted = config.draft_model
     if wanted == "off" or config.scheduler.speculation.mode == "off":
         return None
+    if config.backend == "cuda":
+        if wanted == "auto":
+            return None
+        raise ConfigError("--draft-model needs --backend cpu or reference: leave it out with --backend cuda")
     if wanted == "auto":
         path = draft_path(checkpoint.name)
         if not path.is_file():
@@ -150,7 +170,7 @@ def make_draft_model(config: EngineConfig, checkpoint: Checkpoint, target: Ops) 
     if path.suffix == ".safetensors" and path.is_file():
         draft = load_draft(path, checkpoint.weights)
         return DraftModel(path.stem, _beside(draft.weights, target, "int8"), draft.vocabulary)
-    other = load_checkpoint(resolve(wanted))
+    other = load_model(wanted, config.load_format)
     if other.spec.vocab != checkpoint.spec.vocab:
         raise ConfigError(
             f"--draft-model {wanted} has {other.spec.vocab} tokens, {checkpoint.name} has {checkpoint.spec.vocab}: a "
@@ -177,7 +197,7 @@ def _beside(weights: Weights, target: Ops, form: str) -> Ops:
 
 
 def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
-    """The op set ``config.backend`` names, over the checkpoint's weights."""
+    """The op set ``config.backend`` names, over the checkpoint's weights. Raises ConfigError, saying what to do."""
     if config.backend == "cpu":
         from tenfold.ops.cpu import CpuOps
 
@@ -186,9 +206,19 @@ def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
     if config.backend == "reference":
         from tenfold.ops.reference import ReferenceOps
 
-        if config.weights != "auto":
-            raise ConfigError(
-                f"the reference backend takes weights as stored: --weights {config.weights} needs --backend cpu"
-            )
         return ReferenceOps(checkpoint.weights)
-    raise ConfigError(f"unknown backend {config.backend!r}: choose cpu or reference")
+    from tenfold.ops.cuda.presence import find_gpus
+
+    find_gpus(config.cuda.tensor_parallel)
+    from tenfold.ops.cuda.ops import CudaOps
+
+    return CudaOps(
+        checkpoint.weights,
+        form=config.weights,
+        kv_type=config.kv_type,
+        block_size=config.block_size,
+        max_rows=config.scheduler.max_step_tokens,
+        max_sequences=config.scheduler.max_running,
+        max_context=_wanted_context(config, checkpoint.spec),
+        settings=config.cuda,
+    )

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,12 +15,13 @@ from tenfold.core.clock import Clock
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow, InvalidRequest, NotFound
 from tenfold.core.laps import NO_LAPS, Laps
-from tenfold.core.plan import SampledToken, SequenceStart
+from tenfold.core.plan import SampledToken, SequenceStart, StepPlan
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, SampleLogprobs, Timeline, TokenLogprob
 from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
 from tenfold.engine.calibration import Calibration
-from tenfold.engine.inspection import Inspection, Step, StepLog, records_of
+from tenfold.engine.inspection import Inspection, records_of
+from tenfold.engine.steps import Steps
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.grammar.grammars import Grammars
@@ -83,27 +84,23 @@ class EngineCore:
         self._record = record
         self._machine = machine
         self._grammars = grammars
-        self._log = StepLog()
         self._limits = limits or SchedulerConfig()
-        self._running: Step | None = None  # the step before
         self._scheduler = scheduler
         self._cache = cache
-        self._executor = executor
+        self._steps = Steps(executor, scheduler, cache, clock)
         self._vocabulary = vocabulary
         self._clock = clock
         self._max_context = max_context
         self._vocab_size = vocab_size
         self._requests: dict[str, list[str]] = {}  # the sequences of each that have not ended
         self._samples: dict[str, _Sample] = {}
-        self._steps = 0
-        self._step_seconds = 0.0
         self._generated = 0
         self._finished: Counter[str] = Counter()
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to compute."""
-        return self._scheduler.idle
+        """Whether there is nothing to compute, and nothing being computed."""
+        return self._scheduler.idle and not self._steps
 
     @property
     def calibrating(self) -> bool:
@@ -123,6 +120,8 @@ class EngineCore:
     def close(self) -> list[RequestOutput]:
         """End everything, and keep what was learned of step times for the next start."""
         outputs = self.abort_all()
+        while self._steps:
+            self._end()
         if self._calibration is not None:
             self._calibration.stop()
         known = self._calibration is None or self._calibration.brief or self._calibration.done
@@ -184,52 +183,61 @@ class EngineCore:
         return [output for request in tuple(self._requests) for output in self.abort(request)]
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step, if there is anything to compute; gives what is new of each sample."""
+        """Wait for the end of a step, begun here if none is under way; gives what is new of each sample.
+
+        With an executor that overlaps steps, the next one is planned and launched first, so that what is done here and
+        until the next call keeps nobody from computing. Where that cannot be, it is launched when this one has ended.
+        """
+        steps, scheduler = self._steps, self._scheduler
+        outputs = [] if steps else self._begin(scheduler.schedule)
+        if not steps:
+            return outputs
+        if steps.overlaps:
+            outputs += self._begin(scheduler.schedule_ahead)
+        outputs += self._end()
+        if steps.overlaps and not steps and not scheduler.idle:
+            outputs += self._begin(scheduler.schedule)
+        return outputs
+
+    def _begin(self, schedule: Callable[[float], StepPlan | None]) -> list[RequestOutput]:
+        """Launch what ``schedule`` plans."""
         with self._lock:
-            started = self._clock.now()
-            self._learn(started)
-            outputs = [self._output(event, started) for event in self._scheduler.expire(started)]
-            plan = self._scheduler.schedule(started)
+            now = self._clock.now()
+            self._steps.begin(now)
+            outputs = [self._output(event, now) for event in self._scheduler.expire(now)]
+            plan = schedule(now)
             for name, reason in self._scheduler.preempted:
                 _log.info("%s lost its place: %s", name, reason)
             self._scheduler.preempted.clear()
             if plan is None:
                 return outputs
-            shape = self._scheduler.shape
-            prefill = plan.prefill_tokens if shape.prefill_keys else 0
-            predicted = self._scheduler.cost.predict(shape)
-            self._running = step = Step(shape, started, predicted, prefill, plan.drafted_tokens)
-        self.laps.step(plan)
+            step = self._steps.planned(plan, now)
+        if not self._steps:
+            self.laps.step(plan)
         self.laps.lap("schedule")
-        began = self._clock.now()
-        result = self._executor.execute(plan)
+        self._steps.launch(plan, step)
+        return outputs
+
+    def _end(self) -> list[RequestOutput]:
+        """Wait for the first step under way, and take what it gives. Others may submit and abort meanwhile."""
+        steps, plan = self._steps, self._steps.first.plan
+        result = steps.wait()
+        if steps.overlaps:
+            self.laps.lap("wait")
         with self._lock:
             now = self._clock.now()
-            step.computing = now - began
-            step.accepted = plan.accepted(result) if step.drafted else 0
             events = self._scheduler.apply(plan, result, now)
             self.laps.lap("apply")
-            outputs += [self._output(event, now) for event in events]
+            outputs = [self._output(event, now) for event in events]
             self.laps.lap("detokenize")
-            self._steps += 1
-            ended = self._clock.now()
-            self._step_seconds += ended - started
-            if self._scheduler.idle:  # else the step lasts until the next one begins: its outputs have to be sent
-                self._learn(ended)
-            return outputs
+            steps.close(self._clock.now())
+        if steps:
+            self.laps.step(steps.first.plan)
+        return outputs
 
     def _keep(self) -> None:
         if self._record is not None:
             self._record.save(self._scheduler.cost.fit)
-
-    def _learn(self, now: float) -> None:
-        if self._running is not None:
-            step, scheduler = self._running, self._scheduler
-            step.seconds = now - step.began
-            step.running, step.waiting, step.held = scheduler.running, scheduler.waiting, self._cache.pool.held
-            scheduler.cost.observe(step.shape, step.seconds)
-            self._log.add(step)
-            self._running = None
 
     def inspect(self, steps: int = 0) -> Inspection:
         """What is known of the machine, and the last ``steps`` steps. Raises NotFound where that was not asked for."""
@@ -240,7 +248,7 @@ class EngineCore:
             drafts = self._scheduler.speculation.profile if self._scheduler.speculation is not None else None
             machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, drafts=drafts)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
-            now, last = self._clock.now(), self._log.latest(steps)
+            now, last = self._clock.now(), self._steps.log.latest(steps)
         return Inspection(now=now, calibrated=known, machine=machine, limits=self._limits, steps=records_of(last))
 
     def stats(self) -> EngineStats:
@@ -251,8 +259,8 @@ class EngineCore:
     def _stats(self) -> EngineStats:
         pool, scheduler, drafts = self._cache.pool, self._scheduler, self._scheduler.speculation
         return EngineStats(
-            steps_total=self._steps,
-            step_seconds_total=self._step_seconds,
+            steps_total=self._steps.count,
+            step_seconds_total=self._steps.seconds,
             prompt_tokens_total=scheduler.computed_prompt_tokens,
             cached_tokens_total=scheduler.cached_prompt_tokens,
             generated_tokens_total=self._generated,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tenfold.core.plan import SequenceSlice
+from tenfold.core.plan import NEXT_TOKEN, SequenceSlice
 from tenfold.ops.base import Batch
 
 
@@ -12,6 +12,9 @@ class Batches:
     """Makes each step's batch, from the one before where the same sequences each decode one more token.
 
     A batch's arrays never change once it is made; batches share those that stay the same.
+
+    :data:`~tenfold.core.plan.NEXT_TOKEN` becomes -1 - i, where i counts the slices of the batch made before that
+    sample, in their order, up to the same sequence's: whoever computes puts the i-th token sampled there in its place.
     """
 
     def __init__(self) -> None:
@@ -22,8 +25,12 @@ class Batches:
         """The batch of ``slices``, in their order."""
         last = self._batch
         if last is not None and _continues(self._slices, slices):
+            if slices and slices[0].tokens[0] == NEXT_TOKEN:  # and so has each: the plan was made ahead
+                tokens = ~np.arange(len(slices), dtype=np.int32)
+            else:
+                tokens = np.array([part.tokens[0] for part in slices], np.int32)
             batch = Batch(
-                tokens=np.array([part.tokens[0] for part in slices], np.int32),
+                tokens=tokens,
                 positions=last.context,
                 starts=last.starts,
                 context=last.context + np.int32(1),
@@ -31,7 +38,7 @@ class Batches:
                 rows=last.rows,
             )
         else:
-            batch = _anew(slices)
+            batch = _anew(self._slices, slices)
         decodes = all(part.sample and len(part.tokens) == 1 for part in slices)
         self._slices, self._batch = slices, batch if decodes else None
         return batch
@@ -60,12 +67,17 @@ def _tables(before: Sequence[SequenceSlice], now: Sequence[SequenceSlice], last:
     return tables
 
 
-def _anew(slices: Sequence[SequenceSlice]) -> Batch:
+def _anew(before: Sequence[SequenceSlice], slices: Sequence[SequenceSlice]) -> Batch:
     counts = np.array([len(part.tokens) for part in slices], dtype=np.int32)
     begins = np.array([part.start for part in slices], dtype=np.int32)
     starts = np.zeros(len(slices) + 1, dtype=np.int32)
     np.cumsum(counts, out=starts[1:])
     tokens = np.fromiter((t for part in slices for t in part.tokens), dtype=np.int32, count=int(starts[-1]))
+    awaiting = np.flatnonzero(tokens == NEXT_TOKEN)
+    if len(awaiting):
+        sampled = {part.id: i for i, part in enumerate([part for part in before if part.sample])}
+        owners = np.searchsorted(starts, awaiting, side="right") - 1
+        tokens[awaiting] = [-1 - sampled[slices[owner].id] for owner in owners]
     positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(begins - starts[:-1], counts)
     tables = np.zeros((len(slices), max(len(part.blocks) for part in slices)), dtype=np.int32)
     for row, part in zip(tables, slices, strict=True):

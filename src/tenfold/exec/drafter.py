@@ -18,6 +18,7 @@ from tenfold.exec.batches import Batches
 from tenfold.exec.sampler import Sampler
 from tenfold.model.decoder import forward_of
 from tenfold.ops.base import Ops
+from tenfold.ops.choosing import Wanted
 
 _CHUNK = 512  # tokens that are caught up in one pass
 
@@ -87,8 +88,8 @@ class Drafter:
             passed = self._batches.make(tuple(self._next(part, drafts[part.id]) for part in asking))
             logits = self._forward(passed, self._kv)
             filters = [self._sampler.filters_of(part.id, len(drafts[part.id])) for part in asking]
-            rows = np.arange(len(asking), dtype=np.int32)
-            drawn = self._ops.draw(logits, rows, np.array(filters, np.float64)).tolist()
+            wanted = Wanted(np.array(filters, np.float64))
+            drawn = self._ops.choose(logits, wanted).result().tokens.tolist()
             for part, token in zip(asking, drawn, strict=True):
                 text = self._texts[part.id]
                 text.computed = part.start + len(part.tokens) + len(drafts[part.id])

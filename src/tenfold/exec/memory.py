@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError
 from tenfold.ops.spec import ModelSpec
 
@@ -13,10 +12,10 @@ _SHARE = 0.5  # of free memory, at most, unless told a size
 
 def token_bytes(spec: ModelSpec, kv_type: str) -> int:
     """Bytes of KV one token takes in all layers."""
-    if kv_type not in KV_TYPES:
-        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(KV_TYPES)}")
-    head = 2 * spec.head_dim if kv_type == "bf16" else spec.head_dim + 4  # int8: and a float32 scale
-    return 2 * spec.layers * spec.kv_heads * head
+    each = {"bf16": 2 * spec.head_dim, "fp8": spec.head_dim, "int8": spec.head_dim + 4}  # int8: and a float32 scale
+    if kv_type not in each:
+        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(each)}")
+    return 2 * spec.layers * spec.kv_heads * each[kv_type]
 
 
 def free_memory() -> int:
@@ -43,8 +42,27 @@ def pool_blocks(
     """
     per_token = sum(token_bytes(spec, kv_type) for spec in specs)
     fits = int(free * _SHARE) // per_token
+    return _blocks(per_token, block_size, max(_DEFAULT_TOKENS, 2 * max_context), kv_tokens, fits, free)
+
+
+def own_blocks(
+    spec: ModelSpec,
+    kv_type: str,
+    block_size: int,
+    max_context: int,
+    max_running: int,
+    kv_tokens: int | None,
+    room: int,
+) -> int:
+    """The same where ``room`` bytes are for nothing else: all that fit, but no more than ``max_running`` contexts."""
+    per_token = token_bytes(spec, kv_type)
+    most = max_running * -(-max_context // block_size) * block_size
+    return _blocks(per_token, block_size, most, kv_tokens, room // per_token, room)
+
+
+def _blocks(per_token: int, block_size: int, usual: int, kv_tokens: int | None, fits: int, free: int) -> int:
     if kv_tokens is None:
-        kv_tokens = min(max(_DEFAULT_TOKENS, 2 * max_context), fits)
+        kv_tokens = min(usual, fits)
     elif kv_tokens * per_token > free:
         raise ConfigError(
             f"{kv_tokens} tokens of KV take {kv_tokens * per_token / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are "

@@ -4,7 +4,8 @@ from tenfold.core.laps import NO_LAPS, Laps
 from tenfold.core.plan import StepPlan, StepResult
 from tenfold.exec.batches import Batches
 from tenfold.exec.drafter import Drafter, DraftModel
-from tenfold.exec.sampler import Sampler
+from tenfold.exec.executor import Launched
+from tenfold.exec.sampler import Drawing, Sampler
 from tenfold.grammar.grammars import Grammars
 from tenfold.model.decoder import forward_of
 from tenfold.ops.base import Ops
@@ -33,6 +34,15 @@ class ModelRunner:
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
+        drawing = self._begin(plan)
+        if drawing is None:
+            return StepResult(())
+        result = self._sampler.finish(drawing)
+        self._laps.lap("sample")
+        return result
+
+    def _begin(self, plan: StepPlan) -> Drawing | None:
+        """Have the ops compute a step, as far as they do that while they are waited for; None without slices."""
         drafter, slices = self._drafter, plan.slices
         for sequence in plan.ended:
             self._sampler.end(sequence)
@@ -43,7 +53,7 @@ class ModelRunner:
             if drafter is not None:
                 drafter.start(start)
         if not slices:
-            return StepResult(())
+            return None
         if drafter is not None:
             drafter.follow(slices)
             slices = drafter.draft(slices)
@@ -52,6 +62,23 @@ class ModelRunner:
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)
         self._laps.lap("forward")
-        result = self._sampler.sample([part for part in slices if part.sample], logits)
-        self._laps.lap("sample")
-        return result
+        return self._sampler.begin([part for part in slices if part.sample], logits)
+
+
+class LaunchingRunner(ModelRunner):
+    """The same over ops that compute by themselves. See :class:`tenfold.exec.executor.Overlapping`."""
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Begin to compute one step."""
+        return _Begun(self._sampler, self._begin(plan))
+
+
+class _Begun:
+    __slots__ = ("_drawing", "_sampler")
+
+    def __init__(self, sampler: Sampler, drawing: Drawing | None) -> None:
+        self._sampler = sampler
+        self._drawing = drawing
+
+    def result(self) -> StepResult:
+        return StepResult(()) if self._drawing is None else self._sampler.finish(self._drawing)

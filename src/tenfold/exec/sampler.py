@@ -8,15 +8,15 @@ a drafted one is accepted if it is that one.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
 from tenfold.grammar.grammars import Grammars, Matcher
-from tenfold.ops.base import SamplingOps
+from tenfold.ops.base import ChoosingOps, Logits
+from tenfold.ops.choosing import Changes, Choosing, Chosen, Masks, Wanted
 
-Row = NDArray[np.float32]
 _MASK = 2**64 - 1
 _NOT_FINITE = "the model's logits are not finite; the weights may be damaged"
 _NOTHING_LEFT = "the sampling parameters leave no token to choose from"
@@ -46,6 +46,7 @@ class _State:
         "outputs",
         "params",
         "penalized",
+        "pending",
         "plain",
         "seed",
         "seen",
@@ -56,6 +57,7 @@ class _State:
         self.filters = (params.temperature, params.top_k, params.top_p, params.min_p)
         self.seed = start.seed
         self.outputs = 0
+        self.pending = 0  # tokens that are being chosen
         self.counts: dict[int, int] = {}  # of output tokens; kept where penalties ask for it
         self.seen = set(start.prompt_ids) if params.repetition_penalty != 1.0 else set()
         bias = {t: b for t, b in params.logit_bias.items() if t < vocab}
@@ -78,14 +80,23 @@ class _State:
                 self.seen.add(token)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Tokens of a step that are being chosen."""
+
+    slices: tuple[SequenceSlice, ...]
+    rows: "list[_RowOf]"
+    choosing: Choosing
+    logprobs: dict[int, int] = field(default_factory=dict)  # row → where it stands in the summary
+
+
 class Sampler:
     """Draws tokens for many sequences; owns their penalties' counts, their position and their place in a grammar."""
 
-    def __init__(self, vocab: int, ops: SamplingOps, grammars: Grammars | None = None) -> None:
+    def __init__(self, vocab: int, ops: ChoosingOps, grammars: Grammars | None = None) -> None:
         self._vocab = vocab
         self._ops = ops
         self._grammars = grammars
-        self._mask = np.zeros((vocab + 31) // 32, np.int32)
         self._states: dict[str, _State] = {}
 
     def start(self, start: SequenceStart) -> None:
@@ -105,36 +116,56 @@ class Sampler:
         state = self._states[sequence]
         return (*state.filters, uniform(state.seed, state.outputs + ahead))
 
-    def sample(self, slices: Sequence[SequenceSlice], logits: NDArray[np.float32]) -> StepResult:
+    def sample(self, slices: Sequence[SequenceSlice], logits: Logits) -> StepResult:
         """A token for each of ``slices`` from its row of ``logits``, and further ones as far as what was drafted holds.
 
         ``logits`` [R, vocab] has a row for each slice, then one per token drafted for it; they may be overwritten.
         """
-        drawn: list[int] = self._ops.largest(logits).tolist() if slices else []
+        return self.finish(self.begin(slices, logits))
+
+    def begin(self, slices: Sequence[SequenceSlice], logits: Logits) -> Drawing:
+        """Have the tokens chosen; nothing is waited for. The next step's may be begun before this is finished, as long
+        as nothing of it depends on which they are: no penalty, no constraint, no drafts."""
         rows = self._rows(slices)
-        logprobs: dict[int, _Logprobs] = {}
-        choices = [i for i, row in enumerate(rows) if not row.state.plain or row.adjusts]
-        failed = {row.id: _NOT_FINITE for row, token in zip(rows, drawn, strict=True) if token < 0 and not row.ahead}
-        if choices:
-            choices = [i for i in choices if drawn[i] >= 0]
-            logprobs = self._logprobs(choices, rows, logits)
-            self._choose(choices, rows, logits, drawn)
-            failed |= {rows[i].id: _why_nothing(rows[i].state) for i in choices if drawn[i] < 0 and not rows[i].ahead}
+        for part in slices:
+            self._states[part.id].pending += 1
+        asking = [i for i, row in enumerate(rows) if row.state.params.logprobs is not None]
+        changes, masks = self._changes(rows), self._masks(rows)
+        drawn = changes is not None or masks is not None or any(not row.state.plain for row in rows)
+        wanted = Wanted(
+            filters=np.array([row.filters for row in rows], np.float64) if drawn else None,
+            changes=changes,
+            masks=masks,
+            logprobs=np.array(asking, np.int32) if asking else None,
+            top=min(max((rows[i].state.params.logprobs or 0 for i in asking), default=0), self._vocab),
+        )
+        logprobs = {row: at for at, row in enumerate(asking)}
+        return Drawing(tuple(slices), rows, self._ops.choose(logits, wanted), logprobs)
+
+    def finish(self, drawing: Drawing) -> StepResult:
+        """What came of it: waits for that, and counts it."""
+        rows, chosen = drawing.rows, drawing.choosing.result()
+        tokens, finite = chosen.tokens.tolist(), chosen.finite.tolist()
+        failed: dict[str, str] = {}
         sampled: list[SampledToken] = []
         at = 0
-        for part in slices:
+        for part in drawing.slices:
             first = at
             at += 1 + part.drafted
+            state = rows[first].state
+            state.pending -= 1
+            if tokens[first] < 0:
+                failed[part.id] = _why_nothing(state) if finite[first] else _NOT_FINITE
             for i in range(first, at):
-                row, token = rows[i], drawn[i]
-                if token < 0 or (i > first and row.drafted != sampled[-1].token):
+                token = tokens[i]
+                if token < 0 or (i > first and rows[i].drafted != sampled[-1].token):
                     break  # where a further row gives nothing, the sequence finds that out when it gets there
-                row.state.add(token)
-                known = logprobs.get(i)
-                if known is None:
+                state.add(token)
+                where = drawing.logprobs.get(i)
+                if where is None:
                     sampled.append(SampledToken(part.id, token))
                 else:
-                    sampled.append(SampledToken(part.id, token, known.of(token), known.top))
+                    sampled.append(_with_logprobs(part.id, token, chosen, where, state.params.logprobs or 0))
         return StepResult(tuple(sampled), failed)
 
     def _rows(self, slices: Sequence[SequenceSlice]) -> list["_RowOf"]:
@@ -142,64 +173,55 @@ class Sampler:
         rows: list[_RowOf] = []
         for part in slices:
             state = self._states[part.id]
-            rows.append(_RowOf(part.id, state))
+            position = state.outputs + state.pending
+            rows.append(_RowOf(state, position))
             for count in range(1, part.drafted + 1):
                 end = len(part.tokens) - part.drafted + count
-                rows.append(_RowOf(part.id, state, part.tokens[end - count : end]))
+                rows.append(_RowOf(state, position + count, part.tokens[end - count : end]))
         return rows
 
-    def _choose(self, choices: list[int], rows: list["_RowOf"], logits: NDArray[np.float32], drawn: list[int]) -> None:
-        """Replace ``drawn`` of the rows ``choices`` by what their parameters give; -1 where those leave none."""
-        if not choices:
-            return
-        for i in choices:
-            if rows[i].adjusts:
-                _adjust(rows[i].state, rows[i].ahead, logits[i])
-                self._constrain(rows[i].state, rows[i].ahead, logits[i])
-        filters = [(*rows[i].state.filters, uniform(rows[i].state.seed, rows[i].outputs)) for i in choices]
-        tokens = self._ops.draw(logits, np.array(choices, np.int32), np.array(filters, np.float64))
-        for i, token in zip(choices, tokens.tolist(), strict=True):
-            drawn[i] = token
+    def _changes(self, rows: list["_RowOf"]) -> Changes | None:
+        """What penalties, biases and tokens held back do to the logits."""
+        found = [(i, *_changes_of(row)) for i, row in enumerate(rows) if row.adjusts]
+        ids = [some for _, some, _, _ in found]
+        if not any(map(len, ids)):
+            return None
+        return Changes(
+            rows=np.repeat(np.array([i for i, *_ in found], np.int32), [len(some) for some in ids]),
+            ids=np.concatenate(ids),
+            scale=np.concatenate([scale for _, _, scale, _ in found]),
+            amount=np.concatenate([amount for *_, amount in found]),
+        )
 
-    def _constrain(self, state: _State, ahead: tuple[int, ...], row: Row) -> None:
-        """Leave what the grammar lets come next once ``ahead`` has come out, or all where that cannot: in place."""
-        matcher = state.matcher
-        if matcher is None:
-            return
-        taken = matcher.consume(ahead) if ahead else 0
-        if taken == len(ahead):
-            mask = self._mask
-            matcher.write_mask(mask.ctypes.data, mask.nbytes)
-            allowed = np.unpackbits(mask.view(np.uint8), count=self._vocab, bitorder="little")
-            row[: self._vocab][allowed == 0] = -np.inf
-            if matcher.error is not None:
-                row[:] = -np.inf
-        matcher.take_back(taken)
-
-    def _logprobs(
-        self, choices: list[int], rows: list["_RowOf"], logits: NDArray[np.float32]
-    ) -> dict[int, "_Logprobs"]:
-        """By row, for those of ``choices`` that ask for them: of the model's own distribution, before any change."""
-        wanted = [i for i in choices if rows[i].state.params.logprobs is not None]
-        if not wanted:
-            return {}
-        count = min(max(rows[i].state.params.logprobs or 0 for i in wanted), logits.shape[1])
-        sums, ids = self._ops.summarize(logits, np.array(wanted, np.int32), count)
-        known = {}
-        for i, (top, log_sum), best in zip(wanted, sums.tolist(), ids.tolist(), strict=True):
-            row = logits[i].copy() if rows[i].adjusts else logits[i]
-            known[i] = _Logprobs(row, top, log_sum, best[: rows[i].state.params.logprobs])
-        return known
+    def _masks(self, rows: list["_RowOf"]) -> Masks | None:
+        """What grammars let come next, where what was drafted before can come at all."""
+        held: list[int] = []
+        masks: list[np.ndarray] = []
+        for i, row in enumerate(rows):
+            matcher = row.state.matcher
+            if matcher is None:
+                continue
+            taken = matcher.consume(row.ahead) if row.ahead else 0
+            if taken == len(row.ahead):
+                bits = np.zeros((self._vocab + 31) // 32, np.int32)
+                matcher.write_mask(bits.ctypes.data, bits.nbytes)
+                if matcher.error is not None:
+                    bits[:] = 0
+                held.append(i)
+                masks.append(bits)
+            matcher.take_back(taken)
+        return Masks(np.array(held, np.int32), np.stack(masks)) if held else None
 
 
 class _RowOf:
-    """A row of logits: its sequence, and the drafted tokens that come before it in the step."""
+    """A row of logits: its sequence, the output position of the token that it gives, and the drafted tokens that come
+    before it in the step."""
 
-    __slots__ = ("ahead", "id", "state")
+    __slots__ = ("ahead", "position", "state")
 
-    def __init__(self, sequence: str, state: _State, ahead: tuple[int, ...] = ()) -> None:
-        self.id = sequence
+    def __init__(self, state: _State, position: int, ahead: tuple[int, ...] = ()) -> None:
         self.state = state
+        self.position = position
         self.ahead = ahead
 
     @property
@@ -208,30 +230,29 @@ class _RowOf:
         return self.ahead[-1]
 
     @property
-    def outputs(self) -> int:
-        """The output position of the token that it gives."""
-        return self.state.outputs + len(self.ahead)
-
-    @property
     def adjusts(self) -> bool:
         """Whether its logits are changed before its token is chosen."""
-        return self.state.changes or self.outputs < self.state.params.min_tokens
+        return self.state.changes or self.position < self.state.params.min_tokens
+
+    @property
+    def filters(self) -> tuple[float, ...]:
+        """As ``SamplingOps.draw`` takes them."""
+        state = self.state
+        return (*state.filters, uniform(state.seed, self.position) if state.filters[0] else 0.0)
 
 
-class _Logprobs:
-    """One row's log-probabilities."""
-
-    __slots__ = ("_log_sum", "_row", "_top", "top")
-
-    def __init__(self, row: Row, top: float, log_sum: float, ids: list[int]) -> None:
-        self._row = row
-        self._top = top
-        self._log_sum = log_sum
-        self.top = tuple((token, self.of(token)) for token in ids)
-
-    def of(self, token: int) -> float:
-        """Natural log of the token's probability."""
-        return float(self._row[token]) - self._top - self._log_sum
+def _with_logprobs(sequence: str, token: int, chosen: Chosen, at: int, count: int) -> SampledToken:
+    """The token with its log-probability and those of its ``count`` best rivals, of the model's own distribution."""
+    summary = chosen.summary
+    assert summary is not None
+    top, log_sum = summary.sums[at].tolist()
+    best = zip(summary.ids[at, :count].tolist(), summary.values[at, :count].tolist(), strict=True)
+    return SampledToken(
+        sequence,
+        token,
+        float(summary.own[at]) - top - log_sum,
+        tuple([(other, value - top - log_sum) for other, value in best]),
+    )
 
 
 def _why_nothing(state: _State) -> str:
@@ -239,20 +260,31 @@ def _why_nothing(state: _State) -> str:
     return _NOTHING_LEFT if error is None else f"the constraint cannot be followed any further: {error}"
 
 
-def _adjust(state: _State, ahead: tuple[int, ...], row: Row) -> None:
-    """Penalties, logit bias, and end-of-text held back until min_tokens, once ``ahead`` has come out, too: in place."""
-    params = state.params
+def _changes_of(row: _RowOf) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Penalties, logit bias, and end-of-text held back until min_tokens, once what is ahead has come out, too: tokens,
+    what they are scaled by, and what is taken off."""
+    state, params, ahead = row.state, row.state.params, row.ahead
+    ids: list[np.ndarray] = []
+    scales: list[np.ndarray] = []
+    amounts: list[np.ndarray] = []
+
+    def add(tokens: np.ndarray, scale: float, amount: np.ndarray | float) -> None:
+        ids.append(tokens.astype(np.int32))
+        scales.append(np.full(len(tokens), scale, np.float32))
+        amounts.append(np.broadcast_to(np.asarray(amount, np.float32), len(tokens)))
+
     if params.repetition_penalty != 1.0 and (seen := state.seen.union(ahead)):
-        ids = np.fromiter(seen, dtype=np.intp, count=len(seen))
-        values = row[ids]
-        row[ids] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        add(np.fromiter(seen, dtype=np.int32, count=len(seen)), params.repetition_penalty, 0.0)
     if params.presence_penalty or params.frequency_penalty:
         known = Counter(state.counts)
         known.update(ahead)
-        tokens = np.fromiter(known, dtype=np.intp, count=len(known))
         counts = np.fromiter(known.values(), dtype=np.float32, count=len(known))
-        row[tokens] -= params.presence_penalty + params.frequency_penalty * counts
+        amount = params.presence_penalty + params.frequency_penalty * counts
+        add(np.fromiter(known, dtype=np.int32, count=len(known)), 1.0, amount)
     if len(state.bias_ids):
-        row[state.bias_ids] += state.bias
-    if state.outputs + len(ahead) < params.min_tokens:
-        row[state.held_back] = -np.inf
+        add(state.bias_ids, 1.0, -state.bias)
+    if row.position < params.min_tokens:
+        add(state.held_back, 1.0, np.inf)
+    if not ids:
+        return np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.float32)
+    return np.concatenate(ids), np.concatenate(scales), np.concatenate(amounts)

@@ -1,7 +1,9 @@
 """From a path to everything a model is: spec, weights, tokenizer, chat template."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tenfold.core.errors import ModelError, UnsupportedModel
@@ -17,22 +19,24 @@ from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
 
-class _LazyTokenizer:
-    """Plans and builds the tokenizer when first asked; safe for several threads."""
+class LazyTokenizer:
+    """Plans and builds a tokenizer when first asked; safe for several threads."""
 
-    def __init__(self, source: GgufFile | HfDirectory) -> None:
-        self._source = source
+    def __init__(self, make_plan: Callable[[], TokenizerPlan]) -> None:
+        self._make_plan = make_plan
         self._lock = threading.Lock()
         self._plan: TokenizerPlan | None = None
         self._tokenizer: Tokenizer | None = None
 
     def plan(self) -> TokenizerPlan:
+        """How to build it. Raises ModelError."""
         with self._lock:
             if self._plan is None:
-                self._plan = _tokenizer_plan(self._source)
+                self._plan = self._make_plan()
             return self._plan
 
     def get(self) -> Tokenizer:
+        """The one tokenizer. Raises ModelError."""
         plan = self.plan()
         with self._lock:
             if self._tokenizer is None:
@@ -55,14 +59,14 @@ class TextModel:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model. Weights are views of the mapped files, which must stay as they are while in use."""
+    """A loaded model. Weights are views of the mapped ``files``, which must stay as they are while in use."""
 
     name: str
     spec: ModelSpec
     weights: Weights
     chat_template: ChatTemplate | None
     files: tuple[Path, ...]
-    _lazy: _LazyTokenizer
+    _lazy: LazyTokenizer
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, built at the first call. Raises ModelError where it cannot be."""
@@ -97,7 +101,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         spec = hf_spec(source)
         weights = hf_weights(source, spec)
         files = source.files
-    return Checkpoint(_name(path), spec, weights, _chat_template(source), files, _LazyTokenizer(source))
+    return Checkpoint(_name(path), spec, weights, _chat_template(source), files, _lazy(source))
 
 
 def load_text_model(path: Path) -> TextModel:
@@ -140,6 +144,10 @@ def _open_directory(path: Path) -> GgufFile | HfDirectory:
         names = ", ".join(file.name for file in found)
         raise ModelError(f"{path} holds {len(found)} GGUF files ({names}); give the path of one")
     raise ModelError(f"{path} holds neither config.json nor a .gguf file; it is not a model directory")
+
+
+def _lazy(source: GgufFile | HfDirectory) -> LazyTokenizer:
+    return LazyTokenizer(partial(_tokenizer_plan, source))
 
 
 def _tokenizer(source: GgufFile | HfDirectory) -> Tokenizer:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from tenfold.ops.base import Batch, Float32, Kv, Ops, WholePass
+from tenfold.ops.base import Batch, Kv, Logits, Ops, WholePass
 
 
-def forward(ops: Ops, kv: Kv, batch: Batch) -> Float32:
+def forward(ops: Ops, kv: Kv, batch: Batch) -> Logits:
     """Logits [R, vocab] of ``batch.rows``; the batch's keys and values are left in ``kv``."""
     x = ops.embed(batch)
     for layer in range(ops.spec.layers):
@@ -16,7 +16,7 @@ def forward(ops: Ops, kv: Kv, batch: Batch) -> Float32:
     return ops.logits(x, batch)
 
 
-def forward_of(ops: Ops) -> Callable[[Batch, Kv], Float32]:
+def forward_of(ops: Ops) -> Callable[[Batch, Kv], Logits]:
     """:func:`forward` over ``ops``, in the form that takes the fewest calls."""
     if isinstance(ops, WholePass):
         return ops.forward

@@ -11,11 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.ops.choosing import Choosing, Wanted
 from tenfold.ops.spec import ModelSpec
 
 Hidden = Any
 Query = Any
 Kv = Any
+Logits = Any  # [R, vocab] float32: an array, or memory of a device
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -38,8 +40,16 @@ class Batch:
     rows: Int32  # [R] rows whose logits are wanted, ascending
 
 
-class SamplingOps(Protocol):
+class ChoosingOps(Protocol):
     """Choosing tokens from rows of logits [R, vocab]. What a row gives depends on that row alone."""
+
+    def choose(self, logits: Logits, wanted: Wanted) -> Choosing:
+        """A token of each row, and what else is wanted; ``logits`` may be changed. Need not be there at once."""
+        ...
+
+
+class SamplingOps(ChoosingOps, Protocol):
+    """The parts of that, over logits in the host's memory."""
 
     def largest(self, logits: Float32) -> Int32:
         """[R]: the index of each row's largest logit, the lowest among equals; -1 where that is not finite or NaN.
@@ -65,7 +75,7 @@ class SamplingOps(Protocol):
         ...
 
 
-class Ops(SamplingOps, Protocol):
+class Ops(ChoosingOps, Protocol):
     """The ops over one loaded model. Not re-entrant: one forward pass at a time."""
 
     spec: ModelSpec
@@ -98,8 +108,20 @@ class Ops(SamplingOps, Protocol):
         """[T, hidden]: x + (post-norm of) down(activation(gate(norm(x))) * up(norm(x)))."""
         ...
 
-    def logits(self, x: Hidden, batch: Batch) -> Float32:
+    def logits(self, x: Hidden, batch: Batch) -> Logits:
         """[R, vocab] float32: final norm and head of ``batch.rows``; yours until the next call."""
+        ...
+
+
+@runtime_checkable
+class OwnMemory(Protocol):
+    """What ops offer besides, whose keys and values lie in memory of their own: that of GPUs."""
+
+    def kv_room(self) -> int:
+        """Bytes that the keys and values of all heads may take, on all their devices together: what the weights, the
+        largest step (it is tried) and the reserve leave. Asked once, before ``new_kv``. Raises ConfigError where
+        nothing is left, saying what to do.
+        """
         ...
 
 
@@ -107,6 +129,6 @@ class Ops(SamplingOps, Protocol):
 class WholePass(Protocol):
     """What ops may offer besides: the decoder's forward pass in one call, to the same bits."""
 
-    def forward(self, batch: Batch, kv: Kv) -> Float32:
+    def forward(self, batch: Batch, kv: Kv) -> Logits:
         """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
         ...

@@ -12,7 +12,9 @@ import numpy as np
 from tenfold import _native
 from tenfold.core.config import KV_TYPES
 from tenfold.core.errors import ConfigError, CorruptModel, UnsupportedModel
+from tenfold.ops import choosing
 from tenfold.ops.base import Batch, Float32, Float64, Int32
+from tenfold.ops.choosing import Choosing, Wanted
 from tenfold.ops.cores import Placement, placement
 from tenfold.ops.forms import form_of
 from tenfold.ops.spec import ModelSpec
@@ -58,8 +60,8 @@ class CpuOps:
         level: str | None = None,
         beside: "CpuOps | None" = None,
     ) -> None:
-        if kv_type not in KV_TYPES:
-            raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES)}, got {kv_type!r}")
+        if kv_type not in KV_TYPES["cpu"]:
+            raise ConfigError(f"the KV type must be one of {', '.join(KV_TYPES['cpu'])}, got {kv_type!r}")
         if level is not None and level not in available_levels() + emulated_levels():
             raise ConfigError(f"no kernels of level {level!r} here: choose from {', '.join(available_levels())}")
         if threads < 0:
@@ -153,6 +155,10 @@ class CpuOps:
         self.model.forward(kv)
         self._batch = batch
         return self.model.logits()
+
+    def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
+        """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
+        return choosing.choose(self, logits, wanted)
 
     def largest(self, logits: Float32) -> Int32:
         """[R]; -1 where a row's largest logit is not finite."""

@@ -1,4 +1,4 @@
-"""In which form each weight matrix is kept in memory: the ``weights`` setting, tensor by tensor."""
+"""In which form the CPU backend keeps each weight matrix: the ``weights`` setting, tensor by tensor."""
 
 from tenfold.core.config import WEIGHTS
 from tenfold.core.errors import ConfigError
@@ -17,8 +17,8 @@ def form_of(weights: str, name: str, tensor: Tensor) -> str:
     ``int8`` and ``int4`` are bounds: what is stored in as few bits stays as it is, and so do matrices whose columns
     are not whole groups of 32. ``int4`` keeps the embedding, the head and the value projections at 8 bits.
     """
-    if weights not in WEIGHTS:
-        raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if weights not in WEIGHTS["cpu"]:
+        raise ConfigError(f"weights must be one of {', '.join(WEIGHTS['cpu'])}, got {weights!r}")
     if weights == "auto" or (tensor.kind in _FOUR_BITS and weights != "bf16"):
         return AS_STORED
     if weights == "bf16":

@@ -11,8 +11,9 @@ from typing import cast
 import numpy as np
 
 from tenfold.core.errors import ConfigError
-from tenfold.ops import reference_sampling
+from tenfold.ops import choosing, reference_sampling
 from tenfold.ops.base import Batch, Float32, Float64, Int32
+from tenfold.ops.choosing import Choosing, Wanted
 from tenfold.ops.spec import ModelSpec, RopeSpec
 from tenfold.ops.tensors import Weights
 
@@ -114,6 +115,10 @@ class ReferenceOps:
         logits = self._linear(normed, "embed" if self.spec.tied_head else "head")
         cap = np.float32(self.spec.logit_softcap)
         return np.tanh(logits / cap) * cap if cap else logits
+
+    def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
+        """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
+        return choosing.choose(self, logits, wanted)
 
     def largest(self, logits: Float32) -> Int32:
         """See :class:`tenfold.ops.base.SamplingOps`."""

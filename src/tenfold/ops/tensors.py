@@ -1,5 +1,6 @@
-"""Weights as stored: named tensors that point into a memory-mapped checkpoint."""
+"""Weights as stored: named tensors that point into a memory-mapped checkpoint, or are random."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.ops.spec import ModelSpec
+
+_STEPS = 1 << 16  # from the lowest to the highest value of a random tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,44 @@ class Tensor:
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
     decode: Callable[[], NDArray[np.float32]]
+
+
+class RandomTensor(Tensor):
+    """A BF16 tensor that is stored nowhere: independent values, uniform from ``low`` to ``high``, fixed by ``seed``.
+
+    ``data`` and ``decode`` make them anew at every use, in the host's memory. Ops that keep weights elsewhere may draw
+    their own there, by ``seed``, ``low`` and ``high``.
+    """
+
+    __slots__ = ("high", "low", "seed")
+
+    seed: int
+    low: float
+    high: float
+
+    def __init__(self, name: str, shape: tuple[int, ...], *, seed: int, low: float, high: float) -> None:
+        fields = {"name": name, "kind": "BF16", "shape": shape, "seed": seed, "low": low, "high": high}
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """[rows, bytes per row]."""
+        halves = (self._steps() >> np.uint32(16)).astype(np.uint16)[self._drawn()]
+        return halves.view(np.uint8).reshape(math.prod(self.shape[:-1]), -1)
+
+    def decode(self) -> NDArray[np.float32]:
+        """The float32 values, shaped ``shape``."""
+        return self._steps().view(np.float32)[self._drawn()].reshape(self.shape)
+
+    def _drawn(self) -> NDArray[np.uint16]:
+        random = np.random.Generator(np.random.SFC64(self.seed))
+        return random.integers(0, _STEPS, math.prod(self.shape), dtype=np.uint16)
+
+    def _steps(self) -> NDArray[np.uint32]:
+        """The bits of the values there are, which BF16 holds exactly."""
+        values = np.linspace(self.low, self.high, _STEPS, dtype=np.float32)
+        return values.view(np.uint32) & np.uint32(0xFFFF0000)
 
 
 @dataclass(frozen=True, slots=True)

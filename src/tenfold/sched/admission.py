@@ -108,7 +108,7 @@ class Admission:
         if (load.full if part < 1 else load.capped) and not gives_way:  # places become free as answers end
             each = self._forecast.outputs(sequence.terms.slo_class.name) * load.step
             before = max(before, each * (places + 1) / max(1, len(running)))
-        return load.step / 2 + before + sequence.work / rate
+        return load.step * (0.5 + load.ahead) + before + sequence.work / rate
 
     def _fresh_rate(self, running: Many[Sequence], load: Load) -> float:
         """Seconds of prefill per second that a prompt with nothing ahead of it gets."""

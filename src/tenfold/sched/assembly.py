@@ -6,13 +6,21 @@ from tenfold.sched.sequence import Sequence
 
 
 class Assembly:
-    """What the next step holds so far, who else wants prefill, and when it is."""
+    """What the next step holds so far, who else wants prefill, and when it is.
 
-    __slots__ = ("budget", "decoding", "now", "prefilling", "resting", "slices")
+    One that is planned ``ahead``, while the step before it is computed, takes nothing from anybody: whoever would need
+    that is left out, and ``wanting`` tells the next plan. ``begins`` is when the step before will have ended.
+    """
 
-    def __init__(self, budget: StepBudget, now: float) -> None:
+    __slots__ = ("ahead", "begins", "budget", "decoding", "ending", "now", "prefilling", "resting", "slices", "wanting")
+
+    def __init__(self, budget: StepBudget, now: float, begins: float | None = None) -> None:
         self.budget = budget
         self.now = now
+        self.ahead = begins is not None
+        self.begins = now if begins is None else begins
+        self.ending: list[Sequence] = []  # those that have a place yet, but end with the step before
+        self.wanting = False
         self.slices: dict[str, SequenceSlice] = {}
         self.decoding: list[Sequence] = []  # those that get their next token in it
         self.prefilling: list[Sequence] = []  # those that have a place and more than one token to compute

@@ -7,16 +7,16 @@ from collections.abc import Sequence as Many
 from tenfold.cache.manager import CacheManager
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.bill import Bill
+from tenfold.sched.expiries import Expiries
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.places import Places
 from tenfold.sched.queue import WaitingQueue
-from tenfold.sched.sequence import Sequence
 from tenfold.sched.siblings import Siblings
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 
 
 class Coasting:
-    """Looks at the scheduler's parts, and moves them on. ``expiries`` is its heap of when those that wait give up."""
+    """Looks at the scheduler's parts, and moves them on."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Coasting:
         load: Load,
         forecast: Forecast,
         bill: Bill,
-        expiries: Many[tuple[float, int, Sequence]],
+        expiries: Expiries,
     ) -> None:
         self._places = places
         self._running = places.running
@@ -47,7 +47,7 @@ class Coasting:
         """Until when steady steps may begin: no later than when one that waits is given up, or takes another's
         place."""
         until = self._places.closed_until(now) if self._queue else math.inf
-        return min(until, self._expiries[0][0]) if self._expiries else until
+        return min(until, self._expiries.first)
 
     def steps(self, now: float) -> int:
         """How many steps from ``now`` on would only give each running sequence its next token, if no token ends one:

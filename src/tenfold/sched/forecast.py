@@ -22,6 +22,7 @@ class Load:
     interference: float = 0.0  # spent on others' prompts, for whoever was in decode throughout
     held: float = 0.0  # of the machine, charged for each token that was held in KV memory throughout
     step: float = 0.0  # what steps took of late, on average
+    ahead: int = 0  # steps that were planned beyond the one that is computed
     full: bool = False  # whether a sequence found no place in the last plan, or no blocks
     capped: bool = False  # and whether that was one which may have the last
     soonest: float = math.inf  # TTFT bound of late, the tightest,

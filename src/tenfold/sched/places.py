@@ -51,10 +51,10 @@ class Places:
         self.preemptions: Counter[str] = Counter()  # by reason
         self.cached_prompt_tokens = 0
 
-    def closed_until(self, now: float) -> float:
-        """Until when nobody who waits can get a place, whoever it is, if nobody comes or leaves: all are taken, and
-        none would be given up. ``now`` where that is not so."""
-        if len(self.running) < self._config.max_running:
+    def closed_until(self, now: float, ending: int = 0) -> float:
+        """Until when nobody who waits can get a place, whoever it is, if nobody comes or leaves but ``ending`` ones:
+        all are taken, and none would be given up. ``now`` where that is not so."""
+        if len(self.running) - ending < self._config.max_running:
             return now
         if not self._queue.timely or not self._preemptible:
             return inf
@@ -126,8 +126,11 @@ class Places:
     def make_room(self, sequence: Sequence, tokens: int, step: Assembly) -> tuple[bool, bool]:
         """Reserve ``tokens`` positions, preempting those of lower standing as needed, at worst ``sequence`` itself.
 
-        Returns whether there is room now, and whether the step lost a sequence by that.
+        Returns whether there is room now, and whether the step lost a sequence by that. Ahead, nobody is preempted.
         """
+        if step.ahead:
+            step.wanting = True
+            return False, False
         taken = False
         while not self._cache.reserve(sequence.id, tokens):
             lower = [s for s in self.running if s.rank > sequence.rank]
@@ -149,7 +152,7 @@ class Places:
         when there is more.
         """
         most = self._config.max_running - int(kept * self._config.max_running)
-        if len(self.running) >= most or self._crowds(sequence, step, kept):
+        if len(self.running) - len(step.ending) >= most or self._crowds(sequence, step, kept):
             return False
         kept_blocks = int(kept * self._cache.pool.blocks)
         if self._room() - kept_blocks <= sequence.no_room:
@@ -209,7 +212,7 @@ class Places:
 
     def _displace(self, sequence: Sequence, step: Assembly, tenant: str | None = None) -> bool:
         """Take a place from a running sequence of less weight (and of this tenant), if that is how this one's bound can
-        still be kept."""
+        still be kept; not ahead."""
         if sequence.tier != TIMELY or sequence.deadline is None or sequence.slo.ttft is None:
             return False
         if step.now < sequence.displaces_from:
@@ -225,6 +228,9 @@ class Places:
         ]
         needed = self._cache.blocks_for(len(sequence.tokens) + self._cache.block_size)
         if not victims or needed > self._room() + sum(len(self._cache.blocks(s.id)) for s in victims):
+            return False
+        if step.ahead:
+            step.wanting = True
             return False
         victim = min(victims, key=self._loss)
         name = sequence.terms.slo_class.name

@@ -14,15 +14,14 @@ meanwhile. One that may be displaced also gives way where that saves a bound of 
 (Orca, OSDI'22; vLLM, SOSP'23; Sarathi-Serve, OSDI'24; VTC, OSDI'24.)
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence as Many
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
 
 from tenfold.cache.manager import CacheManager
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import ContextOverflow
-from tenfold.core.plan import SampledToken, StepPlan, StepResult
+from tenfold.core.plan import NEXT_TOKEN, StepPlan, StepResult
 from tenfold.core.request import Timeline
 from tenfold.core.slo import NO_SLO
 from tenfold.cost.estimate import StepCost
@@ -32,10 +31,14 @@ from tenfold.sched.assembly import Assembly
 from tenfold.sched.bill import Bill
 from tenfold.sched.budget import StepBudget
 from tenfold.sched.coasting import Coasting
+from tenfold.sched.decode import Decode
+from tenfold.sched.expiries import Expiries
+from tenfold.sched.flight import Flight
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.pace import Pace
 from tenfold.sched.places import Places
 from tenfold.sched.prefill import Prefill
+from tenfold.sched.progress import Progress
 from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import (
     TIMELY,
@@ -46,11 +49,9 @@ from tenfold.sched.sequence import (
     TokenEvent,
 )
 from tenfold.sched.siblings import Siblings
-from tenfold.sched.speculation import Speculation
+from tenfold.sched.speculation import Drafted, Speculation
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 from tenfold.spec.proposer import Proposer
-
-_RESTS = 3.0  # TPOT bounds by which one of a tenant that holds much is ahead where it lets others' prompts go first
 
 
 class Scheduler:
@@ -74,8 +75,7 @@ class Scheduler:
         self._attention = attention or Attention(())
         self._forecast = Forecast(self.cost, self._attention, config.max_step_tokens)
         self.shape = StepShape()  # of the last plan
-        self._planned: list[Sequence] = []  # in it, while it is computed
-        self._left: list[Sequence] = []  # those of it that have ended meanwhile
+        self._flights: deque[Flight] = deque()  # the step that is computed, and one that was planned ahead
         self._sequences: dict[str, Sequence] = {}
         self._tenants = Tenants(config.tenants, config.policy.fairness, config.policy.reserve)
         self._queue = WaitingQueue(self._tenants, config.policy.fairness)
@@ -83,6 +83,7 @@ class Scheduler:
         self._places = Places(
             config, cache, self._queue, self._tenants, self.cost, self._attention, self._forecast, self._load
         )
+        self._decode = Decode(cache, self._places, self._tenants, self.cost, self._attention)
         self._prefill = Prefill(config.policy, cache, self._queue, self._tenants, self._places, self._load)
         self._running = self._places.running
         self._pace = Pace(config.policy, self._load, self._running)
@@ -90,8 +91,8 @@ class Scheduler:
         if (proposers or draft_model) and config.speculation.mode != "off":
             self.speculation = Speculation(config.speculation, proposers, self.cost, cache, model=draft_model)
         self._bill = Bill(self.cost, self._attention, self._load, config.tenants)
-        self._siblings = Siblings()
-        self._expiries: list[tuple[float, int, Sequence]] = []  # a heap
+        self._siblings = Siblings(self._queue)
+        self._expiries = Expiries(self._sequences)
         self.coasting = Coasting(
             self._places,
             self._queue,
@@ -104,13 +105,10 @@ class Scheduler:
             self._bill,
             self._expiries,
         )
+        self._progress = Progress(cache, self._tenants, self._siblings, self._load)
         self._ended: list[str] = []
         self._arrivals = 0
         self._admission = Admission(config, cache, self._forecast, self._queue, self._tenants)
-        self._prefill_part = 0.0  # of the last plan's predicted seconds
-        self._began = 0.0  # the last plan's step
-        self._backlog = False  # whether timely prompts, but for those held back, wanted more of the last plan
-        self.computed_prompt_tokens = 0
 
     @property
     def running(self) -> int:
@@ -131,6 +129,11 @@ class Scheduler:
     def preempted(self) -> list[tuple[str, str]]:
         """Those that lost it since this was emptied last: ids, and reasons in words."""
         return self._places.preempted
+
+    @property
+    def computed_prompt_tokens(self) -> int:
+        """Tokens of prompts that were computed."""
+        return self._progress.prompt_tokens
 
     @property
     def cached_prompt_tokens(self) -> int:
@@ -205,6 +208,7 @@ class Scheduler:
             now = submission.arrival if now is None else now
             self._tenants.tick(now)
             self._tenants.came(tenant)
+            self._load.ahead = max(0, len(self._flights) - 1)
             self._admission.promise(sequence, self._running, now, self._load)
         self._arrivals += 1
         self._sequences[sequence.id] = sequence
@@ -215,12 +219,7 @@ class Scheduler:
         else:
             self._queue.push(sequence)
         if parent is None and (timeout := sequence.terms.queue_timeout) is not None:
-            heappush(self._expiries, (submission.arrival + timeout, sequence.order, sequence))
-            if len(self._expiries) > 2 * self.waiting + 64:  # mostly of those that have begun
-                self._expiries[:] = [
-                    entry for entry in self._expiries if not entry[2].admitted and entry[2].id in self._sequences
-                ]
-                heapify(self._expiries)
+            self._expiries.push(sequence, submission.arrival + timeout, self.waiting)
 
     def end(self, sequence_id: str, now: float, *, finished: bool = False) -> Timeline | None:
         """Take a sequence out, whatever its state, and free its blocks; None if it is not here.
@@ -231,30 +230,29 @@ class Scheduler:
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is None:
             return None
-        self._release_held(sequence)
+        sequence.drop_unknown()
+        self._siblings.release(sequence_id)
         if not self._queue.remove(sequence) and not self._places.leave(sequence):
             self._siblings.drop(sequence)
         if sequence.admitted:
             self._ended.append(sequence_id)
-        if sequence in self._planned:
-            self._left.append(sequence)
+        for flight in self._flights:  # steps are computed in order: others may have its blocks from the next plan on
+            if sequence in flight.sequences:
+                flight.left.append(sequence)
         if finished:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
         if self.speculation is not None:
             self.speculation.ended(sequence, finished=finished)
         timeline = sequence.timeline(now, self._load.interference)
         self._bill.close(sequence)
-        if self.idle and not self._planned:
+        if self.idle and not self._flights:
             self._bill.idle()
         return timeline
 
     def expire(self, now: float) -> list[FailEvent]:
         """Give up those that have waited to begin for longer than they may."""
         events: list[FailEvent] = []
-        while self._expiries and self._expiries[0][0] <= now:
-            sequence = heappop(self._expiries)[2]
-            if sequence.admitted or self._sequences.get(sequence.id) is not sequence:
-                continue
+        for sequence in self._expiries.due(now):
             self.refused["timeout"] += 1
             timeout = sequence.terms.queue_timeout or 0.0
             message = f"the request has waited for {timeout:g} s to begin, as long as it may; try again later"
@@ -266,63 +264,96 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan | None:
         """The next step, or None when there is nothing to compute: reserves blocks, preempts, admits.
 
-        Every plan must be applied before the next is asked for.
+        Every plan must be applied before the next is asked for, but for one :meth:`schedule_ahead`.
         """
+        assert not self._flights, "the plan before has not been applied"
+        return self._plan(Assembly(StepBudget(self.cost, self._attention, self._config.max_step_tokens), now))
+
+    def schedule_ahead(self, now: float) -> StepPlan | None:
+        """The step after the one that is computed, before what that gives is known; None where that cannot be done
+        (then it is for :meth:`schedule`, later), or where there may be nothing to compute.
+
+        Admits, but nobody loses a place by it. Asked for once for each step, while no other is computed.
+        """
+        (flight,) = self._flights
+        if not flight.followable:
+            return None
         budget = StepBudget(self.cost, self._attention, self._config.max_step_tokens)
-        step, load = Assembly(budget, now), self._load
-        self._tenants.tick(now)
+        step = Assembly(budget, now, begins=max(now, flight.began + flight.predicted))
+        step.ending = flight.presume(self._load.held)
+        return self._plan(step)
+
+    def _plan(self, step: Assembly) -> StepPlan | None:
+        budget, load, ending, drafts = step.budget, self._load, step.ending, Drafted()
+        self._tenants.tick(step.now)
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
-        mixed = len(decoding) != len(self._running)
+        if ending:
+            decoding = [s for s in decoding if s not in ending]
+        if step.ahead and not self._decode.has_blocks(decoding):
+            return None
+        mixed = len(decoding) + len(ending) != len(self._running)
         if mixed:
-            decoding, step.resting = self._yielding(decoding, now)
-        lost = self._decode(decoding, step)
+            decoding = self._decode.yielding(decoding, step)
+        lost = self._decode.fill(decoding, step)
         decode = budget.predicted if step.slices else 0.0
-        load.decode = self._with_resting(step) if step.resting else decode
-        limit = self._pace.seconds(decode, now) if mixed or self._queue or self.speculation is not None else None
-        if self.speculation is not None and not lost:
-            decode = self.speculation.draft(step, decode, limit)
+        load.decode = self._decode.seconds(step) if step.resting else decode
+        bounded = mixed or self._queue or self.speculation is not None
+        limit = self._pace.seconds(decode, step.begins) if bounded else None
+        if (speculation := self.speculation) is not None and not lost:
+            drafted = speculation.forgo(step, decode) if step.ahead else speculation.draft(step, decode, limit)
+            if drafted is None:
+                return None
+            drafts, decode = drafted, drafted.seconds
         if mixed or lost:
             step.prefilling = [s for s in self._running if len(s.tokens) - s.computed != 1]
-        load.full = load.capped = closed = self._places.closed_until(now) > now
-        self._backlog = closed and self._queue.timely > 0
-        if step.prefilling or (self._queue and not closed):
-            budget.open(limit)
-            self._tenants.tell_apart(step.prefilling)
-            if not lost:
-                self._places.admit(step)
-            part = self._tenants.part
-            computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in step.prefilling)
-            self._backlog = computed or (load.capped and self._queue.timely > 0)
-            self._prefill.fill(step)
+        backlog = self._fill(step, limit, lost=lost)
         if not step.slices and step.resting:
-            self._decode(list(step.resting), step)  # the prompt they rested for found no room
+            self._decode.fill(list(step.resting), step)  # the prompt they rested for found no room
         if not step.slices:
-            assert not self._running and not self._queue, "sequences wait but none can run"
+            assert step.ahead or not (self._running or self._queue), "sequences wait but none can run"
             return None
         self.shape = budget.shape
         predicted = budget.predicted if step.prefilling else decode
-        self._prefill_part = 1 - decode / predicted if predicted > 0 else 0.0
-        self._began = now
-        self._planned = [self._sequences[name] for name in step.slices]
+        part = 1 - decode / predicted if predicted > 0 else 0.0
         plan = StepPlan(tuple(step.slices.values()), tuple(self._places.started), tuple(self._ended))
         self._places.started, self._ended = [], []
+        sequences = [self._sequences[name] for name in step.slices]
+        self._flights.append(
+            Flight(plan, sequences, budget.shape, step.now, predicted, part, backlog, drafts, step.wanting)
+        )
         return plan
+
+    def _fill(self, step: Assembly, limit: float | None, *, lost: bool) -> bool:
+        """Let others in, and add chunks of prompts. Returns whether timely ones, but for those held back, wanted
+        more."""
+        load, part = self._load, self._tenants.part
+        load.full = load.capped = closed = self._places.closed_until(step.now, len(step.ending)) > step.now
+        if not step.prefilling and (closed or not self._queue):
+            return closed and self._queue.timely > 0
+        step.budget.open(limit)
+        self._tenants.tell_apart(step.prefilling)
+        if not lost:
+            self._places.admit(step)
+        computed = any(s.tier == TIMELY and part(s.terms.tenant) == 1 for s in step.prefilling)
+        backlog = computed or (load.capped and self._queue.timely > 0)
+        self._prefill.fill(step)
+        return backlog
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Advance by what ``plan`` computed until ``now``; sequences ended meanwhile are passed over."""
-        seconds = max(0.0, now - self._began)
+        flight = self._flights.popleft()
+        assert flight.plan is plan, "plans are applied in their order"
+        if self._flights:
+            self._flights[0].began = max(self._flights[0].began, now)
+        seconds = max(0.0, now - flight.began)
         self._load.step += 0.1 * (seconds - self._load.step)
-        self._load.interference += seconds * self._prefill_part
-        planned, self._planned = self._planned, []
-        held = [*self._running, *self._left] if self._left else self._running
-        self._left.clear()
-        self._bill.step(self.shape, planned, plan.slices, held, self._began, now)
+        self._load.interference += seconds * flight.prefill_part
+        left = dict.fromkeys(s for one in (flight, *self._flights) for s in one.left)
+        held = [*self._running, *left] if left else self._running
+        self._bill.step(flight.shape, flight.sequences, plan.slices, held, flight.began, now)
         events: list[Event] = []
-        samples: dict[str, list[SampledToken]] = {}
-        for sample in result.sampled:
-            samples.setdefault(sample.id, []).append(sample)
-        timely = 0.0
-        for sequence, part in zip(planned, plan.slices, strict=True):
+        samples, timely = flight.samples(result), 0.0
+        for sequence, part in zip(flight.sequences, plan.slices, strict=True):
             if self._sequences.get(part.id) is not sequence:
                 self._bill.close(sequence)  # it ended meanwhile, and perhaps another of the same id came
                 continue
@@ -330,26 +361,28 @@ class Scheduler:
                 timeline = self.end(part.id, now)
                 events.append(FailEvent(part.id, result.failed[part.id], timeline=timeline))
                 continue
-            pending, count = sequence.pending, len(part.tokens) - part.drafted
+            count = len(part.tokens) - part.drafted
             if not part.sample:
-                timely += self._advance(sequence, count, pending, now)
+                timely += self._progress.advance(sequence, part.start, count, len(sequence.tokens) - part.start, now)
                 continue
+            if flight.presumed:
+                sequence.tokens.pop()  # it is known now
             got = samples[part.id]
             used, finish, stop = sequence.extend(got)
-            timely += self._advance(sequence, count + len(used) - 1, pending, now)
+            timely += self._progress.advance(sequence, part.start, count + len(used) - 1, count, now)
             self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE * len(used))
             if self.speculation is not None and count == 1:
-                self.speculation.learn(sequence, len(got) - 1, len(used))
+                self.speculation.learn(flight.drafts, sequence, len(got) - 1, len(used))
             if sequence.first_token is None:
                 sequence.first_token = now
                 sequence.phases.enter("decode", now, self._load.interference)
             timeline = self.end(part.id, now, finished=True) if finish else None
             events.append(TokenEvent(part.id, used, finish, stop, sequence.cached, sequence.queued, timeline))
         if self.speculation is not None:
-            self.speculation.close_step()
-        if self._backlog:
+            self.speculation.close_step(flight.drafts)
+        if flight.backlog:
             self._forecast.progress(timely, seconds)
-        if self.idle:
+        if self.idle and not self._flights:
             self._bill.idle()
         return events
 
@@ -362,69 +395,7 @@ class Scheduler:
         assert sorted(places) == sorted(self._sequences), "a sequence is in no queue, or in two"
         self._siblings.check()
         assert all(s.computed < len(s.tokens) for s in self._running)
-
-    # What a step holds.
-
-    def _yielding(self, decoding: list[Sequence], now: float) -> tuple[list[Sequence], list[Sequence]]:
-        """Those that decode in this step, and those that rest while another's prompt is computed: they are of a tenant
-        that holds much, and well ahead of their TPOT bound."""
-        part = self._tenants.part
-        tenants = {s.terms.tenant for s in self._running}
-        heavy = {tenant for tenant in tenants if part(tenant) < 1} if len(tenants) > 1 else ()
-        if not heavy or all(s.terms.tenant in heavy for s in self._running if len(s.tokens) - s.computed != 1):
-            return decoding, []
-        resting = [s for s in decoding if s.terms.tenant in heavy and s.ahead(now) >= _RESTS]
-        return [s for s in decoding if s not in resting], resting
-
-    def _with_resting(self, step: Assembly) -> float:
-        """Predicted seconds of a step in which those that rest now decode with the others."""
-        shape = step.budget.shape
-        keys = sum(self._attention.keys(1, len(s.tokens)) for s in step.resting)
-        rows = shape.rows + len(step.resting)
-        return self.cost.predict(StepShape(rows, rows, rows, shape.decode_keys + keys, 0.0))
-
-    def _decode(self, sequences: list[Sequence], step: Assembly) -> bool:
-        """The next token of each, for as many as there are blocks. Returns whether the step lost one again."""
-        lost = crowded = False
-        for sequence in sequences:
-            if crowded and sequence.waiting:
-                continue  # preempted a moment ago
-            if not self._cache.reserve(sequence.id, sequence.computed + 1):
-                crowded = True
-                room, taken = self._places.make_room(sequence, sequence.computed + 1, step)
-                lost |= taken
-                if not room:
-                    continue
-            step.put(sequence, 1, self._cache.blocks(sequence.id))
-            step.decoding.append(sequence)
-        return lost
-
-    def _advance(self, sequence: Sequence, count: int, pending: int, now: float) -> float:
-        """It has ``count`` more tokens in memory, of ``pending`` that it lacked. Returns how much timely work that was,
-        in seconds."""
-        prompt, before = sequence.prompt, sequence.computed
-        if before < prompt:
-            new = min(prompt - before, count)
-            self.computed_prompt_tokens += new
-            fresh = min(prompt, before + count) - max(before, sequence.reached)
-            if fresh > 0:
-                self._tenants.charge(sequence.terms.tenant, fresh)
-        done = 0.0
-        if sequence.work > 0.0:
-            done = sequence.work * min(1.0, count / pending)
-            sequence.work = max(0.0, sequence.work - done)
-        sequence.computed = after = before + count
-        if before < sequence.reached <= after and sequence.phases.preemptions:
-            sequence.phases.enter(sequence.phase, now, self._load.interference)
-        if after >= sequence.reached:
-            sequence.reached = after
-            sequence.returning = False
-        self._cache.commit(sequence.id, sequence.tokens, after)
-        if after >= prompt and self._siblings:
-            self._release_held(sequence)
-        return done if sequence.tier == TIMELY else 0.0
-
-    def _release_held(self, sequence: Sequence) -> None:
-        """Let those that waited for ``sequence``'s prefill into the queue, where its own place was."""
-        for held in self._siblings.release(sequence.id):
-            self._queue.push(held)
+        unknown = {s.id for s in self._sequences.values() if NEXT_TOKEN in s.tokens}
+        known = [f for f in self._flights if f.presumed]
+        assert len(self._flights) <= 2 and known in ([], [self._flights[0]] if self._flights else [])
+        assert unknown <= {part.id for flight in known for part in flight.plan.slices if part.sample}

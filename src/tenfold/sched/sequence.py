@@ -1,11 +1,12 @@
 """One continuation being generated, as the scheduler sees it."""
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import msgspec
 
 from tenfold.core.config import MAX_DRAFT_TOKENS
-from tenfold.core.plan import SampledToken, SequenceStart
+from tenfold.core.plan import NEXT_TOKEN, SampledToken, SequenceStart
 from tenfold.core.request import Preemption, Timeline
 from tenfold.sched.terms import NO_TERMS, Terms
 
@@ -83,9 +84,11 @@ class Sequence:
         "deadline",
         "drafting",
         "first_token",
+        "foreseeable",
         "held_since",
         "id",
         "key",
+        "longest",
         "no_room",
         "order",
         "over",
@@ -113,8 +116,10 @@ class Sequence:
         self.id = submission.start.id
         self.prompt = len(submission.start.prompt_ids)  # tokens
         self.order = order  # of arrival
-        self.tokens = list(submission.start.prompt_ids)  # prompt, then output
-        self.computed = 0  # tokens whose KV is in memory
+        self.longest = submission.max_length  # tokens
+        self.foreseeable = submission.start.params.foreseeable
+        self.tokens = list(submission.start.prompt_ids)  # prompt, then output; the last one may not be known yet
+        self.computed = 0  # tokens whose KV is in memory, or will be before the next step begins
         self.reached = 0  # the most it ever was: below it, computing is recomputing
         self.cached = 0  # prompt tokens the first admission found in the prefix cache
         self.admitted = False
@@ -189,23 +194,28 @@ class Sequence:
         """Its TTFT bound is missed: from now on it is one of those that come after the timely ones."""
         self.tier, self.key = OTHER, self.submission.arrival + self.terms.priority
 
-    def extend(self, samples: list[SampledToken]) -> tuple[tuple[SampledToken, ...], str | None, int | None]:
+    def extend(self, samples: Many[SampledToken]) -> tuple[tuple[SampledToken, ...], str | None, int | None]:
         """Take tokens that came, up to one that ends it: (those taken, why it ended, the stop id)."""
         for count, sample in enumerate(samples, 1):
-            self.tokens.append(sample.token)
-            reason = self.finish_reason(sample.token)
+            token = sample.token
+            self.tokens.append(token)
+            reason = self.finish_reason(token)
             if reason is not None:
                 return tuple(samples[:count]), *reason
         return tuple(samples), None, None
 
     def finish_reason(self, token: int) -> tuple[str, int | None] | None:
         """Whether ``token``, just appended, ends the sequence: (reason, the stop id), else None."""
-        params = self.submission.start.params
-        if self.outputs >= params.min_tokens and token in self.submission.stop_ids:
+        if token in self.submission.stop_ids and self.outputs >= self.submission.start.params.min_tokens:
             return "stop", token
-        if len(self.tokens) >= self.submission.max_length:
+        if len(self.tokens) >= self.longest:
             return "length", None
         return None
+
+    def drop_unknown(self) -> None:
+        """It ends: a token that is not known yet will never be one of its own."""
+        if self.tokens[-1] == NEXT_TOKEN:
+            self.tokens.pop()
 
     def timeline(self, now: float, interference: float) -> Timeline:
         """Where its time went, if it ends ``now``."""

@@ -2,13 +2,15 @@
 
 from collections import Counter
 
+from tenfold.sched.queue import WaitingQueue
 from tenfold.sched.sequence import Sequence
 
 
 class Siblings:
-    """Owner of those that are held; they are in no queue meanwhile."""
+    """Owner of those that are held; they are not in the ``queue`` meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: WaitingQueue) -> None:
+        self._queue = queue
         self._held: dict[str, list[Sequence]] = {}  # by the sequence they wait for
         self._of: Counter[str] = Counter()  # by tenant
         self.count = 0
@@ -35,12 +37,11 @@ class Siblings:
         self._held[sequence.submission.after or ""].remove(sequence)
         self._let_go(sequence)
 
-    def release(self, parent: str) -> list[Sequence]:
-        """Those that waited for ``parent`` do so no more."""
-        freed = self._held.pop(parent, [])
-        for sequence in freed:
+    def release(self, parent: str) -> None:
+        """Let those that wait for ``parent``'s prefill into the queue, where its own place was."""
+        for sequence in self._held.pop(parent, ()):
             self._let_go(sequence)
-        return freed
+            self._queue.push(sequence)
 
     def names(self) -> list[str]:
         """Ids of all that are held."""

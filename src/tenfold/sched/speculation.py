@@ -68,13 +68,14 @@ class _Offer:
 
 
 @dataclass(slots=True)
-class _Drafted:
+class Drafted:
     """A step's drafts, until it is applied."""
 
     offers: dict[str, _Offer] = field(default_factory=dict)  # by sequence
     plain: float = 0.0  # predicted seconds of its decode without them
     seconds: float = 0.0  # and with them
     decoding: int = 0  # sequences
+    probed: str | None = None  # the one for which a token is tried that does not seem to pay
 
 
 class Speculation:
@@ -98,8 +99,6 @@ class Speculation:
         self._known: dict[tuple[int, str], Acceptance] = {}  # by proposer and class of requests
         self._passed = 0  # steps for which no draft seemed to pay, since one was tried all the same
         self._patience = _PROBED  # and after how many one is
-        self._probed: str | None = None  # the sequence for which one was, in this step
-        self._step = _Drafted()
         self._counts = DraftCounts()
         self.drafted: Counter[str] = Counter()  # tokens, by proposer
         self.accepted: Counter[str] = Counter()
@@ -112,25 +111,32 @@ class Speculation:
         texts = len(self._proposers)
         return self._counts.profile([known for (source, _), known in self._known.items() if source < texts])
 
-    def draft(self, step: Assembly, plain: float, limit: float | None) -> float:
+    def forgo(self, step: Assembly, plain: float) -> Drafted | None:
+        """No drafts for a step that is planned ahead: they would depend on tokens that are not known yet. None where a
+        draft might pay."""
+        if self._model:
+            return None  # it follows every sequence's tokens
+        if step.decoding:
+            if plain > 0 and self._hopeless(step, plain):
+                self._passed += 1
+            elif any(self._most(s) > 0 for s in step.decoding):
+                return None
+        return Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
+
+    def draft(self, step: Assembly, plain: float, limit: float | None) -> Drafted:
         """Add drafts to a step that holds decode, and nothing else, and takes ``plain`` seconds as it is. It is to take
-        no longer than ``limit`` seconds. Returns how long it takes then."""
+        no longer than ``limit`` seconds."""
         budget = step.budget
-        self._step = _Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
+        drafted = Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
         sequences = step.decoding
         room = budget.tokens // 2  # prompts need some, too
         if not sequences or room <= 0 or plain <= 0:
-            return plain
+            return drafted
+        if self._hopeless(step, plain):
+            self._passed += 1  # nobody need look for one
+            return drafted
         fixed = self._config.mode == "fixed"
         row, key = self._cost.draft(budget.shape.rows)
-        if (
-            not fixed
-            and _HOPE * plain <= _MARGIN * row * (len(sequences) - _HOPE)
-            and plain <= _MARGIN * row * len(sequences)
-            and self._passed + 1 < self._patience
-        ):
-            self._passed += 1  # not even a sure token would pay: nobody need look for one
-            return plain
         least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
         token = plain / len(sequences)  # seconds
         offers, others = [], []
@@ -151,34 +157,34 @@ class Speculation:
                 if offer is not None:
                     offers.remove(offer)
         if not offers:
-            return plain
+            return drafted
         if fixed:
             for offer in offers:
                 offer.taken = len(offer.chances)
         else:
-            self._choose(offers, sequences, plain, limit, room)
+            drafted.probed = self._choose(offers, sequences, plain, limit, room)
         for offer in offers:
             sequence = offer.sequence
-            offer.taken = self._places(sequence, min(offer.taken, room))
+            offer.taken = self._places(sequence, min(offer.taken, room), drafted.decoding)
             if offer.taken > 0:
                 room -= offer.taken
-                self._step.offers[sequence.id] = offer
+                drafted.offers[sequence.id] = offer
                 tokens = offer.proposal.tokens[: offer.taken]
                 step.draft(sequence, tokens, 0 if tokens else offer.taken, self._cache.blocks(sequence.id))
-        self._step.seconds = budget.predicted
-        return self._step.seconds
+        drafted.seconds = budget.predicted
+        return drafted
 
     def begin(self, sequence: Sequence) -> None:
         """A sequence is here."""
         for proposer in self._proposers:
             proposer.begin(sequence.submission.start)
 
-    def learn(self, sequence: Sequence, held: int, used: int) -> None:
+    def learn(self, step: Drafted, sequence: Sequence, held: int, used: int) -> None:
         """Of what was drafted for a sequence so many tokens were right, and in all it got ``used`` from the step.
 
         Called for each that was in decode, also where nothing was drafted for it.
         """
-        drafting, step = sequence.drafting, self._step
+        drafting = sequence.drafting
         drafting.run += used if drafting.run else 0
         drafting.plain += used * step.plain
         if not step.offers:
@@ -193,7 +199,7 @@ class Speculation:
         self.drafted[name] += offer.taken
         self.accepted[name] += accepted
         self.saved += accepted * step.plain / step.decoding
-        if self._probed == sequence.id:
+        if step.probed == sequence.id:
             self._patience = _PROBED if held else min(2 * self._patience, _SELDOM)
         known = self._acceptance(offer.source, sequence)
         for at in range(min(held + 1, offer.taken)):
@@ -208,10 +214,21 @@ class Speculation:
         for proposer in self._proposers:
             proposer.end(sequence.id, sequence.tokens, salt, finished=finished)
 
-    def close_step(self) -> None:
+    def close_step(self, step: Drafted) -> None:
         """All of the step's sequences have been learned from."""
-        self.spent += self._step.seconds - self._step.plain
-        self._step, self._probed = _Drafted(), None
+        self.spent += step.seconds - step.plain
+
+    def _hopeless(self, step: Assembly, plain: float) -> bool:
+        """Whether not even a sure token would pay in a step that takes ``plain`` seconds, nor is one to be tried all
+        the same."""
+        row, _ = self._cost.draft(step.budget.shape.rows)
+        count = len(step.decoding)
+        return (
+            self._config.mode != "fixed"
+            and _HOPE * plain <= _MARGIN * row * (count - _HOPE)
+            and plain <= _MARGIN * row * count
+            and self._passed + 1 < self._patience
+        )
 
     def _most(self, sequence: Sequence) -> int:
         left = sequence.submission.max_length - len(sequence.tokens) - 1
@@ -269,9 +286,11 @@ class Speculation:
 
     def _choose(
         self, offers: list[_Offer], sequences: list[Sequence], plain: float, limit: float | None, room: int
-    ) -> None:
+    ) -> str | None:
         """Take tokens, the best first, as many as make the weighted mean over the sequences of the step's seconds per
-        token least. One alone may not pay where one for each does: looks on for as many tokens as there are offers."""
+        token least. One alone may not pay where one for each does: looks on for as many tokens as there are offers.
+
+        Where none pays, one may be tried all the same: returns for which sequence."""
         weights, total = {}, 0.0  # and the sum of weighted steps per token
         for s in sequences:
             before = s.drafting.plain + _EVEN * plain
@@ -308,15 +327,17 @@ class Speculation:
                 if limit is None or plain + probed.each <= limit:
                     self._passed = 0
                     probed.take()
-                    self._probed = probed.sequence.id
+                    return probed.sequence.id
+        return None
 
-    def _places(self, sequence: Sequence, wanted: int) -> int:
-        """For how many drafted tokens there is room in KV memory, without taking what others may need."""
+    def _places(self, sequence: Sequence, wanted: int, decoding: int) -> int:
+        """For how many drafted tokens there is room in KV memory, without taking what the ``decoding`` ones may
+        need."""
         held = len(self._cache.blocks(sequence.id)) * self._cache.block_size - sequence.computed - 1
         if wanted <= held:
             return wanted
         missing = self._cache.missing(sequence.id, sequence.computed + 1 + wanted)
-        spare = self._cache.pool.available - missing > self._step.decoding
+        spare = self._cache.pool.available - missing > decoding
         if spare and self._cache.reserve(sequence.id, sequence.computed + 1 + wanted):
             return wanted
         return held

@@ -114,7 +114,7 @@ async def _run(
         while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
             await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
         try:
-            await _serve(config, engine, starting, engine_config.model, sock, on_ready, signals)
+            await _serve(config, engine, starting, engine_config, sock, on_ready, signals)
         finally:
             await engine.stop()
             await asyncio.gather(starting, return_exceptions=True)
@@ -124,7 +124,7 @@ async def _serve(
     config: ServerConfig,
     engine: EngineClient,
     starting: "asyncio.Future[EngineInfo]",
-    model: str,
+    engine_config: EngineConfig,
     sock: socket.socket,
     on_ready: Callable[[Ready], None],
     signals: _Signals,
@@ -140,7 +140,7 @@ async def _serve(
     serving = asyncio.ensure_future(listener.serve([sock]))
     stop = asyncio.ensure_future(signals.stop.wait())
     at_once = asyncio.ensure_future(signals.at_once.wait())
-    loading = asyncio.gather(starting, asyncio.to_thread(load_codec, model))
+    loading = asyncio.gather(starting, asyncio.to_thread(load_codec, engine_config.model, engine_config.load_format))
     try:
         await asyncio.wait((loading, stop), return_when=asyncio.FIRST_COMPLETED)
         if loading.done() and not stop.done():

@@ -3,14 +3,13 @@
 import contextlib
 
 from tenfold.core.errors import TenfoldError
-from tenfold.model.checkpoint import load_text_model
-from tenfold.model.store import resolve
+from tenfold.model.load import text_of
 from tenfold.server.text import TextCodec
 
 
-def load_codec(model: str) -> TextCodec:
+def load_codec(model: str, load_format: str) -> TextCodec:
     """Load what turns text into token ids and back; reads no weights. Raises ModelError."""
-    text = load_text_model(resolve(model))
+    text = text_of(model, load_format)
     codec = TextCodec(text.tokenizer, text.chat_template)
     if codec.template is not None:
         # What is compiled at first use is compiled now, while the engine still loads.

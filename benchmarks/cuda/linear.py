@@ -1,0 +1,354 @@
+"""Linears on the device, at the sizes of Llama 3 8B: right, and how close to its memory's or its arithmetic's speed.
+
+Weights rotate among copies that together exceed the L2 cache several times over, inside CUDA graphs. The rows called
+``layer`` decide: the four products of a layer and what is around them (all but attention), by torch and by kernels of
+our own, with less and less apart.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cuda.compiling import compiling
+from benchmarks.cuda.timing import Limits, Row, error, median_time
+from tenfold.ops.cuda.fused import gated, gemm, int4, invariant, norms
+from tenfold.ops.cuda.fused.gemm import Tile
+from tenfold.ops.cuda.linear import DenseLinear, Fp8Linear, Int4Linear, Products, fused_products
+from tenfold.ops.cuda.plain import gemm as plain_gemm
+from tenfold.ops.cuda.plain import int4 as plain_int4
+from tenfold.ops.cuda.plain.gemm import Norm
+from tenfold.ops.cuda.plain.norms import quantized
+
+Shapes = dict[str, tuple[int, int]]
+
+SHAPES: Shapes = {
+    "qkv": (6144, 4096),
+    "o": (4096, 4096),
+    "gate_up": (28672, 4096),
+    "down": (4096, 14336),
+    "head": (128256, 4096),
+}
+_EPS = 1e-5
+_LAYERS = 8
+_DISTINCT = 320e6  # bytes of weights that rotate
+_ONCE = 500e6  # a matrix of so many bytes need not
+_TILES = {  # tried beside the rule's own, at one row
+    "bf16": (Tile(16, 256, 4, 6), Tile(32, 256, 4, 5), Tile(16, 1024, 8, 3)),
+    "fp8": (Tile(16, 1024, 8, 4),),
+    "int4": (Tile(16, 512, 4, 5), Tile(32, 512, 8, 4), Tile(32, 1024, 8, 4)),
+}
+_OTHER_INVARIANT = (Tile(64, 64, 4, 4), 128)
+
+Linear = DenseLinear | Fp8Linear | Int4Linear
+
+
+def make(form: str, n: int, k: int, device: torch.device | str, products: Products) -> Linear:
+    """Random weights of about unit gain."""
+    if form == "int4":
+        words = torch.randint(-(2**31), 2**31, (n, k // 32, 4), device=device, dtype=torch.int32)
+        scale = (0.5 + torch.rand(n, k // 32, device=device)) * 0.21 / k**0.5
+        pairs = torch.stack((scale.half(), (-7.5 * scale).half()), dim=2).view(torch.int32)
+        return Int4Linear(words, pairs[..., 0].t().contiguous(), products)
+    w = torch.randn(n, k, dtype=torch.bfloat16, device=device) / k**0.5
+    if form == "bf16":
+        return DenseLinear(w, products)
+    values, factors = quantized(w.float())
+    return Fp8Linear(values, factors[:, 0].contiguous(), torch.bfloat16, products)
+
+
+def weights_of(linear: Linear) -> Tensor:
+    """In float32."""
+    if isinstance(linear, Int4Linear):
+        return plain_int4.unpack(linear.words, linear.scales, torch.float32)
+    return linear.w.float() if isinstance(linear, DenseLinear) else linear.w.float() * linear.scale[:, None]
+
+
+# Correctness.
+
+
+def check(device: torch.device | str, shapes: Shapes = SHAPES) -> list[str]:
+    """What is not right on ``device``, in words: bfloat16 against products in float32."""
+    with compiling():
+        list(_wrong(device, shapes))
+    return list(_wrong(device, shapes))
+
+
+def _wrong(device: torch.device | str, shapes: Shapes) -> Iterator[str]:
+    products = fused_products()
+    for name, (n, k) in shapes.items():
+        for form in ("bf16", "fp8", "int4"):
+            torch.manual_seed(n + k)
+            linear = make(form, n, k, device, products)
+            for what, got, wanted, bound in _pairs(name, linear, device):
+                apart = error(got, wanted)
+                if not apart < bound:
+                    yield f"{what} {form} of {name}: off by {apart:.2g}, not {bound}"
+            if name == "o":
+                yield from (f"{what} {form} of {name}" for what in _unequal(linear, device))
+
+
+def _pairs(name: str, linear: Linear, device: torch.device | str) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+    """(what, what a kernel gave, what it should be, the most it may be off): what a model does with such a matrix."""
+    n, k = linear.outputs, linear.inputs
+    w = weights_of(linear)
+    norm = (1 + torch.randn(k, device=device) / 8, _EPS)
+    for rows in (1, 5, 16, 64, 200):
+        x = torch.randn(rows, k, dtype=torch.bfloat16, device=device)
+        wanted = x.float() @ w.t()
+        rounded = linear.quantizes(rows)
+        if name == "head":
+            yield f"logits of {rows} rows,", linear.logits(x), wanted, 0.05 if rounded else 0.001
+            continue
+        out = torch.full((rows, n), math.nan, dtype=torch.bfloat16, device=device)
+        yield f"{rows} rows,", linear(x, out=out), wanted, 0.05 if rounded else 0.004
+        if linear.fuses(rows):
+            yield _fused_pair(name, linear, x, w, norm)
+
+
+def _fused_pair(name: str, linear: Linear, x: Tensor, w: Tensor, norm: Norm) -> tuple[str, Tensor, Tensor, float]:
+    normed = plain_gemm.product(x, w, norm)
+    if name == "qkv":
+        return f"normed {len(x)} rows,", linear(x, norm=norm), normed, 0.006
+    if name == "gate_up":
+        gate, up = normed.chunk(2, dim=1)
+        wanted = torch.nn.functional.silu(gate) * up
+        return f"gated {len(x)} rows,", linear.gated(x, "silu", norm=norm), wanted, 0.012
+    residual = torch.randn(len(x), len(w), dtype=torch.bfloat16, device=x.device)
+    wanted = residual.float() + plain_gemm.product(x, w, None)
+    linear.add(x, residual)
+    return f"added {len(x)} rows,", residual, wanted, 0.004
+
+
+def _unequal(linear: Linear, device: torch.device | str) -> Iterator[str]:
+    """Where bits that should be equal are not."""
+    x = torch.randn(300, linear.inputs, dtype=torch.bfloat16, device=device)
+    whole = _invariant(linear, x)
+    if not error(whole, x.float() @ weights_of(linear).t()) < 0.004:
+        yield "batch-invariant rows wrong,"
+    for rows in (slice(0, 1), slice(7, 14), slice(64, 128), slice(100, 300)):
+        if not torch.equal(_invariant(linear, x[rows].contiguous()), whole[rows]):
+            yield f"batch-invariant rows {rows.start} … {rows.stop - 1} differ,"
+    early = _with(linear, pdl=True)
+    x = x[:3].contiguous()
+    if torch.device(device).type == "cuda" and not torch.equal(_chain(early, x), _chain(linear, x)):
+        yield "a chain with programmatic launches differs,"
+
+
+def _with(linear: Linear, *, pdl: bool) -> Linear:
+    products = replace(linear.products, pdl=pdl)
+    if isinstance(linear, DenseLinear):
+        return DenseLinear(linear.w, products)
+    if isinstance(linear, Fp8Linear):
+        return Fp8Linear(linear.w, linear.scale, linear.dtype, products)
+    return Int4Linear(linear.words, linear.scales, products)
+
+
+def _chain(linear: Linear, x: Tensor) -> Tensor:
+    """Products that need one another's results."""
+    rows, k = len(x), linear.inputs
+    residual = torch.zeros(rows, linear.outputs, dtype=x.dtype, device=x.device)
+    for _ in range(20):
+        linear.add(x, residual)
+        y = linear(residual.repeat(1, -(-k // linear.outputs))[:, :k].contiguous())
+        x = (x + y.repeat(1, -(-k // y.shape[1]))[:, :k]) / 2
+    return residual
+
+
+def _invariant(linear: Linear, x: Tensor, **tile: Any) -> Tensor:
+    if isinstance(linear, Int4Linear):
+        return invariant.product(x, linear.words, scales=linear.scales, **tile)
+    scale = linear.scale if isinstance(linear, Fp8Linear) else None
+    return invariant.product(x, linear.w, scale=scale, **tile)
+
+
+# Times.
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Calls of one kind, with weights of their own; the time of one of them is wanted."""
+
+    name: str
+    shape: str
+    calls: Sequence[Callable[[], object]]
+    bytes: float = 0.0
+    flops: float = 0.0
+    note: str = ""
+
+    def all(self) -> None:
+        """One after the other."""
+        for call in self.calls:
+            call()
+
+    def timed(self) -> Row:
+        """Where they fail, why."""
+        try:
+            seconds = median_time(self.all, seconds=0.03, graph=not self.flops) / len(self.calls)
+        except Exception as failure:  # whatever it was: the other rows are wanted
+            reason = str(failure).strip().partition("\n")[0][:100]
+            note = f"{self.note} failed: {type(failure).__name__}: {reason}".strip()
+            return Row(self.name, self.shape, math.nan, note=note)
+        return Row(self.name, self.shape, seconds * 1e6, self.bytes, self.flops, self.note)
+
+
+def run(limits: Limits, shapes: Shapes = SHAPES, device: torch.device | str = "cuda") -> list[Row]:
+    """The rows of all that is compared."""
+    with compiling():
+        for case in _cases(shapes, device, only_one=True):
+            with suppress(Exception):  # it comes again when its time is taken
+                case.calls[0]()
+    gc.collect()
+    gc.freeze()  # every capture collects garbage: what is old need not be looked through again
+    try:
+        return [case.timed() for case in _cases(shapes, device)]
+    finally:
+        gc.unfreeze()
+
+
+def _cases(shapes: Shapes, device: torch.device | str, *, only_one: bool = False) -> Iterator[_Case]:
+    """``only_one``: of all weights that should rotate."""
+    for name, (n, k) in shapes.items():
+        yield from _few(name, n, k, device, only_one)
+    for name in shapes:
+        if name != "head":
+            yield from _many(name, *shapes[name], device)
+    yield from _together(shapes, device, 1 if only_one else _LAYERS)
+
+
+def _few(name: str, n: int, k: int, device: torch.device | str, only_one: bool) -> Iterator[_Case]:
+    """Few rows, each form."""
+    products = fused_products()
+    for form in ("bf16", "fp8", "int4"):
+        first = make(form, n, k, device, products)
+        many = 1 if only_one or first.nbytes > _ONCE else math.ceil(_DISTINCT / first.nbytes)
+        linears = [first, *(make(form, n, k, device, products) for _ in range(many - 1))]
+        for rows in (1, 4, 16, 64):
+            x = torch.randn(rows, k, dtype=torch.bfloat16, device=device)
+            shape, moved = f"{name} {rows} x {n} x {k}", first.nbytes + 2 * rows * (n + k)
+            if form == "bf16":
+                mm = [_bound(torch.mm, x, linear.w.t()) for linear in linears if isinstance(linear, DenseLinear)]
+                yield _Case("torch.mm", shape, mm, moved)
+            if first.quantizes(rows):
+                yield _Case("fp8, x too", shape, [_bound(linear, x) for linear in linears], moved)
+            yield _Case(f"few {form}", shape, [_skinny(linear, x) for linear in linears], moved)
+            if rows == 1 and name in ("o", "gate_up"):
+                for tile in _TILES[form]:
+                    yield _Case(
+                        f"few {form}", shape, [_skinny(each, x, tile) for each in linears], moved, note=str(tile)
+                    )
+            if rows in (1, 64) and form == "bf16" and name in ("o", "gate_up"):
+                yield _Case("invariant", shape, [_bound(_invariant, linear, x) for linear in linears], moved)
+
+
+def _skinny(linear: Linear, x: Tensor, tile: Tile | None = None) -> Callable[[], object]:
+    if isinstance(linear, Int4Linear):
+        return lambda: int4.skinny(x, linear.words, linear.scales, tile=tile)
+    scale = linear.scale if isinstance(linear, Fp8Linear) else None
+    return lambda: gemm.skinny(x, linear.w, scale=scale, tile=tile)
+
+
+def _many(name: str, n: int, k: int, device: torch.device | str) -> Iterator[_Case]:
+    """A large step."""
+    products, rows = fused_products(), 8192
+    x = torch.randn(rows, k, dtype=torch.bfloat16, device=device)
+    shape, work = f"{name} {rows} x {n} x {k}", 2.0 * rows * n * k
+    dense, fp8 = make("bf16", n, k, device, products), make("fp8", n, k, device, products)
+    pair = gemm.quantize_rows(x)
+    yield _Case("torch.mm", shape, [_bound(dense, x)], flops=work)
+    yield _Case("fp8, x too", shape, [_bound(fp8, pair)], flops=work)
+    if name in ("o", "gate_up"):
+        yield _Case("fp8, x too", shape, [_bound(fp8, x)], flops=work, note="with rounding x")
+        packed = make("int4", n, k, device, products)
+        yield _Case("int4, unpacked", shape, [_bound(packed, x)], flops=work)
+    if name == "o":
+        yield _Case("invariant", shape, [_bound(_invariant, dense, x)], flops=work)
+        tile, together = _OTHER_INVARIANT
+
+        def other() -> Tensor:
+            return _invariant(dense, x, tile=tile, together=together)
+
+        bits = "equal" if torch.equal(_invariant(dense, x), other()) else "other"
+        yield _Case("invariant", shape, [other], flops=work, note=f"{tile}, {together} rows: {bits} bits")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    qkv: Linear
+    o: Linear
+    gate_up: Linear
+    down: Linear
+
+    def early(self) -> "_Layer":
+        """With programmatic launches."""
+        return _Layer(*(_with(each, pdl=True) for each in (self.qkv, self.o, self.gate_up, self.down)))
+
+    @property
+    def nbytes(self) -> int:
+        return self.qkv.nbytes + self.o.nbytes + self.gate_up.nbytes + self.down.nbytes
+
+
+def _together(shapes: Shapes, device: torch.device | str, count: int) -> Iterator[_Case]:
+    """One layer, of several that follow one another."""
+    hidden, products = shapes["o"][0], fused_products()
+    weight = torch.ones(hidden, device=device)
+    for form in ("bf16", "fp8", "int4"):
+        layers = [
+            _Layer(*(make(form, *shapes[name], device, products) for name in ("qkv", "o", "gate_up", "down")))
+            for _ in range(count)
+        ]
+        early = [layer.early() for layer in layers]
+        ways = [
+            ("few", layers, _apart),
+            ("few, fused", layers, _fused),
+            ("few, early", early, _apart),
+            ("few, fused, early", early, _fused),
+        ]
+        if form == "bf16":
+            ways.insert(0, ("torch.mm", layers, _by_torch))
+        for rows in (1, 8):
+            x = torch.randn(rows, hidden, dtype=torch.bfloat16, device=device)
+            for what, chosen, compute in ways:
+                calls = [_bound(compute, layer, x, weight) for layer in chosen]
+                yield _Case(f"layer, {what}", f"{form}, {rows} rows", calls, layers[0].nbytes)
+
+
+def _by_torch(layer: _Layer, x: Tensor, weight: Tensor) -> None:
+    def mm(a: Tensor, linear: Linear) -> Tensor:
+        assert isinstance(linear, DenseLinear)
+        return torch.mm(a, linear.w.t())
+
+    _compute(layer, x, weight, mm)
+
+
+def _apart(layer: _Layer, x: Tensor, weight: Tensor) -> None:
+    _compute(layer, x, weight, lambda a, linear: linear(a))
+
+
+def _compute(layer: _Layer, x: Tensor, weight: Tensor, mm: Callable[[Tensor, Linear], Tensor]) -> None:
+    """A kernel for each part."""
+    a = mm(_tensor(norms.rms_norm(x, weight, _EPS)), layer.qkv)
+    b = mm(a[:, : x.shape[1]].contiguous(), layer.o)
+    c = mm(_tensor(norms.add_rms_norm(x, b, weight, _EPS)), layer.gate_up)
+    norms.add(x, mm(_tensor(gated.gated(c, "silu")), layer.down))
+
+
+def _fused(layer: _Layer, x: Tensor, weight: Tensor) -> None:
+    """Four kernels, and one that stands for attention, as above."""
+    a = layer.qkv(x, norm=(weight, _EPS))
+    layer.o.add(a[:, : x.shape[1]].contiguous(), x)
+    layer.down.add(layer.gate_up.gated(x, "silu", norm=(weight, _EPS)), x)
+
+
+def _tensor(y: Any) -> Tensor:
+    assert isinstance(y, Tensor)
+    return y
+
+
+def _bound(call: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: call(*arguments)

@@ -1,0 +1,316 @@
+"""Products of few rows with a weight matrix: each weight is read once, at the memory's speed.
+
+A program owns a few outputs. Its warps take different parts of the inputs (a batched product, one batch per warp),
+so that even 16 outputs keep a program's tensor cores busy and their sums meet once, at the end, in a fixed order. The
+weights are the product's M operand and the rows of x, padded to 8 or more, its N operand. Copies run ``stages`` - 1
+tiles ahead. What surrounds the product goes into the same kernel: the RMS norm of x before it, the gated activation
+or the addition to a residual after it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tenfold.ops.cuda.fused.norms import quantized
+from tenfold.ops.cuda.plain.gemm import Norm
+from tenfold.ops.cuda.plain.norms import FP8
+from tenfold.ops.spec import Activation
+
+MOST_ROWS = 64  # of x
+_PROGRAMS = 128  # programs that keep a large GPU busy
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program takes: ``rows`` outputs, ``depth`` inputs at a time; powers of two."""
+
+    rows: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def padded(rows: int) -> int:
+    """The rows of x as the tensor cores see them: 8, 16, 32 or 64."""
+    assert 1 <= rows <= MOST_ROWS, rows
+    return max(8, triton.next_power_of_2(rows))
+
+
+def widened(x: Tensor) -> bool:
+    """Whether operands are multiplied as float32: in tests, and in the interpreter, which cannot multiply bfloat16."""
+    return x.dtype == torch.float32 or not x.is_cuda
+
+
+def tile_for(rows: int, outputs: int, inputs: int, itemsize: int) -> Tile:
+    """The tile for x of ``rows`` rows and weights of ``itemsize`` bytes.
+
+    Every program reads all of x (from L2): more rows need more outputs per program to keep that below half of the
+    weights' traffic, as far as programs for all multiprocessors remain. Three programs' buffers (72 KB) fit into one
+    multiprocessor, 48 KB of each being weights under way: more than the 64 KB per multiprocessor that hide the
+    memory's latency.
+    """
+    wide = padded(rows)
+    if itemsize == 4:
+        return _shallow(Tile(16, 128, 4, 3), inputs)
+    if wide == 8:
+        return _shallow(Tile(16, 512, 4, 4) if itemsize == 2 else Tile(16, 512, 4, 6), inputs)
+    if wide == 16:
+        return _shallow(Tile(32 if outputs >= 32 * _PROGRAMS else 16, 256, 4, 4 if itemsize == 2 else 6), inputs)
+    return _shallow(Tile(32, 256 if wide == 32 else 128, 4, 4), inputs)
+
+
+def _shallow(tile: Tile, inputs: int) -> Tile:
+    """``tile`` without more depth than ``inputs`` need."""
+    depth = min(tile.depth, max(32 * tile.warps, triton.next_power_of_2(inputs)))
+    return Tile(tile.rows, depth, tile.warps, tile.stages)
+
+
+def skinny(
+    x: Tensor,
+    w: Tensor,
+    *,
+    scale: Tensor | None = None,
+    norm: Norm | None = None,
+    out: Tensor | None = None,
+    tile: Tile | None = None,
+    pdl: bool = False,
+) -> Tensor:
+    """[T, N]: (the RMS norm of) x [T, K] times w [N, K], transposed; T is at most ``MOST_ROWS``.
+
+    ``w`` has x's type or is FP8 with a ``scale`` [N] float32. ``out`` [T, N] may have any type and row stride.
+    ``pdl`` (compute capability 9): starts while the kernel before still runs, which must not write w, and fetches
+    weights meanwhile.
+    """
+    if out is None:
+        out = x.new_empty(len(x), len(w))
+    _launch(x, w, scale, norm, out, tile, pdl, activation=None, add=False)
+    return out
+
+
+def skinny_gated(
+    x: Tensor,
+    w: Tensor,
+    activation: Activation,
+    *,
+    scale: Tensor | None = None,
+    norm: Norm | None = None,
+    tile: Tile | None = None,
+    pdl: bool = False,
+) -> Tensor:
+    """[T, F]: activation(gate) * up, of x times w [2F, K] (the gate's rows first), transposed."""
+    out = x.new_empty(len(x), len(w) // 2)
+    _launch(x, w, scale, norm, out, tile, pdl, activation=activation, add=False)
+    return out
+
+
+def skinny_add(
+    x: Tensor,
+    w: Tensor,
+    residual: Tensor,
+    *,
+    scale: Tensor | None = None,
+    tile: Tile | None = None,
+    pdl: bool = False,
+) -> None:
+    """Adds x times w, transposed, to ``residual`` [T, N] in place; the sum is rounded once, to its type."""
+    _launch(x, w, scale, None, residual, tile, pdl, activation=None, add=True)
+
+
+def _launch(
+    x: Tensor,
+    w: Tensor,
+    scale: Tensor | None,
+    norm: Norm | None,
+    out: Tensor,
+    tile: Tile | None,
+    pdl: bool,
+    activation: Activation | None,
+    add: bool,
+) -> None:
+    (count, inputs), outputs = x.shape, len(w)
+    tile = tile or tile_for(count, outputs, inputs, w.element_size())
+    _skinny_kernel[(triton.cdiv(outputs, tile.rows),)](
+        x,
+        w,
+        scale,
+        norm[0] if norm else None,
+        out,
+        count,
+        outputs,
+        inputs,
+        out.stride(0),
+        norm[1] if norm else 0.0,
+        INPUTS=inputs,
+        WIDE=padded(count),
+        ROWS=tile.rows,
+        WARPS=tile.warps,
+        DEPTH=tile.depth // tile.warps,
+        STAGES=tile.stages,
+        SCALED=scale is not None,
+        NORM=norm is not None,
+        ACTIVATION=activation,
+        ADD=add,
+        PDL=pdl,
+        WIDEN=widened(x),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        launch_pdl=pdl,
+    )
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`tenfold.ops.cuda.plain.norms.quantized`."""
+    count, inputs = x.shape
+    y = torch.empty(count, inputs, dtype=FP8, device=x.device)
+    scale = torch.empty(count, 1, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(inputs)
+    _quantize_kernel[(count,)](x, y, scale, inputs, block, num_warps=min(32, max(1, block // 512)))
+    return y, scale
+
+
+@triton.jit
+def output_rows(index, outputs, ROWS: tl.constexpr, GATED: tl.constexpr):
+    """The rows of the weights behind a program's outputs ``index``: half of them gates, half their ups."""
+    if GATED:
+        HALF: tl.constexpr = ROWS // 2
+        inner = tl.program_id(0) * HALF + index % HALF
+        return (index // HALF) * (outputs // 2) + tl.minimum(inner, outputs // 2 - 1)
+    return tl.minimum(tl.program_id(0) * ROWS + index, outputs - 1)
+
+
+@triton.jit
+def prefetch_rows(w, row_bytes, outputs, ROWS: tl.constexpr, THREADS: tl.constexpr, GATED: tl.constexpr):
+    """Asks L2 for the first 4 KB of each of this program's rows, which are whole multiples of 16 bytes."""
+    thread = tl.arange(0, THREADS)
+    row = output_rows(thread % ROWS, outputs, ROWS, GATED)
+    address = w.to(tl.int64) + row.to(tl.int64) * row_bytes
+    size = tl.where(thread < ROWS, tl.minimum(row_bytes, 4096), 0)
+    tl.inline_asm_elementwise(
+        "{.reg .pred p; setp.ne.u32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;}",
+        "=r,l,r",
+        [address, size],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def finish(
+    y,
+    scale,
+    out,
+    rows,
+    outputs,
+    stride,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    SCALED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    """Scales, gates or adds the products y [ROWS, WIDE] and stores the first ``rows`` columns of them as rows."""
+    index = tl.arange(0, ROWS)
+    t = tl.arange(0, WIDE)
+    if SCALED:
+        y *= tl.load(scale + output_rows(index, outputs, ROWS, ACTIVATION is not None))[:, None]
+    if ACTIVATION is not None:
+        HALF: tl.constexpr = ROWS // 2
+        gate, up = tl.split(tl.permute(tl.reshape(y, (2, HALF, WIDE)), (1, 2, 0)))
+        if ACTIVATION == "silu":
+            y = gate * tl.sigmoid(gate) * up
+        else:
+            inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+            y = gate * tl.sigmoid(2 * inner) * up  # (1 + tanh(z)) / 2 = sigmoid(2z)
+        column = tl.program_id(0) * HALF + tl.arange(0, HALF)
+        inside = column < outputs // 2
+    else:
+        column = tl.program_id(0) * ROWS + index
+        inside = column < outputs
+    mask = inside[:, None] & (t[None, :] < rows)
+    where = out + t[None, :] * stride + column[:, None]
+    if ADD:
+        y += tl.load(where, mask=mask, other=0.0).to(tl.float32)
+    tl.store(where, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _skinny_kernel(
+    x,
+    w,
+    scale,
+    norm,
+    out,
+    rows,
+    outputs,
+    inputs,
+    stride,
+    eps,
+    INPUTS: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WARPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
+    SCALED: tl.constexpr,
+    NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ADD: tl.constexpr,
+    PDL: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    GATED: tl.constexpr = ACTIVATION is not None
+    OPERAND: tl.constexpr = tl.float32 if WIDEN else x.dtype.element_ty
+    PRECISION: tl.constexpr = "ieee" if WIDEN else "tf32"  # no matter to bfloat16
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        BYTES: tl.constexpr = w.dtype.element_ty.primitive_bitwidth // 8
+        prefetch_rows(w, inputs * BYTES, outputs, ROWS, 32 * WARPS, GATED)
+        tl.extra.cuda.gdc_wait()
+
+    # Tiles [warp, output, input] of the weights, [warp, input, row] of x.
+    row = output_rows(tl.arange(0, ROWS), outputs, ROWS, GATED)
+    t = tl.arange(0, WIDE)
+    part = tl.arange(0, WARPS)[:, None, None] * DEPTH
+    w_column = part + tl.arange(0, DEPTH)[None, None, :]
+    x_column = part + tl.arange(0, DEPTH)[None, :, None]
+    w_tile = w + row.to(tl.int64)[None, :, None] * INPUTS + w_column
+    x_tile = x + t[None, None, :] * INPUTS + x_column
+    there = t[None, None, :] < rows
+
+    y = tl.zeros((WARPS, ROWS, WIDE), tl.float32)
+    if NORM:
+        squares = tl.zeros((WARPS, DEPTH, WIDE), tl.float32)
+    # The compiler unrolls loops whose length it knows; the interpreter must know it.
+    for k in tl.range(0, INPUTS if WIDEN else inputs, WARPS * DEPTH, num_stages=STAGES):
+        if INPUTS % (WARPS * DEPTH) == 0:
+            a = tl.load(w_tile + k, eviction_policy="evict_first")
+            b = tl.load(x_tile + k, mask=there, other=0.0)
+        else:
+            a = tl.load(w_tile + k, mask=w_column + k < INPUTS, other=0.0, eviction_policy="evict_first")
+            b = tl.load(x_tile + k, mask=there & (x_column + k < INPUTS), other=0.0)
+        if NORM:  # the row's factor waits until the end: it is not known before
+            g = tl.load(norm + x_column + k, mask=x_column + k < INPUTS, other=0.0)
+            wide = b.to(tl.float32)
+            squares += wide * wide
+            b = (wide * g.to(tl.float32)).to(x.dtype.element_ty)
+        if SCALED:  # by way of float16: the direct conversion to bfloat16 is slow
+            a = a.to(tl.float16).to(tl.float32)
+        y = tl.dot(a.to(OPERAND), b.to(OPERAND), y, input_precision=PRECISION)
+
+    y = tl.sum(y, 0)
+    if NORM:
+        y *= tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / INPUTS + eps)[None, :]
+    finish(y, scale, out, rows, outputs, stride, WIDE, ROWS, SCALED, ACTIVATION, ADD)
+
+
+@triton.jit
+def _quantize_kernel(x, y, scale, N: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    value, factor = quantized(tl.load(x + row * N + column, mask=column < N, other=0.0).to(tl.float32))
+    tl.store(scale + row, factor)
+    tl.store(y + row * N + column, value.to(y.dtype.element_ty), mask=column < N)

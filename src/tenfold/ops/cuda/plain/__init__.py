@@ -1,0 +1,1 @@
+"""The fused operations in plain torch: what the kernels of ``fused`` are held against, and what runs without a GPU."""

@@ -1,0 +1,20 @@
+"""Batch-invariant products: a row of the result depends on that row of x alone, to the bit."""
+
+import torch
+from torch import Tensor
+
+from tenfold.ops.cuda.plain.int4 import unpack
+
+
+def product(
+    x: Tensor, w: Tensor, *, scale: Tensor | None = None, scales: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """[T, N]: x [T, K] times w, transposed; in the type of x, or of ``out``, whose rows may be apart.
+
+    ``w`` [N, K] is in x's type, or FP8 with a ``scale`` [N]; or 4-bit words [N, K / 32, 4] with their ``scales``.
+    """
+    values = w.float() if scales is None else unpack(w, scales, torch.float32)
+    if scale is not None:
+        values = values * scale[:, None]
+    y = torch.stack([values @ row for row in x.float()]) if len(x) else x.new_empty(0, len(w))
+    return y.to(x.dtype) if out is None else out.copy_(y)
