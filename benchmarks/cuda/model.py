@@ -1,42 +1,85 @@
-"""Whole steps of Llama-3-8B's shape with random weights: decode beside the bytes it reads, prefill beside its products."""
+"""Whole steps of Llama-3-8B's shape with random weights: decode beside the bytes it reads, prefill beside products."""
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from benchmarks.cuda.timing import Limits, Row, error, median_time
 from tenfold.core.config import CudaConfig
-from tenfold.model.dummy import dummy_checkpoint
+from tenfold.model.dummy import dummy_checkpoint, dummy_spec
+from tenfold.model.layout import shapes
 from tenfold.ops.base import Batch
-from tenfold.ops.cuda.kernels import plain_kernels
+from tenfold.ops.cuda.kernels import Kernels, plain_kernels
 from tenfold.ops.cuda.ops import CudaOps, PagedKv
 from tenfold.ops.tensors import Weights
 
 MODEL = "llama-3-8b"
 _SIZE = 16  # tokens of a block
+_BLOCKS = 1200  # of the checks
 _DECODES = ((1, 1024), (8, 1024), (16, 1024), (64, 1024), (64, 2048))
 _PROMPTS = ((1, 512), (1, 2048), (1, 8192), (4, 2048))
 
 
 def check(device: torch.device) -> list[str]:
-    """A small model's kernels against plain torch: prompts, then decode by graph, twice."""
+    """Two layers of models' true shapes against plain torch: steps as an engine makes them, decode by graph."""
     wrong = []
-    weights = dummy_checkpoint("qwen3-0.6b").weights
-    for settings in (CudaConfig(), CudaConfig(batch_invariant=True)):
-        fused = CudaOps(weights, max_rows=512, max_sequences=8, max_context=2048, settings=settings, device=device)
-        plain = CudaOps(
-            weights, max_rows=512, max_sequences=8, max_context=2048, device=device, kernels=plain_kernels(),
-            settings=CudaConfig(graphs=False),
-        )  # fmt: skip
-        kvs = fused.new_kv(80, _SIZE), plain.new_kv(80, _SIZE)
-        tables = np.random.default_rng(0).permutation(80).reshape(2, 40).astype(np.int32)
-        for step, batch in enumerate((prompts(2, 200, tables), decode(2, 201, tables), decode(2, 202, tables))):
-            got, wanted = fused.forward(batch, kvs[0]), plain.forward(batch, kvs[1])
-            off = error(got, wanted)
-            if not off < 0.05:
-                wrong.append(f"step {step}, batch_invariant={settings.batch_invariant}: logits are off by {off:.3f}")
+    for name in ("llama-3-8b", "qwen3-0.6b"):
+        weights = _shallow(name)
+        plain = _ops(weights, device, CudaConfig(graphs=False), plain_kernels())
+        for settings in (CudaConfig(), CudaConfig(batch_invariant=True)):
+            fused = _ops(weights, device, settings, None)
+            kvs = fused.new_kv(_BLOCKS, _SIZE), plain.new_kv(_BLOCKS, _SIZE)
+            for step, (words, batch) in enumerate(_steps()):
+                off = error(fused.forward(batch, kvs[0]), plain.forward(batch, kvs[1]))
+                torch.cuda.synchronize()
+                if not off < 0.03:
+                    wrong.append(f"{name} {settings.batch_invariant=} step {step}, {words}: off by {off:.3f}")
     return wrong
+
+
+def _ops(weights: Weights, device: torch.device, settings: CudaConfig, kernels: Kernels | None) -> CudaOps:
+    return CudaOps(
+        weights, max_rows=2048, max_sequences=16, max_context=4096, device=device, settings=settings, kernels=kernels
+    )
+
+
+def _shallow(name: str) -> Weights:
+    """The dummy of a name with two layers."""
+    spec = replace(dummy_spec(name), layers=2, windows=(0, 0))
+    tensors = dummy_checkpoint(name).weights.tensors
+    return Weights(spec, {name: tensors[name] for name in shapes(spec)})
+
+
+def _steps() -> list[tuple[str, Batch]]:
+    """Prompts, their next chunks beside decode, drafts, decode of several numbers of sequences."""
+    order = np.random.default_rng(3).permutation(_BLOCKS).astype(np.int32)
+    tables = [order[200 * s : 200 * (s + 1)] for s in range(6)]
+    computed = [0] * 6
+    steps = []
+    for words, new in (
+        ("three prompts", (700, 512, 300, 0, 0, 0)),
+        ("decode and prompts", (1, 1, 1, 1000, 900, 0)),
+        ("a short and a long chunk", (1, 16, 0, 500, 17, 0)),
+        ("chunks and drafts", (5, 3, 600, 64, 0, 150)),
+        ("decode of six", (1, 1, 1, 1, 1, 1)),
+        ("decode of six again", (1, 1, 1, 1, 1, 1)),
+        ("decode of three", (0, 1, 1, 0, 1, 0)),
+        ("decode of one", (0, 0, 0, 1, 0, 0)),
+        ("a chunk of a long text", (0, 0, 0, 1500, 0, 0)),
+    ):
+        which = [s for s in range(6) if new[s]]
+        counts = np.array([new[s] for s in which], np.int32)
+        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+        before = np.array([computed[s] for s in which], np.int32)
+        positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(before - starts[:-1], counts)
+        tokens = np.random.default_rng(len(steps)).integers(0, 1000, starts[-1]).astype(np.int32)
+        table = np.stack([tables[s] for s in which])
+        steps.append((words, Batch(tokens, positions, starts, before + counts, table, starts[1:] - 1)))
+        for s in which:
+            computed[s] += new[s]
+    return steps
 
 
 def run(limits: Limits) -> list[Row]:
@@ -62,6 +105,8 @@ def _of_form(weights: Weights, form: str, kv_type: str, limits: Limits) -> list[
     for sequences, context in _DECODES if form == "bf16" else ((1, 1024), (64, 1024)):
         batch = decode(sequences, context, scattered(sequences, context))
         step = _step(ops, kv, batch)
+        if context == _DECODES[0][1] and sequences in (1, 64):
+            rows += _parts(ops, kv, batch, f"8B decode {form} {sequences}")
         rows.append(
             Row(f"8B decode {form}", f"{sequences} x {context}", 1e6 * step, size + sequences * context * token,
                 note=f"{sequences / step:,.0f} tok/s")
@@ -76,6 +121,26 @@ def _of_form(weights: Weights, form: str, kv_type: str, limits: Limits) -> list[
                 note=f"{sequences * length / step:,.0f} tok/s")
         )  # fmt: skip
     return rows
+
+
+def _parts(ops: CudaOps, kv: PagedKv, batch: Batch, name: str) -> list[Row]:
+    """A step's time by kernel, as the profiler sees it in a replayed graph; and between kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    repeats = 5
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(repeats):
+            ops.forward(batch, kv)
+        torch.cuda.synchronize()
+    totals: dict[str, list[float]] = {}
+    for event in found.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            totals.setdefault(event.name[:40], []).append(event.device_time_total)
+    rows = [
+        Row(name, kernel, sum(times) / repeats, note=f"{len(times) // repeats} x {sum(times) / len(times):.1f} us")
+        for kernel, times in totals.items()
+    ]
+    return sorted(rows, key=lambda row: -row.microseconds)[:12]
 
 
 def _step(ops: CudaOps, kv: PagedKv, batch: Batch) -> float:

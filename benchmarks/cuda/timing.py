@@ -23,7 +23,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this device reaches at best: bytes per second of a large copy (read + written), operations of a bf16 product."""
+    """What this device reaches at best: bytes a second of a copy (read + written), operations of bf16 products."""
 
     device: str
     copy: float
@@ -71,7 +71,6 @@ def measure_limits() -> Limits:
     source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     copy = 2 * source.numel() / median_time(lambda: target.copy_(source))
-    del source, target
     a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     matrix = 2 * 8192**3 / median_time(lambda: a @ b, seconds=0.5)
     return Limits(torch.cuda.get_device_name(), copy, matrix)

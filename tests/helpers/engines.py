@@ -115,7 +115,7 @@ class OverlappingChain(ChainExecutor):
 
     def __init__(self, blocks: int, block_size: int) -> None:
         super().__init__(blocks, block_size)
-        self.launched: deque[_Launched] = deque()
+        self.launched: deque[LaunchedChain] = deque()
         self.behind: list[int] = []  # at each wait, how many steps were launched behind the one that was waited for
         self.ahead: list[StepPlan] = []  # plans that were made on top of one that had not ended
         self._given: dict[str, int] = {}
@@ -124,7 +124,7 @@ class OverlappingChain(ChainExecutor):
         assert len(self.launched) < 2
         if self.launched:
             self.ahead.append(plan)
-        self.launched.append(_Launched(self, plan))
+        self.launched.append(LaunchedChain(self, plan))
         return self.launched[-1]
 
     def compute(self, plan: StepPlan) -> StepResult:
@@ -140,15 +140,15 @@ class OverlappingChain(ChainExecutor):
         return result
 
 
-class _Launched:
+class LaunchedChain:
     def __init__(self, executor: OverlappingChain, plan: StepPlan) -> None:
         self._executor = executor
-        self._plan = plan
+        self.plan = plan
 
     def result(self) -> StepResult:
         assert self._executor.launched.popleft() is self, "waited for out of order"
         self._executor.behind.append(len(self._executor.launched))
-        return self._executor.compute(self._plan)
+        return self._executor.compute(self.plan)
 
 
 class Rig:

@@ -329,12 +329,13 @@ def test_a_prompt_goes_on_when_all_that_decode_lose_their_place(step_tokens: int
     max_running=st.integers(1, 6),
     profile=st.sampled_from(sorted(PROFILES)),
     slo=st.sampled_from([Slo(), Slo(0.3), Slo(tpot=0.03), Slo(0.2, 0.02), Slo(0.01, 0.0001)]),
+    overlap=st.booleans(),
 )
 def test_all_that_is_accepted_ends_once(
-    data: st.DataObject, blocks: int, max_running: int, profile: str, slo: Slo
+    data: st.DataObject, blocks: int, max_running: int, profile: str, slo: Slo, overlap: bool
 ) -> None:
     """Any classes, bounds, tenants, aborts, stalls: each ends once, books balance, times add up."""
-    server = Server(slo, blocks=blocks, max_running=max_running, policy=PROFILES[profile])
+    server = Server(slo, blocks=blocks, max_running=max_running, policy=PROFILES[profile], overlap=overlap)
     aborted, refused = set(), set()
     count = data.draw(st.integers(1, 25))
     names = []

@@ -22,7 +22,7 @@ from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
 from tenfold.exec.drafter import DraftModel
 from tenfold.exec.memory import free_memory, own_blocks, pool_blocks
-from tenfold.exec.runner import ModelRunner
+from tenfold.exec.runner import LaunchingRunner, ModelRunner
 from tenfold.grammar.grammars import Grammars
 from tenfold.model.checkpoint import Checkpoint
 from tenfold.model.draft import load_draft
@@ -72,7 +72,8 @@ def build_engine(config: EngineConfig) -> Engine:
         partial(LeastWorth, cost=Forecast(cost, attention, config.scheduler.max_step_tokens).again),
     )
     grammars = Grammars(checkpoint.tokenizer, spec.vocab)
-    executor = ModelRunner(ops, blocks, config.block_size, laps, drafts, grammars)
+    runner = LaunchingRunner if config.backend == "cuda" else ModelRunner
+    executor = runner(ops, blocks, config.block_size, laps, drafts, grammars)
     calibration = Calibration(
         cache,
         executor,
@@ -210,15 +211,7 @@ def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
     from tenfold.ops.cuda.presence import find_gpus
 
     find_gpus(config.cuda.tensor_parallel)
-    from tenfold.ops.cuda.ops import CudaOps
+    from tenfold.engine.ranks import cuda_ops, start_ranks
 
-    return CudaOps(
-        checkpoint.weights,
-        form=config.weights,
-        kv_type=config.kv_type,
-        block_size=config.block_size,
-        max_rows=config.scheduler.max_step_tokens,
-        max_sequences=config.scheduler.max_running,
-        max_context=_wanted_context(config, checkpoint.spec),
-        settings=config.cuda,
-    )
+    max_context = _wanted_context(config, checkpoint.spec)
+    return cuda_ops(config, max_context, checkpoint.weights, start_ranks(config))

@@ -1,6 +1,7 @@
-"""Ragged paged attention: plain torch against the reference, the kernels against plain torch, and the plan's promises."""
+"""Ragged paged attention: plain torch against the reference, kernels against plain torch, and the plan's promises."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tenfold.ops.cuda.plain import attention as plain
 from tenfold.ops.reference import PagedKv, ReferenceOps
 from tests.helpers.models import random_weights, tiny_spec
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Slices = list[tuple[int, int]]  # (context, new rows) of each sequence
 
 DECODE: Slices = [(1, 1), (33, 1), (300, 1), (0, 1), (128, 1)]
@@ -86,11 +88,15 @@ def case(
     starts = np.cumsum([0, *(new for _, new in slices)]).astype(np.int32)
     q = made.standard_normal((starts[-1], heads, dim)).astype(np.float32) * np.float32(dim**-0.5)
     context = np.array([context for context, _ in slices], np.int32)
-    return Case(*map(torch.from_numpy, (q, *caches, starts, context, tables)), slices)
+    return Case(*(torch.from_numpy(x).to(DEVICE) for x in (q, *caches, starts, context, tables)), slices)
+
+
+def recast(of: Case, q: Tensor, k: Tensor, v: Tensor) -> Case:
+    return Case(q, k, v, of.starts, of.context, of.tables, of.slices)
 
 
 def run(module: Any, of: Case, plan: DevicePlan, **options: Any) -> Tensor:
-    out = torch.full((len(of.q), of.q[0].numel()), float("nan"), dtype=of.q.dtype)
+    out = torch.full((len(of.q), of.q[0].numel()), float("nan"), dtype=of.q.dtype, device=DEVICE)
     options = {"window": plan.host.window, "softcap": 0.0} | options
     module.attend(of.q, of.k, of.v, plan, of, out=out, **options)
     return out
@@ -110,11 +116,11 @@ def test_plain_equals_the_reference(window: int) -> None:
     spec = tiny_spec(layers=1, windows=(window,), query_scale=1.0)
     positions = np.concatenate([np.arange(c - n, c) for c, n in of.slices]).astype(np.int32)
     none = np.zeros(0, np.int32)
-    batch = Batch(none, positions, of.starts.numpy(), of.context.numpy(), of.tables.numpy(), none)
-    kv = PagedKv(*(x.transpose(1, 2).nan_to_num().numpy()[None] for x in (of.k, of.v)))
-    wanted = ReferenceOps(random_weights(spec)).attend(0, of.q.numpy(), batch, kv)
+    batch = Batch(none, positions, *(x.cpu().numpy() for x in (of.starts, of.context, of.tables)), none)
+    kv = PagedKv(*(x.transpose(1, 2).nan_to_num().cpu().numpy()[None] for x in (of.k, of.v)))
+    wanted = ReferenceOps(random_weights(spec)).attend(0, of.q.cpu().numpy(), batch, kv)
     got = run(plain, of, of.plan(window))
-    np.testing.assert_allclose(got.numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(got.cpu().numpy(), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +130,12 @@ def test_plain_equals_the_reference(window: int) -> None:
         (DECODE, {"heads": 9, "kv_heads": 1, "dim": 80, "block_size": 32}, 70),
         (DECODE, {"heads": 3, "kv_heads": 3, "dim": 64, "block_size": 64}, 0),
         (DECODE[1:3], {"heads": 70, "kv_heads": 1}, 0),
-        (DRAFTS, {"heads": 14, "dim": 24}, 0),
-        (DRAFTS, {"heads": 16, "dim": 256}, 9),
-        (PREFILL, {}, 0),
-        (PREFILL, {"heads": 6, "dim": 80, "block_size": 64}, 0),
+        (DRAFTS, {"heads": 7, "kv_heads": 1, "dim": 24}, 0),
+        (DRAFTS[:2], {"heads": 16, "kv_heads": 1, "dim": 256}, 9),
+        (PREFILL, {"heads": 2, "kv_heads": 1}, 0),
+        (PREFILL[1:], {"heads": 3, "kv_heads": 1, "dim": 80, "block_size": 64}, 0),
         (PREFILL, {"heads": 3, "kv_heads": 1, "dim": 128, "block_size": 32}, 45),
-        (MIXED, {"heads": 8, "dim": 64}, 0),
+        (MIXED, {"heads": 4, "kv_heads": 1, "dim": 64}, 0),
         (MIXED, {"heads": 5, "kv_heads": 1}, 30),
     ],
     ids=lambda x: str(x) if isinstance(x, dict | int) else len(x),
@@ -150,42 +156,40 @@ def test_both_kernels_are_meant() -> None:
 
 
 def test_softcap() -> None:
-    of = case(MIXED)
+    of = case([(70, 1), (130, 40)], kv_heads=1)
     of.q.mul_(8)
-    free, capped = (
-        check(of, of.plan(processors=2, dense=False), softcap=cap, tolerance=1e-5) for cap in (0.0, 3.0)
-    )
+    free, capped = (check(of, of.plan(processors=2, dense=False), softcap=cap, tolerance=1e-5) for cap in (0.0, 3.0))
     assert (free - capped).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("shape", [PrefillShape(32, 4, 2, gather=True), PrefillShape(64, 4, 2, tma=False, apart=False)])
 def test_shapes_of_prefill(shape: PrefillShape) -> None:
-    of = case(PREFILL)
+    of = case(PREFILL, heads=2, kv_heads=1)
     plan = of.plan(processors=2, tile_rows=64)
     check(of, plan, prefill=shape, dense=(of.dense(of.k), of.dense(of.v)))
 
 
 def test_keys_in_the_rows_of_a_wider_buffer() -> None:
-    of = case(PREFILL)
+    of = case([(150, 150)], heads=2)
     rows = torch.cat([of.q, of.dense(of.k), of.dense(of.v)], 1)  # [T, H + 2 K, D]
     heads = of.q.shape[1]
     check(of, of.plan(processors=2), dense=(rows[:, heads : heads + 2], rows[:, heads + 2 :]))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_values_of_other_sequences_do_not_matter() -> None:
-    of = case([(150, 150), (140, 140)])
+    of = case([(150, 150), (140, 140)], heads=1, kv_heads=1)
     k, v = of.dense(of.k), of.dense(of.v)
     alone = run(fused, of, of.plan(processors=2), dense=(k, v))[:150]
     k[150:], v[150:] = float("nan"), float("inf")
     torch.testing.assert_close(run(fused, of, of.plan(processors=2), dense=(k, v))[:150], alone, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("slices", [DECODE, MIXED], ids=["decode", "mixed"])
-@pytest.mark.parametrize("dim", [16, 80])
+@pytest.mark.parametrize(("slices", "dim"), [(DECODE, 80), ([(180, 50), (33, 1)], 16)], ids=["decode", "prefill"])
 def test_fp8_keys_and_values(slices: Slices, dim: int) -> None:
-    of = case(slices, dim=dim)
+    of = case(slices, kv_heads=1, dim=dim)
     k, v = ((x.nan_to_num() * 3).to(torch.float8_e4m3fn) for x in (of.k, of.v))
-    of = Case(of.q, k, v, of.starts, of.context, of.tables, slices)
+    of = recast(of, of.q, k, v)
     # Weights are rounded to float16 in the split kernel; prefill converts keys and values to the queries' type.
     check(of, of.plan(processors=2, dense=False), tolerance=2e-3)
 
@@ -197,38 +201,36 @@ def test_every_number_of_fp8_is_read_exactly() -> None:
     v = torch.zeros(of.v.shape)
     for position, number in enumerate(numbers.float()):
         v[of.tables[0, position // 16], :, position % 16] = number
-    of = Case(torch.zeros_like(of.q), torch.zeros(of.k.shape).to(numbers.dtype), v.to(numbers.dtype), *of_rest(of))
+    k, v = (x.to(numbers.dtype).to(DEVICE) for x in (torch.zeros(of.k.shape), v))
     for position in (0, 1, 126, 130, 253):  # a window of one key: its value is the answer
-        one = Case(of.q, of.k, of.v, of.starts, torch.tensor([position + 1], dtype=torch.int32), of.tables, [(position + 1, 1)])
-        assert (run(fused, one, one.plan(window=1)) == numbers.float()[position]).all()
+        last = torch.tensor([position + 1], dtype=torch.int32, device=DEVICE)
+        one = Case(torch.zeros_like(of.q), k, v, of.starts, last, of.tables, [(position + 1, 1)])
+        assert (run(fused, one, one.plan(window=1)) == numbers.float()[position].item()).all()
 
 
-def of_rest(of: Case) -> tuple[Any, ...]:
-    return of.starts, of.context, of.tables, of.slices
-
-
-def test_bf16() -> None:
-    of = case(MIXED[1:4], dim=64)
-    q, k, v = (x.to(torch.bfloat16) for x in (of.q, of.k, of.v))
-    of = Case(q, k, v, *of_rest(of))
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_numbers_of_two_bytes(kind: str) -> None:
+    if kind == "bfloat16" and DEVICE == "cpu":
+        pytest.skip("the interpreter multiplies no matrices of bfloat16")
+    of = case([(130, 130), (0, 1), (180, 50)], heads=2, kv_heads=1, dim=64)
+    of = recast(of, *(x.to(getattr(torch, kind)) for x in (of.q, of.k, of.v)))
     dense = of.dense(of.k), of.dense(of.v)
     plan = of.plan(processors=2)
-    got = run(fused, of, plan, dense=dense).float()
-    wanted = run(plain, of, plan).float()
-    assert (got - wanted).abs().max() <= 0.02 * wanted.abs().max()
+    got, wanted = (run(module, of, plan, dense=dense).float() for module in (fused, plain))
+    assert (got - wanted).abs().max() <= (0.02 if kind == "bfloat16" else 0.003) * wanted.abs().max()
 
 
 def test_many_parts_of_few_keys() -> None:
-    of = case([(1500, 1), (700, 2), (3, 1)])
-    plan = of.plan(processors=16)
-    assert plan.host.piece_count == 2 and plan.host.item_count > 12
+    of = case([(600, 1), (300, 2), (3, 1)], heads=1, kv_heads=1)
+    plan = of.plan(processors=6)
+    assert plan.host.piece_count == 2 and plan.host.item_count >= 8
     check(of, plan)
     check(of, plan, decode=DecodeShape(16, 4, 2))
 
 
 def test_a_graph_serves_every_step_of_its_shape() -> None:
-    first, second = ([(300, 1), (20, 1), (0, 1)], [(1, 1), (900, 1), (333, 1)])
-    of, other = case(first), case(second, seed=1)
+    first, second = ([(300, 1), (20, 1), (0, 1)], [(1, 1), (600, 1), (133, 1)])
+    of, other = (case(slices, heads=2, kv_heads=1, seed=i) for i, slices in enumerate((first, second)))
     plan, later = of.plan(padded=True), other.plan(padded=True)
     assert len(plan.host.pack()) == len(later.host.pack())
     shared = torch.from_numpy(plan.host.pack().copy())
@@ -238,16 +240,16 @@ def test_a_graph_serves_every_step_of_its_shape() -> None:
     torch.testing.assert_close(run(fused, other, captured), run(plain, other, later), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [0, 600])
+@pytest.mark.parametrize("window", [0, 300])
 def test_an_invariant_row_depends_on_itself_alone(window: int) -> None:
-    slices = [(40, 40), (1300, 20), (2, 1)]
-    whole = case(slices, heads=8)
+    slices = [(40, 40), (560, 20), (2, 1)]
+    whole = case(slices, heads=3, kv_heads=1)
     together = check(whole, whole.plan(window, processors=1, invariant=True))
-    for before, count in ((19, 1), (3, 5), (0, 20)):  # rows of the second sequence, in a step of their own
-        context = 1280 + before + count
+    for before, count in ((19, 1), (3, 5)):  # rows of the second sequence, in a step of their own
+        context = 540 + before + count
         one = Case(
             whole.q[40 + before : 40 + before + count].contiguous(), whole.k, whole.v,
-            torch.tensor([0, count], dtype=torch.int32), torch.tensor([context], dtype=torch.int32), whole.tables[1:2],
+            *(torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in ([0, count], [context])), whole.tables[1:2],
             [(context, count)],
         )  # fmt: skip
         for processors in (1, 64):  # one program adds the parts, or the merging one does
@@ -285,7 +287,7 @@ def steps(draw: st.DrawFn) -> tuple[Slices, dict[str, Any]]:
 
 
 @given(steps())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_row_and_key_is_in_one_program(step: tuple[Slices, dict[str, Any]]) -> None:
     slices, given_settings = step
     plan = plan_of(slices, **given_settings)
@@ -308,11 +310,11 @@ def test_every_row_and_key_is_in_one_program(step: tuple[Slices, dict[str, Any]]
             ranges = sorted(zip(bounds[::2], bounds[1::2], strict=True))
             assert ranges[0][0] <= (max(0, position - window + 1) if window else 0)
             assert ranges[-1][1] > position
-            assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+            assert all(a[1] == b[0] for a, b in pairwise(ranges))
 
 
 @given(steps())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_pieces_find_their_parts(step: tuple[Slices, dict[str, Any]]) -> None:
     slices, given_settings = step
     plan = plan_of(slices, **given_settings)
@@ -322,7 +324,7 @@ def test_pieces_find_their_parts(step: tuple[Slices, dict[str, Any]]) -> None:
     for sequence, flat, slot, count in plan.pieces.T.tolist():
         parts = [plan.items[:, slots.pop(slot + i)].tolist() for i in range(count)]
         assert count > 1 and all(part[:2] == [sequence, flat] for part in parts)
-        assert all(a[3] == b[2] for a, b in zip(parts, parts[1:], strict=False))
+        assert all(a[3] == b[2] for a, b in pairwise(parts))
     assert not slots
     assert plan.piece_count == plan.pieces.shape[1] and plan.item_count == plan.items.shape[1]
 
@@ -334,7 +336,8 @@ def test_padded_plans_of_one_shape_have_one_size(contexts: list[int], group: int
     plan = plan_of([(context, 1) for context in contexts], **settings)
     idle = plan_of([(0, 1)] * len(contexts), **settings)
     assert plan.items.shape == idle.items.shape and plan.pieces.shape == idle.pieces.shape
-    assert plan.items.shape[1] == max(plan.item_count, items_capacity(len(contexts), group, 8, 132))
+    assert plan.item_count <= plan.items.shape[1]
+    assert invariant or plan.items.shape[1] == items_capacity(len(contexts), group, 8, 132)
     assert (plan.rows, plan.used_rows) == (idle.rows, idle.used_rows)
     assert not plan.tiles.size and not plan.copies.size
 

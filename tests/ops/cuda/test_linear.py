@@ -177,8 +177,8 @@ def test_linears(form: str, products: Any, device: Any) -> None:
     error = {"bf16": 1e-4, "fp8": 0.1, "int4": 0.12}[form]  # the interpreter does not round to nearest
     for t in (0, 1, 20, 70):
         x = random(t, k).to(device)
-        assert linear.fuses(t) == (0 < t <= (64 if form == "int4" else 16))
-        assert linear.quantizes(t) == (form == "fp8" and not linear.fuses(t))
+        assert linear.fuses(t) == (0 < t <= 16)
+        assert linear.quantizes(t) == (form == "fp8" and t > 16)
         y = linear(x)
         near(y, x @ wanted.t(), error)
         out = torch.full((t, n + 8), float("nan"), device=device)
@@ -220,7 +220,7 @@ def test_joined_matrices(device: Any) -> None:
 
 
 def test_forms(device: Any) -> None:
-    assert [form_of("int4", f"layers.3.{name}") for name in "qkv"] == ["int4", "int4", "bf16"]
+    assert [form_of("int4", f"layers.3.{name}") for name in "qkv"] == ["int4", "int4", "auto"]
     assert form_of("int4", "head") == "fp8" and form_of("fp8", "head") == "fp8" and form_of("auto", "embed") == "auto"
     with pytest.raises(ConfigError, match="int8 needs --backend cpu"):
         form_of("int8", "head")

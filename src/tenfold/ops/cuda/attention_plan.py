@@ -60,8 +60,8 @@ class AttentionPlan:
 
 
 def items_capacity(sequences: int, group: int, kv_heads: int, processors: int) -> int:
-    """Items that a plan of ``sequences`` sequences of few rows may have: a piece each and two rounds of programs."""
-    return sequences * -(-group // SHORT_ROWS) + max(1, 2 * _PROGRAMS * processors // kv_heads)
+    """Items that a plan of ``sequences`` sequences of one row may have: a piece each and two rounds of programs."""
+    return _capacity(sequences * -(-group // SHORT_ROWS), kv_heads, processors)
 
 
 def plan_attention(
@@ -79,34 +79,36 @@ def plan_attention(
 ) -> AttentionPlan:
     """The plan of a step: ``starts`` [S + 1] and ``context`` [S] as in :class:`tenfold.ops.base.Batch`.
 
-    ``processors``: of the device. ``padded``: arrays have a size that depends on S, group, kv_heads and processors
-    only, and ``rows`` and ``used_rows`` on group and the most rows of a sequence, so that a captured graph serves every
-    step of that shape; each sequence must have one row, or few. ``dense``: sequences without earlier context may read
-    the step's own keys and values. A sequence of context 0 gets an item without keys: its output is 0.
+    ``processors``: of the device. ``padded``: sizes depend on S, the most rows of a sequence, group, kv_heads,
+    processors and ``invariant`` only, so that a captured graph serves every step of that shape; sequences must have one
+    row, or few (ValueError otherwise). ``dense``: sequences without earlier context may read the step's own keys and
+    values. A sequence of context 0 gets an item without keys: its output is 0.
 
     ``invariant``: what a row's output is, to the bit, then depends on its query and its visible keys and values alone.
     All rows take the split kernel with one tile shape. Keys are cut at multiples of INVARIANT_KEYS from position 0 and
     the partial results are added in ascending order, by one program or by the merging one, in the same arithmetic;
     masked keys, and parts a row sees nothing of, change no bit of it.
     """
-    starts, context = starts.astype(np.int64), context.astype(np.int64)
-    new = np.diff(starts)
+    begins, seen = starts.astype(np.int64), context.astype(np.int64)
+    new = np.diff(begins)
     tiled = np.zeros(len(new), bool)
     if not padded and not invariant:
-        tiled = _tiled(new, context, group, kv_heads, processors, tile_rows)
-    rows = INVARIANT_ROWS if invariant else _row_tile(new[~tiled] * group)
-    pieces = _pieces(new, context, np.flatnonzero(~tiled & (new > 0)), group, window, rows)
-    capacity = items_capacity(int(np.count_nonzero(~tiled)), group, kv_heads, processors)
-    if padded and pieces.shape[1] > len(new) * -(-group // SHORT_ROWS):
-        raise ValueError("a padded plan takes sequences of few rows only")
-    items, merged = _items(pieces, max(capacity, pieces.shape[1]), kv_heads, processors, invariant)
-    fresh, tiles, copies, gathered = _tiles(starts, new, context, tiled, group, window, tile_rows, dense)
+        tiled = _tiled(new, seen, group, kv_heads, processors, tile_rows)
+    most = int(new[~tiled].max(initial=0))
+    if padded and most > 1 and most * group > SHORT_ROWS:
+        raise ValueError(f"a padded plan takes sequences of few rows only, not {most}")
+    rows = INVARIANT_ROWS if invariant else _row_tile(most * group)
+    pieces = _pieces(new, seen, np.flatnonzero(~tiled & (new > 0)), group, window, rows)
+    piece_capacity = len(new) * -(-most * group // rows) if padded else pieces.shape[1]
+    capacity = _capacity(piece_capacity, kv_heads, processors)
+    items, merged = _items(pieces, capacity, kv_heads, processors, invariant)
+    fresh, tiles, copies, gathered = _tiles(begins, new, seen, tiled, group, window, tile_rows, dense)
     return AttentionPlan(
         window=window,
         group=group,
         kv_heads=kv_heads,
         rows=rows,
-        used_rows=int(min(rows, (new[~tiled] * group).max(initial=1))),
+        used_rows=max(1, min(rows, most * group)),
         tile_rows=tile_rows,
         chunk=INVARIANT_KEYS if invariant else 0,
         item_count=items.shape[1],
@@ -114,10 +116,14 @@ def plan_attention(
         fresh=fresh,
         gathered=gathered,
         items=_padded(items, capacity if padded else items.shape[1]),
-        pieces=_padded(merged, len(new) * -(-group // SHORT_ROWS) if padded else merged.shape[1]),
+        pieces=_padded(merged, min(piece_capacity, capacity - piece_capacity) if padded else merged.shape[1]),
         tiles=tiles,
         copies=copies,
     )
+
+
+def _capacity(pieces: int, kv_heads: int, processors: int) -> int:
+    return pieces + max(1, 2 * _PROGRAMS * processors // kv_heads)
 
 
 def _tiled(new: Int64, context: Int64, group: int, kv_heads: int, processors: int, tile_rows: int) -> NDArray[np.bool_]:
@@ -133,10 +139,9 @@ def _tiled(new: Int64, context: Int64, group: int, kv_heads: int, processors: in
     return tiled
 
 
-def _row_tile(flat: Int64) -> int:
-    """The least of 16, 32 and 64 that holds the most flat rows of a sequence, or 64."""
-    most = int(flat.max(initial=1))
-    return 16 if most <= 16 else 32 if most <= 32 else SHORT_ROWS
+def _row_tile(flat: int) -> int:
+    """The least of 16, 32 and 64 that holds so many flat rows, or 64."""
+    return 16 if flat <= 16 else 32 if flat <= 32 else SHORT_ROWS
 
 
 def _pieces(new: Int64, context: Int64, which: Int64, group: int, window: int, rows: int) -> Int64:

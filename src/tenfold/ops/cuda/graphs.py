@@ -6,7 +6,7 @@ so what differs from step to step lies in an :class:`~tenfold.ops.cuda.arena.Are
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -61,7 +61,7 @@ class CudaCapture:
     """Captures on the current device; all graphs share one pool of memory, for only one runs at a time."""
 
     def __init__(self) -> None:
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._stream = torch.cuda.Stream()
 
     def __call__(self, step: Step) -> Step:

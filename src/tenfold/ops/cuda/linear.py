@@ -23,8 +23,9 @@ _ALIGNED = 16  # rows and columns of what torch multiplies in FP8 come in so man
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by them.
+    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by these.
 
+    Up to ``fused_rows`` they do the norm before a product too, anew in each of their programs.
     ``pdl``: these start before the kernel ahead of them has ended (compute capability 9), which must not write weights.
     """
 
@@ -35,6 +36,7 @@ class Products:
     dense_rows: int = 16
     fp8_rows: int = 16
     int4_rows: int = 64
+    fused_rows: int = 16
     pdl: bool = False
 
 
@@ -64,7 +66,7 @@ class Linear(Protocol):
     kind: str
 
     def fuses(self, rows: int) -> bool:
-        """Whether so many rows go to the kernels for few, which can do more than multiply."""
+        """Whether so many rows go to kernels that do more than multiply: the only ones to give to what says so."""
         ...
 
     def quantizes(self, rows: int) -> bool:
@@ -92,14 +94,14 @@ class DenseLinear:
     """Weights [N, K] in the activations' type."""
 
     def __init__(self, w: Tensor, products: Products) -> None:
-        self.w, self.products = w, products
+        self.w, self.products, self.most = w, products, products.dense_rows
         self.outputs, self.inputs = w.shape
         self.nbytes = w.nbytes
         self.kind = "bf16" if w.dtype == torch.bfloat16 else "f32"
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= self.products.dense_rows
+        return 0 < rows <= min(self.most, self.products.fused_rows)
 
     def quantizes(self, rows: int) -> bool:
         """Never."""
@@ -108,7 +110,7 @@ class DenseLinear:
     def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
-        if self.fuses(len(x)):
+        if 0 < len(x) <= self.most:
             y: Tensor = self.products.gemm.skinny(x, self.w, norm=norm, out=out, pdl=self.products.pdl)
             return y
         assert norm is None
@@ -127,7 +129,7 @@ class DenseLinear:
 
     def logits(self, x: Tensor) -> Tensor:
         """See :class:`Linear`."""
-        return self(x, out=_float32(x, self)) if self.fuses(len(x)) else _mm_float32(x, self.w)
+        return self(x, out=_float32(x, self)) if 0 < len(x) <= self.most else _mm_float32(x, self.w)
 
 
 class Fp8Linear:
@@ -137,28 +139,29 @@ class Fp8Linear:
     """
 
     def __init__(self, w: Tensor, scale: Tensor, dtype: torch.dtype, products: Products) -> None:
-        self.w, self.scale, self.dtype, self.products = w, scale, dtype, products
+        self.w, self.scale, self.dtype = w, scale, dtype
+        self.products, self.most = products, products.fp8_rows
         self.outputs, self.inputs = w.shape
         self.nbytes = w.nbytes + scale.nbytes
         self.kind = "fp8"
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= self.products.fp8_rows
+        return 0 < rows <= min(self.most, self.products.fused_rows)
 
     def quantizes(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return not self.fuses(rows)
+        return rows > self.most
 
     def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         gemm = self.products.gemm
         if isinstance(x, Tensor):
-            if self.fuses(len(x)):
+            if 0 < len(x) <= self.most:
                 y: Tensor = gemm.skinny(x, self.w, scale=self.scale, norm=norm, out=out, pdl=self.products.pdl)
                 return y
             x = gemm.quantize_rows(x)
-        assert norm is None and isinstance(x, tuple)
+        assert norm is None
         y = self._product(*x)
         return y if out is None else out.copy_(y)
 
@@ -193,14 +196,15 @@ class Int4Linear:
     """Weights of 4 bits in groups of 32 inputs, as ``plain.int4`` has them; for many rows they are unpacked."""
 
     def __init__(self, words: Tensor, scales: Tensor, products: Products) -> None:
-        self.words, self.scales, self.products = words, scales, products
+        self.words, self.scales = words, scales
+        self.products, self.most = products, products.int4_rows
         self.outputs, self.inputs = len(words), 32 * words.shape[1]
         self.nbytes = words.nbytes + scales.nbytes
         self.kind = "int4 g32"
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= self.products.int4_rows
+        return 0 < rows <= min(self.most, self.products.fused_rows)
 
     def quantizes(self, rows: int) -> bool:
         """Never."""
@@ -210,7 +214,7 @@ class Int4Linear:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
         int4 = self.products.int4
-        if self.fuses(len(x)):
+        if 0 < len(x) <= self.most:
             y: Tensor = int4.skinny(x, self.words, self.scales, norm=norm, out=out, pdl=self.products.pdl)
             return y
         assert norm is None

@@ -15,7 +15,7 @@ from torch import Tensor
 from tenfold.core.config import CudaConfig
 from tenfold.core.errors import ConfigError
 from tenfold.ops.base import Batch
-from tenfold.ops.choosing import Choosing, Wanted
+from tenfold.ops.choosing import Choosing, Chosen, Done, Wanted
 from tenfold.ops.cuda.batch import Batches, DeviceBatch, decodes
 from tenfold.ops.cuda.choosing import choose
 from tenfold.ops.cuda.graphs import Capture, CudaCapture, Graphs, Step
@@ -82,7 +82,7 @@ class CudaOps:
         spec = weights.spec
         self.spec: ModelSpec = spec
         self._settings = settings or CudaConfig()
-        self._device = device or torch.device("cuda", torch.cuda.current_device())
+        self._device = device or torch.device("cuda", ranks.rank)
         self._dtype = dtype
         self._ranks = ranks
         self._kernels = kernels or (fused_kernels() if self._device.type == "cuda" else plain_kernels())
@@ -198,11 +198,11 @@ class CudaOps:
     def mlp(self, layer: int, x: Residual) -> Residual:
         """[T, hidden]; the addition may still have to be done."""
         weights, activation = self._weights.layers[layer], self.spec.activation
-        if x.y is None and weights.gate_up.fuses(len(x.x)):
-            inner = weights.gate_up.gated(x.x, activation, norm=(weights.mlp_norm, self.spec.norm_eps))
+        normed = self._normed(x, weights.mlp_norm, weights.gate_up.quantizes(len(x.x)))
+        if weights.gate_up.fuses(len(x.x)):
+            inner = weights.gate_up.gated(normed, activation)
         else:
-            gate_up = weights.gate_up(self._normed(x, weights.mlp_norm, weights.gate_up.quantizes(len(x.x))))
-            inner = self._kernels.gated.gated(gate_up, activation, weights.down.quantizes(len(x.x)))
+            inner = self._kernels.gated.gated(weights.gate_up(normed), activation, weights.down.quantizes(len(x.x)))
         return self._added(weights.down, inner, x, weights.mlp_post_norm)
 
     def logits(self, x: Residual, batch: Batch) -> Tensor:
@@ -223,9 +223,10 @@ class CudaOps:
 
     def choose(self, logits: Tensor, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there when the device has come to it."""
+        if not len(logits):
+            return Done(Chosen(np.empty(0, np.int32), np.empty(0, bool)))
         chosen = choose(self._kernels.sampling, logits, wanted, self._previous)
-        if len(logits):
-            self._ranks.share(self._previous[: len(logits)])
+        self._ranks.share(self._previous[: len(logits)])
         return chosen
 
     def follow(self, batch: Batch, kv: PagedKv) -> None:
@@ -262,10 +263,7 @@ class CudaOps:
     def _qkv(self, layer: int, x: Residual, here: DeviceBatch, kv: PagedKv) -> Query:
         spec, weights = self.spec, self._weights.layers[layer]
         dim, heads, kv_heads = spec.head_dim, self._heads, self._kv_heads
-        if x.y is None and weights.qkv.fuses(len(x.x)):
-            projected = weights.qkv(x.x, norm=(weights.attn_norm, spec.norm_eps))
-        else:
-            projected = weights.qkv(self._normed(x, weights.attn_norm, weights.qkv.quantizes(len(x.x))))
+        projected = weights.qkv(self._normed(x, weights.attn_norm, weights.qkv.quantizes(len(x.x))))
         q = torch.empty(len(projected), heads, dim, dtype=self._dtype, device=self._device)
         self._kernels.heads.finish_heads(
             projected,
@@ -316,6 +314,8 @@ class CudaOps:
 
     def _logits(self, x: Residual, here: DeviceBatch) -> Tensor:
         if here.wanted is not None:
+            if not len(here.wanted):
+                return torch.empty(0, self.spec.outputs, device=self._device)
             y = None if x.y is None else x.y[here.wanted]
             x = Residual(x.x[here.wanted], y, x.post)
         normed = self._normed(x, self._weights.norm)

@@ -44,15 +44,15 @@ Groups = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes [N, K / 32, 32
 def form_of(weights: str, name: str) -> str:
     """The form, of ``FORMS``, for the matrix ``name`` under the setting ``weights``. Raises ConfigError.
 
-    ``int4`` spares what four bits would cost most in, for a few percent of the weights: value projections stay bf16,
-    the head (and an embedding that is one) fp8.
+    ``int4`` spares what four bits would cost most in, for a few percent of the weights: value projections stay as they
+    are (``auto``), the head, or an embedding that is one, becomes fp8.
     """
     if weights not in FORMS:
         hint = "; int8 needs --backend cpu" if weights == "int8" else ""
         raise ConfigError(f"--weights must be one of {', '.join(FORMS)} with --backend cuda, got {weights!r}{hint}")
     if weights != "int4":
         return weights
-    return {"v": "bf16", "head": "fp8", "embed": "fp8"}.get(name.rsplit(".", 1)[-1], "int4")
+    return {"v": "auto", "head": "fp8", "embed": "fp8"}.get(name.rsplit(".", 1)[-1], "int4")
 
 
 def pack(

@@ -1,13 +1,14 @@
 """Several ranks that compute one model together: sums and joins over torch.distributed (NCCL; gloo on CPUs)."""
 
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tenfold.core.errors import ConfigError
 from tenfold.ops.base import Batch
 
 _FIELDS = ("tokens", "positions", "starts", "context", "tables", "rows")
@@ -75,19 +76,51 @@ class Alone:
 ALONE = Alone()
 
 
-def join_group(rank: int, world: int, address: str, device: torch.device, seconds: float = 300.0) -> "Group":
+def join_group(
+    rank: int, world: int, address: str, device: torch.device | None = None, seconds: float = 600.0
+) -> "Group":
     """Become rank ``rank`` of ``world`` that meet at ``address`` (``tcp://127.0.0.1:port``), the first of which listens
-    there. Waits for all of them; raises RuntimeError (DistError) where they do not come within ``seconds``."""
+    there; ``device``: its GPU, unless told. Waits for all; raises ConfigError where they do not come in time."""
     patience = timedelta(seconds=seconds)
-    if device.type != "cuda":
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world, timeout=patience)
-        return Group(rank, world, dist.group.WORLD, dist.group.WORLD)
-    torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl", init_method=address, rank=rank, world_size=world, timeout=patience, device_id=device
-    )
-    words = dist.new_group(backend="gloo", timeout=timedelta(days=3650))  # an idle server says nothing for long
+    device = device or torch.device("cuda", rank)
+    try:
+        if device.type != "cuda":
+            dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world, timeout=patience)
+            assert dist.group.WORLD is not None
+            return Group(rank, world, dist.group.WORLD, dist.group.WORLD)
+        torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl", init_method=address, rank=rank, world_size=world, timeout=patience, device_id=device
+        )
+        words = dist.new_group(backend="gloo", timeout=timedelta(days=365))  # an idle server says nothing for long
+    except RuntimeError as error:
+        raise ConfigError(f"rank {rank} of --tensor-parallel {world} found no others: {error}") from error
+    assert dist.group.WORLD is not None
     return Group(rank, world, dist.group.WORLD, words)
+
+
+class Follower(Protocol):
+    """Ops that compute their part of what the first rank tells."""
+
+    def kv_room(self) -> int:
+        """See :class:`tenfold.ops.base.OwnMemory`."""
+        ...
+
+    def new_kv(self, blocks: int, block_size: int) -> Any:
+        """See :class:`tenfold.ops.base.Ops`; the first rank says how many blocks."""
+        ...
+
+    def follow(self, batch: Batch, kv: Any) -> None:
+        """Compute a step's part."""
+        ...
+
+
+def follow(ops: Follower, group: "Group", block_size: int) -> None:
+    """Do as the first rank tells, until it says that nothing more comes. Raises RuntimeError when it is gone."""
+    ops.kv_room()
+    kv = ops.new_kv(0, block_size)
+    while (batch := group.hear()) is not None:
+        ops.follow(batch, kv)
 
 
 class Group:
@@ -133,6 +166,10 @@ class Group:
     def share(self, x: Tensor) -> None:
         """See :class:`Ranks`."""
         dist.broadcast(x, src=0, group=self._device)
+
+    def leave(self) -> None:
+        """The group is over."""
+        dist.destroy_process_group()
 
     def dismiss(self) -> None:
         """The first rank tells the others that nothing more comes."""

@@ -1,4 +1,7 @@
-"""Ragged paged attention on Triton kernels: see ``decode_attention`` and ``prefill_attention``."""
+"""Ragged paged attention on Triton kernels: see ``decode_attention`` and ``prefill_attention``.
+
+No kernel is specialized for where a plan's arrays lie or how long they are, for both change with every step.
+"""
 
 from torch import Tensor
 

@@ -107,7 +107,7 @@ def _attend_range(
     KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     KEYS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PAIRS: tl.constexpr, CONVERTS: tl.constexpr,
 ):  # fmt: skip
-    """(acc, acc of the odd dimensions, m, l) over the keys first … end - 1: the online softmax, in powers of 2.
+    """(acc, acc of the odd dimensions, m, total) over the keys first … end - 1: the online softmax, in powers of 2.
 
     A tile of keys that a row sees nothing of leaves its bits as they are.
     """
@@ -116,7 +116,7 @@ def _attend_range(
     acc = tl.zeros([ROWS, LANES], tl.float32)
     acc_odd = tl.zeros([ROWS, LANES], tl.float32)
     m = tl.full([ROWS], LOWEST, tl.float32)
-    l = tl.zeros([ROWS], tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
     block = tl.load(table + (first + across) // BLOCK, mask=first + across < end, other=0)
     for key in range(first, end, KEYS):
         keys = key + across
@@ -143,7 +143,7 @@ def _attend_range(
         top = tl.maximum(m, tl.max(x, 1))
         p = tl.exp2(x - top[:, None])
         scale = tl.exp2(m - top)
-        l = l * scale + tl.sum(p, 1)
+        total = total * scale + tl.sum(p, 1)
         m = top
         acc = acc * scale[:, None]
         if PAIRS:
@@ -153,10 +153,10 @@ def _attend_range(
             acc_odd = tl.dot(p, v_odd, acc_odd * scale[:, None])
         else:
             acc = tl.dot(p.to(q.dtype), v.to(q.dtype), acc, input_precision="ieee")
-    return acc, acc_odd, m, l
+    return acc, acc_odd, m, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "table_stride", "starts", "context", "counts", "items", "capacity"])
 def _split(
     q, k_cache, v_cache, tables, table_stride, starts, context, counts, items, capacity, partial, sums, out, softcap,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -200,9 +200,9 @@ def _split(
         acc = tl.zeros([ROWS, LANES], tl.float32)
         acc_odd = tl.zeros([ROWS, LANES], tl.float32)
         m = tl.full([ROWS], LOWEST, tl.float32)
-        l = tl.zeros([ROWS], tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
         for begin in range(first // CHUNK * CHUNK, end, CHUNK):
-            part, part_odd, m_part, l_part = _attend_range(
+            part, part_odd, m_part, total_part = _attend_range(
                 query, query_odd, k_cache, v_cache, table, head, positions, tl.maximum(begin, first),
                 tl.minimum(begin + CHUNK, end), softcap,
                 KV_HEADS, WIDTH, LANES, ROWS, BLOCK, KEYS, WINDOW, SOFTCAP, PAIRS, CONVERTS,
@@ -212,19 +212,19 @@ def _split(
             acc = tl.fma(part, more[:, None] + tl.zeros_like(part), acc * old[:, None])
             if PAIRS:
                 acc_odd = tl.fma(part_odd, more[:, None] + tl.zeros_like(part), acc_odd * old[:, None])
-            l = tl.fma(l_part, more, l * old)
+            total = tl.fma(total_part, more, total * old)
             m = top
     else:
-        acc, acc_odd, m, l = _attend_range(
+        acc, acc_odd, m, total = _attend_range(
             query, query_odd, k_cache, v_cache, table, head, positions, first, end, softcap,
             KV_HEADS, WIDTH, LANES, ROWS, BLOCK, KEYS, WINDOW, SOFTCAP, PAIRS, CONVERTS,
         )  # fmt: skip
 
     if slot < 0:
-        total = tl.where(l > 0, l, 1.0)[:, None]
-        tl.store(out + at, (acc / total).to(out.dtype.element_ty), mask=whole)
+        share = tl.where(total > 0, total, 1.0)[:, None]
+        tl.store(out + at, (acc / share).to(out.dtype.element_ty), mask=whole)
         if PAIRS:
-            tl.store(out + at + 1, (acc_odd / total).to(out.dtype.element_ty), mask=whole)
+            tl.store(out + at + 1, (acc_odd / share).to(out.dtype.element_ty), mask=whole)
     else:
         to = (slot * KV_HEADS + head).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         at = to[:, None] * HEAD_DIM + STEP * lane[None, :]
@@ -232,10 +232,10 @@ def _split(
         if PAIRS:
             tl.store(partial + at + 1, acc_odd, mask=whole)
         tl.store(sums + to * 2, m, mask=alive)
-        tl.store(sums + to * 2 + 1, l, mask=alive)
+        tl.store(sums + to * 2 + 1, total, mask=alive)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["starts", "counts", "pieces", "capacity"])
 def _merge(
     starts, counts, pieces, capacity, partial, sums, out,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -255,18 +255,20 @@ def _merge(
     d = tl.arange(0, PADDED)
     acc = tl.zeros([PADDED], tl.float32)
     m = tl.full([], LOWEST, tl.float32)
-    l = tl.full([], 0.0, tl.float32)
+    total = tl.full([], 0.0, tl.float32)
     for first in range(0, count, 8):
         for i in tl.static_range(8):  # their loads do not wait for one another
             there = first + i < count
             at = ((slot + first + i) * KV_HEADS + head).to(tl.int64) * ROWS + tl.program_id(1)
             part = tl.load(partial + at * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
             m_part = tl.load(sums + at * 2, mask=there, other=LOWEST)
-            l_part = tl.load(sums + at * 2 + 1, mask=there, other=0.0)
+            total_part = tl.load(sums + at * 2 + 1, mask=there, other=0.0)
             top = tl.maximum(m, m_part)
             old, more = tl.exp2(m - top), tl.exp2(m_part - top)
             acc = tl.fma(part, more + tl.zeros_like(part), acc * old)
-            l = tl.fma(l_part, more, l * old)
+            total = tl.fma(total_part, more, total * old)
             m = top
     at = (start + flat // GROUP).to(tl.int64) * (KV_HEADS * GROUP) + head * GROUP + flat % GROUP
-    tl.store(out + at * HEAD_DIM + d, (acc / tl.where(l > 0, l, 1.0)).to(out.dtype.element_ty), mask=d < HEAD_DIM)
+    tl.store(
+        out + at * HEAD_DIM + d, (acc / tl.where(total > 0, total, 1.0)).to(out.dtype.element_ty), mask=d < HEAD_DIM
+    )

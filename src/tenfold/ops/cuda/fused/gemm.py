@@ -44,22 +44,24 @@ def widened(x: Tensor) -> bool:
     return x.dtype == torch.float32 or not x.is_cuda
 
 
-def tile_for(rows: int, outputs: int, inputs: int, itemsize: int) -> Tile:
+def tile_for(rows: int, outputs: int, inputs: int, itemsize: int, *, normed: bool = False) -> Tile:
     """The tile for x of ``rows`` rows and weights of ``itemsize`` bytes.
 
     Every program reads all of x (from L2): more rows need more outputs per program to keep that below half of the
-    weights' traffic, as far as programs for all multiprocessors remain. Three programs' buffers (72 KB) fit into one
-    multiprocessor, 48 KB of each being weights under way: more than the 64 KB per multiprocessor that hide the
-    memory's latency.
+    weights' traffic, as far as programs for all multiprocessors remain. Three programs' buffers fit into one
+    multiprocessor (76 KB each), 32 to 48 KB of each being weights under way: more than the 64 KB per multiprocessor
+    that hide the memory's latency.
     """
     wide = padded(rows)
     if itemsize == 4:
-        return _shallow(Tile(16, 128, 4, 3), inputs)
-    if wide == 8:
-        return _shallow(Tile(16, 512, 4, 4) if itemsize == 2 else Tile(16, 512, 4, 6), inputs)
-    if wide == 16:
-        return _shallow(Tile(32 if outputs >= 32 * _PROGRAMS else 16, 256, 4, 4 if itemsize == 2 else 6), inputs)
-    return _shallow(Tile(32, 256 if wide == 32 else 128, 4, 4), inputs)
+        tile = Tile(16, 128, 4, 3)
+    elif wide == 8:
+        tile = Tile(16, 512, 4, 5) if itemsize == 1 else Tile(16, 256, 4, 6) if normed else Tile(16, 512, 4, 4)
+    elif wide == 16:
+        tile = Tile(32 if outputs >= 32 * _PROGRAMS else 16, 256, 4, 5 if itemsize == 1 else 4)
+    else:
+        tile = Tile(32, 256 if wide == 32 else 128, 4, 4)
+    return _shallow(tile, inputs)
 
 
 def _shallow(tile: Tile, inputs: int) -> Tile:
@@ -131,7 +133,9 @@ def _launch(
     add: bool,
 ) -> None:
     (count, inputs), outputs = x.shape, len(w)
-    tile = tile or tile_for(count, outputs, inputs, w.element_size())
+    assert w.shape == (outputs, inputs) and x.is_contiguous() and w.is_contiguous() and out.stride(1) == 1
+    tile = tile or tile_for(count, outputs, inputs, w.element_size(), normed=norm is not None)
+    pdl = pdl and inputs * w.element_size() % 16 == 0  # what can be prefetched
     _skinny_kernel[(triton.cdiv(outputs, tile.rows),)](
         x,
         w,

@@ -119,7 +119,7 @@ def _finish(
     if KEEP:
         tl.store(source + first, a.to(qkv.dtype.element_ty), mask=inside & (head >= H))
         tl.store(source + second, b.to(qkv.dtype.element_ty), mask=inside & (head >= H))
-    written = inside & (slot >= 0)
+    written = inside & (slot + first * 0 >= 0)
     place = slot // SIZE * block_stride + slot % SIZE * D
     keys = k_cache + place + (head - H) * (SIZE * D)
     tl.store(keys + first, _stored(a, k_cache), mask=written & (head >= H) & (head < H + K))

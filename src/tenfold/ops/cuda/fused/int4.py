@@ -10,24 +10,25 @@ from tenfold.ops.cuda.plain.gemm import Norm
 from tenfold.ops.cuda.plain.int4 import GROUP
 from tenfold.ops.spec import Activation
 
-_PROGRAMS = 128  # that keep a large GPU busy
+_PROGRAMS = 256  # that keep a large GPU busy
 MAGIC = 0x43004300
 _UNPACK_ROWS = 16
 _UNPACK_GROUPS = 16
 
 
-def tile_for(rows: int, outputs: int, inputs: int) -> Tile:
+def tile_for(rows: int, outputs: int, inputs: int, *, normed: bool = False) -> Tile:
     """The tile for x of ``rows`` rows.
 
-    A weight is 5 bits, so reading x (from L2) weighs more than in ``gemm.tile_for``: a program takes as many outputs as
-    leave enough programs. Wide x needs the registers for sums that a deeper tile would take.
+    A weight is 5 bits, so reading x (from L2) and taking codes apart weigh more than in ``gemm.tile_for``: a program
+    takes as many outputs as leave two programs, and eight warps, for each multiprocessor. Wide x needs the registers
+    for sums that a deeper tile would take.
     """
     wide = padded(rows)
-    many = 64 if wide <= 16 and outputs >= 64 * 4 * _PROGRAMS else 32
-    tile = Tile(many if outputs >= many * _PROGRAMS else 16, 512, 4, 5)
-    if wide == 16:
-        tile = Tile(tile.rows, 512, 8, 4)
-    elif wide > 16:
+    if wide == 8:
+        tile = Tile(32 if outputs >= 32 * _PROGRAMS else 16, 512, 4, 4 if normed else 5)
+    elif wide == 16:
+        tile = Tile(64 if outputs >= 64 * 2 * _PROGRAMS else 32, 512, 8, 4)
+    else:
         tile = Tile(32, 256, 8, 4)
     depth = min(tile.depth, max(GROUP * tile.warps, triton.next_power_of_2(inputs)))
     return Tile(tile.rows, depth, tile.warps, tile.stages)
@@ -85,7 +86,9 @@ def _launch(
     add: bool,
 ) -> None:
     (count, inputs), outputs = x.shape, len(words)
-    tile = tile or tile_for(count, outputs, inputs)
+    assert words.shape == (outputs, inputs // GROUP, 4) and scales.shape == (inputs // GROUP, outputs)
+    assert x.is_contiguous() and words.is_contiguous() and scales.is_contiguous() and out.stride(1) == 1
+    tile = tile or tile_for(count, outputs, inputs, normed=norm is not None)
     _skinny_kernel[(triton.cdiv(outputs, tile.rows),)](
         x,
         words,

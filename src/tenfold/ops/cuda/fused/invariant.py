@@ -34,6 +34,8 @@ def product(
     (count, inputs), outputs = x.shape, len(w)
     if out is None:
         out = x.new_empty(count, outputs)
+    assert w.shape[1] * (1 if scales is None else GROUP) == inputs
+    assert x.is_contiguous() and w.is_contiguous() and (scales is None or scales.is_contiguous())
     _invariant_kernel[(triton.cdiv(outputs, tile.rows) * triton.cdiv(count, together),)](
         x,
         w,

@@ -122,7 +122,7 @@ def _describable(keys: Tensor, head_dim: int) -> bool:
 
 @triton.jit
 def _attend_tiles(
-    acc, m, l, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride, table,
+    acc, m, total, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride, table,
     head, base, seen, positions, low, first, end, softcap,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr, BLOCK: tl.constexpr,
     WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PAGED: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr,
@@ -175,12 +175,12 @@ def _attend_tiles(
         top = tl.maximum(m, tl.max(x, 1) * LOG2_E)
         weights = tl.exp2(x * LOG2_E - top[:, None])
         scale = tl.exp2(m - top)
-        l = l * scale + tl.sum(weights, 1)
+        total = total * scale + tl.sum(weights, 1)
         m = top
-    return acc, m, l, scale, weights, block, k_before
+    return acc, m, total, scale, weights, block, k_before
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "table_stride", "starts", "context", "tiles", "tile_count", "first_tile"])
 def _prefill(
     q, k, v, k_descriptor, v_descriptor, k_stride, v_stride, tables, table_stride, starts, context, tiles, tile_count,
     first_tile, out, softcap,
@@ -218,29 +218,29 @@ def _prefill(
     if PAGED:
         block = tl.load(table + (low + across) // BLOCK, mask=low + across < seen, other=0)
     m = tl.full([ROWS], LOWEST, tl.float32)
-    l = tl.zeros([ROWS], tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
     scale = tl.full([ROWS], 1.0, tl.float32)
     acc = tl.zeros([ROWS, PADDED], tl.float32)
     weights = tl.zeros([ROWS, KEYS], tl.float32)
     middle = low
     if APART:
         middle = (nearest + 1) // KEYS * KEYS
-        acc, m, l, scale, weights, block, k_before = _attend_tiles(
-            acc, m, l, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride,
+        acc, m, total, scale, weights, block, k_before = _attend_tiles(
+            acc, m, total, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride,
             table, head, base, seen, positions, low, low, middle, softcap,
             KV_HEADS, HEAD_DIM, PADDED, KEYS, BLOCK, WINDOW, SOFTCAP, PAGED, TMA, False,
         )  # fmt: skip
     # One turn more than there are tiles: nothing of its keys is seen, and the last values are taken.
-    acc, m, l, scale, weights, block, k_before = _attend_tiles(
-        acc, m, l, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride,
+    acc, m, total, scale, weights, block, k_before = _attend_tiles(
+        acc, m, total, scale, weights, block, k_before, query, k, v, k_descriptor, v_descriptor, k_stride, v_stride,
         table, head, base, seen, positions, low, middle, high + KEYS, softcap,
         KV_HEADS, HEAD_DIM, PADDED, KEYS, BLOCK, WINDOW, SOFTCAP, PAGED, TMA, True,
     )  # fmt: skip
-    y = acc / tl.where(l > 0, l, 1.0)[:, None]
+    y = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(out + rows_at[:, None] + d[None, :], y.to(out.dtype.element_ty), mask=whole)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "table_stride", "context", "copies", "count"])
 def _gather(
     k_cache, v_cache, tables, table_stride, context, copies, count, k, v,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,

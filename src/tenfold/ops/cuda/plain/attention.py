@@ -18,7 +18,7 @@ def attend(
     out: Tensor,
     dense: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Causal attention of the queries ``q`` [T, H, D], scaled already, over their sequences' keys, to ``out`` [T, H x D].
+    """Causal attention of the scaled queries ``q`` [T, H, D] over the keys of their sequences, to ``out`` [T, H x D].
 
     ``k_cache``, ``v_cache`` [blocks, K, block_size, D] in any float type. Position p sees the keys p - window + 1 … p;
     window 0: all up to p. ``softcap`` c > 0 makes a score s into c x tanh(s / c). Rows of sequences whose context is 0
