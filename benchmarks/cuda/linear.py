@@ -2,14 +2,14 @@
 
 Weights rotate among copies that together exceed the L2 cache several times over, inside CUDA graphs. The rows called
 ``layer`` decide: the four products of a layer and what is around them (all but attention), by torch and by kernels of
-our own, with less and less apart.
+our own, with and without what these do by the way.
 """
 
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +20,7 @@ from benchmarks.cuda.timing import Limits, Row, error, median_time
 from tenfold.ops.cuda.fused import gated, gemm, int4, invariant, norms
 from tenfold.ops.cuda.fused.gemm import Tile
 from tenfold.ops.cuda.linear import DenseLinear, Fp8Linear, Int4Linear, Products, fused_products
-from tenfold.ops.cuda.plain import gemm as plain_gemm
 from tenfold.ops.cuda.plain import int4 as plain_int4
-from tenfold.ops.cuda.plain.gemm import Norm
 from tenfold.ops.cuda.plain.norms import quantized
 
 Shapes = dict[str, tuple[int, int]]
@@ -97,7 +95,6 @@ def _pairs(name: str, linear: Linear, device: torch.device | str) -> Iterator[tu
     """(what, what a kernel gave, what it should be, the most it may be off): what a model does with such a matrix."""
     n, k = linear.outputs, linear.inputs
     w = weights_of(linear)
-    norm = (1 + torch.randn(k, device=device) / 8, _EPS)
     for rows in (1, 5, 16, 64, 200):
         x = torch.randn(rows, k, dtype=torch.bfloat16, device=device)
         wanted = x.float() @ w.t()
@@ -108,19 +105,15 @@ def _pairs(name: str, linear: Linear, device: torch.device | str) -> Iterator[tu
         out = torch.full((rows, n), math.nan, dtype=torch.bfloat16, device=device)
         yield f"{rows} rows,", linear(x, out=out), wanted, 0.05 if rounded else 0.004
         if linear.fuses(rows):
-            yield _fused_pair(name, linear, x, w, norm)
+            yield _fused_pair(name, linear, x, wanted)
 
 
-def _fused_pair(name: str, linear: Linear, x: Tensor, w: Tensor, norm: Norm) -> tuple[str, Tensor, Tensor, float]:
-    normed = plain_gemm.product(x, w, norm)
-    if name == "qkv":
-        return f"normed {len(x)} rows,", linear(x, norm=norm), normed, 0.008
+def _fused_pair(name: str, linear: Linear, x: Tensor, y: Tensor) -> tuple[str, Tensor, Tensor, float]:
     if name == "gate_up":
-        gate, up = normed.chunk(2, dim=1)
-        wanted = torch.nn.functional.silu(gate) * up
-        return f"gated {len(x)} rows,", linear.gated(x, "silu", norm=norm), wanted, 0.012
-    residual = torch.randn(len(x), len(w), dtype=torch.bfloat16, device=x.device)
-    wanted = residual.float() + plain_gemm.product(x, w, None)
+        gate, up = y.chunk(2, dim=1)
+        return f"gated {len(x)} rows,", linear.gated(x, "silu"), torch.nn.functional.silu(gate) * up, 0.012
+    residual = torch.randn(y.shape, dtype=torch.bfloat16, device=x.device)
+    wanted = residual.float() + y
     linear.add(x, residual)
     return f"added {len(x)} rows,", residual, wanted, 0.006
 
@@ -134,30 +127,6 @@ def _unequal(linear: Linear, device: torch.device | str) -> Iterator[str]:
     for rows in (slice(0, 1), slice(7, 14), slice(64, 128), slice(100, 300)):
         if not torch.equal(_invariant(linear, x[rows].contiguous()), whole[rows]):
             yield f"batch-invariant rows {rows.start} … {rows.stop - 1} differ,"
-    early = _with(linear, pdl=True)
-    x = x[:3].contiguous()
-    if torch.device(device).type == "cuda" and not torch.equal(_chain(early, x), _chain(linear, x)):
-        yield "a chain with programmatic launches differs,"
-
-
-def _with(linear: Linear, *, pdl: bool) -> Linear:
-    products = replace(linear.products, pdl=pdl)
-    if isinstance(linear, DenseLinear):
-        return DenseLinear(linear.w, products)
-    if isinstance(linear, Fp8Linear):
-        return Fp8Linear(linear.w, linear.scale, linear.dtype, products)
-    return Int4Linear(linear.words, linear.scales, products)
-
-
-def _chain(linear: Linear, x: Tensor) -> Tensor:
-    """Products that need one another's results."""
-    rows, k = len(x), linear.inputs
-    residual = torch.zeros(rows, linear.outputs, dtype=x.dtype, device=x.device)
-    for _ in range(20):
-        linear.add(x, residual)
-        y = linear(residual.repeat(1, -(-k // linear.outputs))[:, :k].contiguous())
-        x = (x + y.repeat(1, -(-k // y.shape[1]))[:, :k]) / 2
-    return residual
 
 
 def _invariant(linear: Linear, x: Tensor, **tile: Any) -> Tensor:
@@ -292,10 +261,6 @@ class _Layer:
     gate_up: Linear
     down: Linear
 
-    def early(self) -> "_Layer":
-        """With programmatic launches."""
-        return _Layer(*(_with(each, pdl=True) for each in (self.qkv, self.o, self.gate_up, self.down)))
-
     @property
     def nbytes(self) -> int:
         return self.qkv.nbytes + self.o.nbytes + self.gate_up.nbytes + self.down.nbytes
@@ -310,19 +275,13 @@ def _together(shapes: Shapes, device: torch.device | str, count: int) -> Iterato
             _Layer(*(make(form, *shapes[name], device, products) for name in ("qkv", "o", "gate_up", "down")))
             for _ in range(count)
         ]
-        early = [layer.early() for layer in layers]
-        ways = [
-            ("few", layers, _apart),
-            ("few, fused", layers, _fused),
-            ("few, early", early, _apart),
-            ("few, fused, early", early, _fused),
-        ]
+        ways = [("few", _apart), ("few, fused", _fused)]
         if form == "bf16":
-            ways.insert(0, ("torch.mm", layers, _by_torch))
+            ways.insert(0, ("torch.mm", _by_torch))
         for rows in (1, 8):
             x = torch.randn(rows, hidden, dtype=torch.bfloat16, device=device)
-            for what, chosen, compute in ways:
-                calls = [_bound(compute, layer, x, weight) for layer in chosen]
+            for what, compute in ways:
+                calls = [_bound(compute, layer, x, weight) for layer in layers]
                 yield _Case(f"layer, {what}", f"{form}, {rows} rows", calls, layers[0].nbytes)
 
 
@@ -347,10 +306,11 @@ def _compute(layer: _Layer, x: Tensor, weight: Tensor, mm: Callable[[Tensor, Lin
 
 
 def _fused(layer: _Layer, x: Tensor, weight: Tensor) -> None:
-    """Four kernels, and one that stands for attention, as above."""
-    a = layer.qkv(x, norm=(weight, _EPS))
+    """Two norms, four products with all that follows them, and one kernel that stands for attention, as above."""
+    a = layer.qkv(_tensor(norms.rms_norm(x, weight, _EPS)))
     layer.o.add(a[:, : x.shape[1]].contiguous(), x)
-    layer.down.add(layer.gate_up.gated(x, "silu", norm=(weight, _EPS)), x)
+    inner = layer.gate_up.gated(_tensor(norms.rms_norm(x, weight, _EPS)), "silu")
+    layer.down.add(inner, x)
 
 
 def _tensor(y: Any) -> Tensor:

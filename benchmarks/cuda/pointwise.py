@@ -107,7 +107,8 @@ def _heads(
     k, v = (torch.zeros((blocks, sizes.kv_heads, 16, sizes.head_dim), device=device).to(cache) for _ in range(2))
     positions = torch.arange(rows, device=device, dtype=torch.int32)
     slots = torch.randperm(blocks * 16, generator=generator, device=device, dtype=torch.int32)[:rows]
-    slots[rows // 2] = -1
+    if rows > 1:
+        slots[rows // 2] = -1
     table = heads.rope_table([1e4 ** (-i / sizes.head_dim) for i in range(0, sizes.head_dim, 2)], 8192, device)
     counts = (sizes.heads, sizes.kv_heads)
 

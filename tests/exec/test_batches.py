@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenfold.core.plan import SequenceSlice
+from tenfold.core.plan import NEXT_TOKEN, SequenceSlice
 from tenfold.exec.batches import Batches
 
 BLOCK = 4
@@ -61,3 +62,29 @@ def test_made_from_the_one_before_or_anew(steps: list[tuple[SequenceSlice, ...]]
     for batch, before in made:
         for name, values in before.items():
             np.testing.assert_array_equal(getattr(batch, name), values, "a batch's arrays changed after it was made")
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), st.lists(st.booleans(), min_size=12, max_size=12))
+def test_tokens_that_the_step_before_gives(steps: list[tuple[SequenceSlice, ...]], ahead: list[bool]) -> None:
+    """They are told by where they stand among what that step samples; all else is as if they were known."""
+    batches, before = Batches(), list[str]()
+    for slices, awaits in zip(steps, ahead, strict=False):
+        slices = tuple(msgspec.structs.replace(part, drafted=0) for part in slices)
+        expected = Batches().make(slices)
+        wanted = expected.tokens.copy()
+        for s, part in enumerate(slices):
+            if awaits and part.id in before and part.sample and len(part.tokens) == 1:
+                wanted[expected.starts[s]] = -1 - before.index(part.id)
+        known = {-1 - i for i in range(len(before))}
+        made = batches.make(
+            tuple(
+                msgspec.structs.replace(part, tokens=(NEXT_TOKEN,)) if wanted[expected.starts[s]] in known else part
+                for s, part in enumerate(slices)
+            )
+        )
+        np.testing.assert_array_equal(made.tokens, wanted)
+        assert made.tokens.dtype == np.int32
+        np.testing.assert_array_equal(made.positions, expected.positions)
+        np.testing.assert_array_equal(made.rows, expected.rows)
+        before = [part.id for part in slices if part.sample]

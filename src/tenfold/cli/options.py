@@ -79,6 +79,7 @@ class Profile(StrEnum):
 
 
 LIMITS = SchedulerConfig()
+GPU_LIMITS = SchedulerConfig(max_step_tokens=8192, max_running=256)  # what keeps its processors busy
 CUDA = CudaConfig()
 
 ModelArgument = Annotated[
@@ -172,12 +173,22 @@ MemoryReserve = Annotated[
         rich_help_panel=CUDA_PANEL,
     ),
 ]
-MaxRunning = Annotated[int, typer.Option(min=1, help="Sequences computed at a time.", rich_help_panel=ENGINE_PANEL)]
+MaxRunning = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default=False,
+        help=f"Sequences computed at a time. Default: {LIMITS.max_running}; cuda: {GPU_LIMITS.max_running}.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 MaxStepTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Tokens of one step: decode first, then prefill. Default: {LIMITS.max_step_tokens}.",
+        show_default=False,
+        help=f"Tokens of one step: decode first, then prefill. Default: {LIMITS.max_step_tokens}; cuda: "
+        f"{GPU_LIMITS.max_step_tokens}.",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
@@ -342,9 +353,10 @@ def default_engine(model: str, scheduler: SchedulerConfig) -> EngineConfig:
 
 def scheduler_config(
     max_step_tokens: int | None,
-    max_running: int,
+    max_running: int | None,
     max_waiting: int,
     *,
+    backend: Backend = Backend.cpu,
     slo: str | None = None,
     slo_classes: Sequence[str] = (),
     profile: Profile = Profile.balanced,
@@ -352,14 +364,17 @@ def scheduler_config(
     tenants: Sequence[str] = (),
     speculation: SpeculationConfig | None = None,
 ) -> SchedulerConfig:
-    """The scheduler's limits; unless told otherwise, a step has room for every running sequence's next token.
+    """The scheduler's limits; unless told otherwise those that suit ``backend``, and a step has room for every running
+    sequence's next token.
 
     Raises ConfigError.
     """
     classes = DEFAULT_CLASSES if slo is None else with_slo(DEFAULT_CLASSES, DEFAULT_CLASS, parse_slo(slo))
     classes = parse_classes(slo_classes, classes)
+    usual = GPU_LIMITS if backend == Backend.cuda else LIMITS
+    max_running = max_running or usual.max_running
     return SchedulerConfig(
-        max_step_tokens=max_step_tokens or max(LIMITS.max_step_tokens, max_running),
+        max_step_tokens=max_step_tokens or max(usual.max_step_tokens, max_running),
         max_running=max_running,
         max_waiting=max_waiting,
         max_waiting_per_tenant=max_waiting_per_tenant,

@@ -77,7 +77,7 @@ def simulate(
     longest: load_options.Longest = None,
     classes: load_options.Classes = None,
     kv_tokens: options.KvTokens = None,
-    max_running: options.MaxRunning = options.LIMITS.max_running,
+    max_running: options.MaxRunning = None,
     max_step_tokens: options.MaxStepTokens = None,
     max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
     slo_class: options.SloClassOption = None,

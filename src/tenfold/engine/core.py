@@ -57,8 +57,8 @@ class _Sample:
 class EngineCore:
     """Requests in, outputs out; every accepted sample ends exactly once.
 
-    One thread makes the steps. Others may submit and abort meanwhile: while a step is computed nothing here changes, so
-    they need not wait for its end.
+    One thread makes the steps. Others may submit and abort meanwhile: while a step is launched, or waited for, nothing
+    here changes, so they need not wait for its end.
     """
 
     def __init__(

@@ -14,8 +14,10 @@ KEPT = 16_384  # steps: a minute or more
 
 class StepRecord(msgspec.Struct, frozen=True):
     """A step: when it began and how long it lasted, until the next one began where there was something to do; how much
-    of that the executor computed, and how long it was predicted to last, all in seconds on the engine's clock. Then
-    what was in it. ``running``, ``waiting`` and ``held`` (KV blocks) are as they were at its end."""
+    of that the executor computed, and how long it was predicted to last, all in seconds on the engine's clock. Where
+    steps overlap, one begins when the one before ends, and lasts until it ends itself.
+
+    Then what was in it. ``running``, ``waiting`` and ``held`` (KV blocks) are as they were at its end."""
 
     began: float
     seconds: float

@@ -151,7 +151,7 @@ def test_kernels_equal_plain(slices: Slices, sizes: dict[str, int], window: int)
 
 def test_both_kernels_are_meant() -> None:
     for slices, tiles, items in ((DECODE, 0, 5), (PREFILL, 5, 0), (MIXED, 4, 3)):
-        plan = case(slices).plan(processors=2)
+        plan = case(slices).plan(processors=2, tile_rows=128)
         assert plan.tiles.shape[1] == tiles and plan.items.shape[1] >= items
 
 
@@ -267,6 +267,13 @@ def test_gathered_keys() -> None:
         position = torch.arange(key, min(key + KEY_TILE, of.slices[sequence][0]))
         wanted = of.k[of.tables[sequence, position // 16].long(), :, position % 16]
         assert torch.equal(k[row : row + len(position)], wanted)
+
+
+def test_a_tile_of_keys_is_gathered_at_least() -> None:
+    of = case([(150, 150), (200, 70), (270, 70)], heads=2, kv_heads=1)
+    plan = of.plan(window=1, processors=2, dense=False)
+    assert plan.copies[:2].T.tolist() == [[0, 0], [0, 128], [1, 0], [1, 128], [2, 128], [2, 256]]
+    check(of, plan, prefill=PrefillShape(128, 4, 2, gather=True))
 
 
 @st.composite

@@ -62,12 +62,12 @@ def operands(form: str, n: int, k: int, dtype: Any, device: Any) -> Operands:
 def test_few_rows(form: str, dtype: Any, device: Any) -> None:
     for t, n, k in GROUPED if form == "int4" else SHAPES:
         fused, plain, weights, named = operands(form, n, k, dtype, device)
-        x, norm = random(t, k, dtype=dtype).to(device), (1 + 0.3 * random(k).to(device), 1e-5)
+        x = random(t, k, dtype=dtype).to(device)
         wide = torch.full((t, n + 7), float("nan"), device=device)
         fused.skinny(x, *weights, out=wide[:, 3 : n + 3], tile=SMALL, **named)
         near(wide[:, 3 : n + 3], plain.skinny(x, *weights, **named), 1e-2)
         assert wide[:, :3].isnan().all() and wide[:, n + 3 :].isnan().all()
-        near(fused.skinny(x, *weights, norm=norm, **named), plain.skinny(x, *weights, norm=norm, **named))
+        near(fused.skinny(x, *weights, **named), plain.skinny(x, *weights, **named))
 
         residual = random(t, n + 2, dtype=dtype).to(device)
         expected = residual.clone()
@@ -80,10 +80,9 @@ def test_few_rows(form: str, dtype: Any, device: Any) -> None:
 def test_gated(form: str, activation: str, device: Any) -> None:
     for t, n, k in ((1, 50, 64), (5, 18, 160)):
         fused, plain, weights, named = operands(form, n, k, torch.float32, device)
-        x, norm = random(t, k).to(device), (1 + 0.3 * random(k).to(device), 1e-5)
-        for more in ({}, {"norm": norm}):
-            got = fused.skinny_gated(x, *weights, activation, **named, **more)
-            near(got, plain.skinny_gated(x, *weights, activation, **named, **more))
+        x = random(t, k).to(device)
+        got = fused.skinny_gated(x, *weights, activation, **named)
+        near(got, plain.skinny_gated(x, *weights, activation, **named))
 
 
 def test_rows_in_fp8(device: Any) -> None:
@@ -175,10 +174,11 @@ def test_linears(form: str, products: Any, device: Any) -> None:
     assert (linear.outputs, linear.inputs) == (n, k)
     wanted = torch.from_numpy(tensor.decode()).to(device)
     error = {"bf16": 1e-4, "fp8": 0.1, "int4": 0.12}[form]  # the interpreter does not round to nearest
-    for t in (0, 1, 20, 70):
+    most = {"bf16": 8, "fp8": 16, "int4": 64}[form]
+    for t in (0, 1, 12, 70):
         x = random(t, k).to(device)
-        assert linear.fuses(t) == (0 < t <= 16)
-        assert linear.quantizes(t) == (form == "fp8" and t > 16)
+        assert linear.fuses(t) == (0 < t <= most)
+        assert linear.quantizes(t) == (form == "fp8" and t > most)
         y = linear(x)
         near(y, x @ wanted.t(), error)
         out = torch.full((t, n + 8), float("nan"), device=device)
@@ -205,7 +205,7 @@ def test_joined_matrices(device: Any) -> None:
     joined = join(linears)
     assert isinstance(joined, JoinedLinear) and joined.kind == "int4 g32 + f32"
     assert (joined.outputs, joined.inputs, joined.nbytes) == (24, 64, 14 * 64 * 5 // 8 + 10 * 64 * 4)
-    assert joined.fuses(16) and not joined.fuses(17)
+    assert joined.fuses(8) and not joined.fuses(9)
     for t in (2, 17):
         x = random(t, 64).to(device)
         near(joined(x), x @ wanted.t(), 1e-4)

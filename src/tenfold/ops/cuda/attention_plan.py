@@ -23,6 +23,7 @@ SHORT_ROWS = 64  # flat rows of a sequence that always go to the split kernel
 INVARIANT_ROWS = 32  # flat rows of a piece in batch-invariant mode
 INVARIANT_KEYS = 512  # keys of a partial result in batch-invariant mode, counted from position 0
 _PROGRAMS = 2  # split programs that run on one processor at once
+_MANY = 8  # prefill programs per processor
 _ITEM_KEYS = 64  # what beginning and ending an item costs, in keys read
 _MERGE_KEYS = 96  # what the launch that merges costs
 _CHUNKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 1024)  # in tiles
@@ -75,14 +76,16 @@ def plan_attention(
     padded: bool = False,
     invariant: bool = False,
     dense: bool = True,
-    tile_rows: int = 128,
+    most_gathered: int | None = None,
+    tile_rows: int | None = None,
 ) -> AttentionPlan:
     """The plan of a step: ``starts`` [S + 1] and ``context`` [S] as in :class:`tenfold.ops.base.Batch`.
 
     ``processors``: of the device. ``padded``: sizes depend on S, the most rows of a sequence, group, kv_heads,
     processors and ``invariant`` only, so that a captured graph serves every step of that shape; sequences must have one
     row, or few (ValueError otherwise). ``dense``: sequences without earlier context may read the step's own keys and
-    values. A sequence of context 0 gets an item without keys: its output is 0.
+    values. ``most_gathered`` bounds the rows that are copied densely: sequences beyond take the split kernel.
+    ``tile_rows``: unless told, what suits the step. A sequence of context 0 gets an item without keys: its output is 0.
 
     ``invariant``: what a row's output is, to the bit, then depends on its query and its visible keys and values alone.
     All rows take the split kernel with one tile shape. Keys are cut at multiples of INVARIANT_KEYS from position 0 and
@@ -92,8 +95,12 @@ def plan_attention(
     begins, seen = starts.astype(np.int64), context.astype(np.int64)
     new = np.diff(begins)
     tiled = np.zeros(len(new), bool)
+    tile_rows = tile_rows or _tile_rows(new * group, kv_heads, processors, window)
     if not padded and not invariant:
         tiled = _tiled(new, seen, group, kv_heads, processors, tile_rows)
+        if most_gathered is not None:
+            copied = np.where(tiled & ~(dense & (new == seen)), seen, 0)
+            tiled &= (copied == 0) | (np.cumsum(copied) <= most_gathered)
     most = int(new[~tiled].max(initial=0))
     if padded and most > 1 and most * group > SHORT_ROWS:
         raise ValueError(f"a padded plan takes sequences of few rows only, not {most}")
@@ -124,6 +131,13 @@ def plan_attention(
 
 def _capacity(pieces: int, kv_heads: int, processors: int) -> int:
     return pieces + max(1, 2 * _PROGRAMS * processors // kv_heads)
+
+
+def _tile_rows(flat: Int64, kv_heads: int, processors: int, window: int) -> int:
+    """128 flat rows, or 64: where programs of 128 would be a few rounds, so that the last ones end together sooner; and
+    with a window, so that fewer of the keys that a tile reads are masked."""
+    programs = int((flat[flat > SHORT_ROWS] // 128).sum()) * kv_heads
+    return 64 if window or processors < programs < _MANY * processors else 128
 
 
 def _tiled(new: Int64, context: Int64, group: int, kv_heads: int, processors: int, tile_rows: int) -> NDArray[np.bool_]:
@@ -218,7 +232,10 @@ def _tiles(
     of one sequence the rows that see most come first.
     """
     fresh = tiled & (new == context) & dense
-    first = np.maximum(context - new - window + 1, 0) // KEY_TILE * KEY_TILE if window else np.zeros_like(new)
+    first = np.zeros_like(new)
+    if window:  # and at least a tile of keys, as prefill reads no less
+        first = np.minimum(context - new - window + 1, context - KEY_TILE)
+        first = np.maximum(first, 0) // KEY_TILE * KEY_TILE
     seen = np.where(tiled & ~fresh, context - first, 0)
     base = np.where(fresh, starts[:-1], np.cumsum(seen) - seen - first)
     order = np.lexsort((-context, ~fresh))

@@ -13,6 +13,8 @@ from tenfold.ops.cuda.attention_plan import KEY_TILE, items_capacity, plan_atten
 from tenfold.ops.cuda.device_plan import DevicePlan
 from tenfold.ops.spec import ModelSpec
 
+_GATHERED = 32_768  # keys of earlier context that prompts may have copied in a step, or one whole context
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
@@ -54,6 +56,7 @@ class Batches:
     ) -> None:
         self.max_rows = max_rows
         self.max_sequences = max_sequences
+        self.most_gathered = max(max_context, _GATHERED)
         self._group = spec.heads // spec.kv_heads
         self._kv_heads = kv_heads
         self._block_size = block_size
@@ -102,6 +105,7 @@ class Batches:
                 padded=padded is not None,
                 invariant=self._invariant,
                 dense=self._dense,
+                most_gathered=self.most_gathered,
             )
             for window in self._windows
         }

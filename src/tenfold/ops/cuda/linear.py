@@ -1,7 +1,7 @@
 """y = x W^T for the kinds of weights there are.
 
 A library's product does best with many rows. With few, where reading W is all, kernels of our own do, and take along
-the norm before a product and the gating or the addition after it (``fuses``). W is kept as [outputs, inputs].
+the gating or the addition after a product (``fuses``). W is kept as [outputs, inputs].
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tenfold.ops.cuda.plain.gemm import Norm
 from tenfold.ops.spec import Activation
 
 Rows = Tensor | tuple[Tensor, Tensor]  # [T, K] in the activations' type, or FP8 with a float32 scale per row [T, 1]
@@ -23,21 +22,15 @@ _ALIGNED = 16  # rows and columns of what torch multiplies in FP8 come in so man
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by these.
-
-    Up to ``fused_rows`` they do the norm before a product too, anew in each of their programs.
-    ``pdl``: these start before the kernel ahead of them has ended (compute capability 9), which must not write weights.
-    """
+    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by these."""
 
     gemm: ModuleType
     int4: ModuleType
     invariant: ModuleType
     gated: ModuleType
-    dense_rows: int = 16
+    dense_rows: int = 8
     fp8_rows: int = 16
     int4_rows: int = 64
-    fused_rows: int = 16
-    pdl: bool = False
 
 
 def plain_products() -> Products:
@@ -51,7 +44,7 @@ def fused_products(*, pdl: bool = False) -> Products:
     """Triton, on a GPU (or in its interpreter)."""
     from tenfold.ops.cuda.fused import gated, gemm, int4, invariant
 
-    return Products(gemm, int4, invariant, gated, pdl=pdl)
+    return Products(gemm, int4, invariant, gated)
 
 
 class Linear(Protocol):
@@ -73,11 +66,11 @@ class Linear(Protocol):
         """Whether so many rows are multiplied in FP8: only then may x be a pair."""
         ...
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
-        """[T, N] in the activations' type, or ``out``'s; where it ``fuses``, of the RMS ``norm`` of x."""
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
+        """[T, N] in the activations' type, or ``out``'s."""
         ...
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """[T, N / 2], where it ``fuses``: activation(gate) * up. The gate is the first half of N."""
         ...
 
@@ -101,35 +94,34 @@ class DenseLinear:
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= min(self.most, self.products.fused_rows)
+        return 0 < rows <= self.most
 
     def quantizes(self, rows: int) -> bool:
         """Never."""
         return False
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
-        if 0 < len(x) <= self.most:
-            y: Tensor = self.products.gemm.skinny(x, self.w, norm=norm, out=out, pdl=self.products.pdl)
+        if self.fuses(len(x)):
+            y: Tensor = self.products.gemm.skinny(x, self.w, out=out)
             return y
-        assert norm is None
         return _many(x, self.w, out)
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        y: Tensor = self.products.gemm.skinny_gated(x, self.w, activation, norm=norm, pdl=self.products.pdl)
+        y: Tensor = self.products.gemm.skinny_gated(x, self.w, activation)
         return y
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        self.products.gemm.skinny_add(x, self.w, residual, pdl=self.products.pdl)
+        self.products.gemm.skinny_add(x, self.w, residual)
 
     def logits(self, x: Tensor) -> Tensor:
         """See :class:`Linear`."""
-        return self(x, out=_float32(x, self)) if 0 < len(x) <= self.most else _mm_float32(x, self.w)
+        return self(x, out=_float32(x, self)) if self.fuses(len(x)) else _mm_float32(x, self.w)
 
 
 class Fp8Linear:
@@ -147,35 +139,33 @@ class Fp8Linear:
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= min(self.most, self.products.fused_rows)
+        return 0 < rows <= self.most
 
     def quantizes(self, rows: int) -> bool:
         """See :class:`Linear`."""
         return rows > self.most
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         gemm = self.products.gemm
         if isinstance(x, Tensor):
-            if 0 < len(x) <= self.most:
-                y: Tensor = gemm.skinny(x, self.w, scale=self.scale, norm=norm, out=out, pdl=self.products.pdl)
+            if self.fuses(len(x)):
+                y: Tensor = gemm.skinny(x, self.w, scale=self.scale, out=out)
                 return y
             x = gemm.quantize_rows(x)
-        assert norm is None
         y = self._product(*x)
         return y if out is None else out.copy_(y)
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        gemm, pdl = self.products.gemm, self.products.pdl
-        y: Tensor = gemm.skinny_gated(x, self.w, activation, scale=self.scale, norm=norm, pdl=pdl)
+        y: Tensor = self.products.gemm.skinny_gated(x, self.w, activation, scale=self.scale)
         return y
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        self.products.gemm.skinny_add(x, self.w, residual, scale=self.scale, pdl=self.products.pdl)
+        self.products.gemm.skinny_add(x, self.w, residual, scale=self.scale)
 
     def logits(self, x: Tensor) -> Tensor:
         """See :class:`Linear`; many rows are rounded."""
@@ -204,20 +194,19 @@ class Int4Linear:
 
     def fuses(self, rows: int) -> bool:
         """See :class:`Linear`."""
-        return 0 < rows <= min(self.most, self.products.fused_rows)
+        return 0 < rows <= self.most
 
     def quantizes(self, rows: int) -> bool:
         """Never."""
         return False
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
         int4 = self.products.int4
-        if 0 < len(x) <= self.most:
-            y: Tensor = int4.skinny(x, self.words, self.scales, norm=norm, out=out, pdl=self.products.pdl)
+        if self.fuses(len(x)):
+            y: Tensor = int4.skinny(x, self.words, self.scales, out=out)
             return y
-        assert norm is None
         if out is None:
             out = x.new_empty(len(x), self.outputs)
         at_once = max(1, _SCRATCH // (self.inputs * x.element_size()))
@@ -226,17 +215,16 @@ class Int4Linear:
             _many(x, int4.unpack(self.words[part], self.scales[:, part], x.dtype), out[:, part])
         return out
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        int4, pdl = self.products.int4, self.products.pdl
-        y: Tensor = int4.skinny_gated(x, self.words, self.scales, activation, norm=norm, pdl=pdl)
+        y: Tensor = self.products.int4.skinny_gated(x, self.words, self.scales, activation)
         return y
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
-        self.products.int4.skinny_add(x, self.words, self.scales, residual, pdl=self.products.pdl)
+        self.products.int4.skinny_add(x, self.words, self.scales, residual)
 
     def logits(self, x: Tensor) -> Tensor:
         """See :class:`Linear`."""
@@ -261,13 +249,13 @@ class InvariantLinear:
         """Never."""
         return False
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
-        assert isinstance(x, Tensor) and norm is None
+        assert isinstance(x, Tensor)
         y: Tensor = self._product(x, self._w, scale=self._scale, scales=self._scales, out=out)
         return y
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """Not to be called."""
         raise NotImplementedError
 
@@ -297,18 +285,18 @@ class JoinedLinear:
         """Never: some of the parts do not."""
         return False
 
-    def __call__(self, x: Rows, norm: Norm | None = None, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
         if out is None:
             out = x.new_empty(len(x), self.outputs)
         for part, columns in self._columns(out):
-            part(x, norm, columns)
+            part(x, columns)
         return out
 
-    def gated(self, x: Tensor, activation: Activation, norm: Norm | None = None) -> Tensor:
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """See :class:`Linear`."""
-        y: Tensor = self.products.gated.gated(self(x, norm), activation)
+        y: Tensor = self.products.gated.gated(self(x), activation)
         return y
 
     def add(self, x: Tensor, residual: Tensor) -> None:

@@ -29,7 +29,7 @@ def room(ops: "CudaOps", settings: CudaConfig, device: torch.device) -> int:
         raise ConfigError(
             f"the GPU has no memory for a step of so many tokens: lower --max-step-tokens ({error})"
         ) from error
-    step = torch.cuda.max_memory_allocated(device) - before
+    step = torch.cuda.max_memory_allocated(device) - before + ops.scratch_bytes
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     left = free - int(step * _SLACK) - settings.reserved(total) - (_GRAPHS if settings.graphs else 0)

@@ -113,7 +113,7 @@ class CudaOps:
             self._device,
             kv_heads=self._kv_heads,
             block_size=block_size,
-            max_rows=max(max_rows, 2 * max_sequences),
+            max_rows=max(min(max_rows, 2 * max_sequences * self._max_context), 2 * max_sequences),
             max_sequences=2 * max_sequences,
             max_context=self._max_context,
             dense=self._kv_dtype == dtype,
@@ -159,6 +159,11 @@ class CudaOps:
         self._graphs = Graphs(self._batches.max_sequences, self._decode_step, capture)
 
     @property
+    def scratch_bytes(self) -> int:
+        """What a step may take beside the largest of fresh prompts: dense copies of keys and values."""
+        return 2 * self._batches.most_gathered * self._kv_heads * self.spec.head_dim * self._dtype.itemsize
+
+    @property
     def weight_bytes(self) -> int:
         """Of what a step of decode reads."""
         return self._weights.nbytes
@@ -199,7 +204,7 @@ class CudaOps:
         """[T, hidden]; the addition may still have to be done."""
         weights, activation = self._weights.layers[layer], self.spec.activation
         normed = self._normed(x, weights.mlp_norm, weights.gate_up.quantizes(len(x.x)))
-        if weights.gate_up.fuses(len(x.x)):
+        if isinstance(normed, Tensor) and weights.gate_up.fuses(len(x.x)):
             inner = weights.gate_up.gated(normed, activation)
         else:
             inner = self._kernels.gated.gated(weights.gate_up(normed), activation, weights.down.quantizes(len(x.x)))

@@ -1,4 +1,4 @@
-"""A model's weights on the device, as one rank of a tensor-parallel group holds them (Megatron-LM: Shoeybi et al., 2019).
+"""A model's weights on the device, as one rank of a tensor-parallel group has them (Megatron-LM: Shoeybi et al., 2019).
 
 Query, key and value projections are one matrix, gate and up another. Of ``world`` ranks each has its part of the heads,
 of the MLP's inner width and of the head's vocabulary; the embedding and all norms are whole everywhere.

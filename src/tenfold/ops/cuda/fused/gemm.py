@@ -3,8 +3,7 @@
 A program owns a few outputs. Its warps take different parts of the inputs (a batched product, one batch per warp),
 so that even 16 outputs keep a program's tensor cores busy and their sums meet once, at the end, in a fixed order. The
 weights are the product's M operand and the rows of x, padded to 8 or more, its N operand. Copies run ``stages`` - 1
-tiles ahead. What surrounds the product goes into the same kernel: the RMS norm of x before it, the gated activation
-or the addition to a residual after it.
+tiles ahead. What follows the product goes into the same kernel: the gated activation or the addition to a residual.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from tenfold.ops.cuda.fused.norms import quantized
-from tenfold.ops.cuda.plain.gemm import Norm
 from tenfold.ops.cuda.plain.norms import FP8
 from tenfold.ops.spec import Activation
 
@@ -44,7 +42,7 @@ def widened(x: Tensor) -> bool:
     return x.dtype == torch.float32 or not x.is_cuda
 
 
-def tile_for(rows: int, outputs: int, inputs: int, itemsize: int, *, normed: bool = False) -> Tile:
+def tile_for(rows: int, outputs: int, inputs: int, itemsize: int) -> Tile:
     """The tile for x of ``rows`` rows and weights of ``itemsize`` bytes.
 
     Every program reads all of x (from L2): more rows need more outputs per program to keep that below half of the
@@ -56,7 +54,7 @@ def tile_for(rows: int, outputs: int, inputs: int, itemsize: int, *, normed: boo
     if itemsize == 4:
         tile = Tile(16, 128, 4, 3)
     elif wide == 8:
-        tile = Tile(16, 512, 4, 5) if itemsize == 1 else Tile(16, 256, 4, 6) if normed else Tile(16, 512, 4, 4)
+        tile = Tile(16, 512, 4, 5 if itemsize == 1 else 4)
     elif wide == 16:
         tile = Tile(32 if outputs >= 32 * _PROGRAMS else 16, 256, 4, 5 if itemsize == 1 else 4)
     else:
@@ -75,20 +73,16 @@ def skinny(
     w: Tensor,
     *,
     scale: Tensor | None = None,
-    norm: Norm | None = None,
     out: Tensor | None = None,
     tile: Tile | None = None,
-    pdl: bool = False,
 ) -> Tensor:
-    """[T, N]: (the RMS norm of) x [T, K] times w [N, K], transposed; T is at most ``MOST_ROWS``.
+    """[T, N]: x [T, K] times w [N, K], transposed; T is at most ``MOST_ROWS``.
 
     ``w`` has x's type or is FP8 with a ``scale`` [N] float32. ``out`` [T, N] may have any type and row stride.
-    ``pdl`` (compute capability 9): starts while the kernel before still runs, which must not write w, and fetches
-    weights meanwhile.
     """
     if out is None:
         out = x.new_empty(len(x), len(w))
-    _launch(x, w, scale, norm, out, tile, pdl, activation=None, add=False)
+    _launch(x, w, scale, out, tile, activation=None, add=False)
     return out
 
 
@@ -98,13 +92,11 @@ def skinny_gated(
     activation: Activation,
     *,
     scale: Tensor | None = None,
-    norm: Norm | None = None,
     tile: Tile | None = None,
-    pdl: bool = False,
 ) -> Tensor:
     """[T, F]: activation(gate) * up, of x times w [2F, K] (the gate's rows first), transposed."""
     out = x.new_empty(len(x), len(w) // 2)
-    _launch(x, w, scale, norm, out, tile, pdl, activation=activation, add=False)
+    _launch(x, w, scale, out, tile, activation=activation, add=False)
     return out
 
 
@@ -115,38 +107,32 @@ def skinny_add(
     *,
     scale: Tensor | None = None,
     tile: Tile | None = None,
-    pdl: bool = False,
 ) -> None:
     """Adds x times w, transposed, to ``residual`` [T, N] in place; the sum is rounded once, to its type."""
-    _launch(x, w, scale, None, residual, tile, pdl, activation=None, add=True)
+    _launch(x, w, scale, residual, tile, activation=None, add=True)
 
 
 def _launch(
     x: Tensor,
     w: Tensor,
     scale: Tensor | None,
-    norm: Norm | None,
     out: Tensor,
     tile: Tile | None,
-    pdl: bool,
     activation: Activation | None,
     add: bool,
 ) -> None:
     (count, inputs), outputs = x.shape, len(w)
     assert w.shape == (outputs, inputs) and x.is_contiguous() and w.is_contiguous() and out.stride(1) == 1
-    tile = tile or tile_for(count, outputs, inputs, w.element_size(), normed=norm is not None)
-    pdl = pdl and inputs * w.element_size() % 16 == 0  # what can be prefetched
+    tile = tile or tile_for(count, outputs, inputs, w.element_size())
     _skinny_kernel[(triton.cdiv(outputs, tile.rows),)](
         x,
         w,
         scale,
-        norm[0] if norm else None,
         out,
         count,
         outputs,
         inputs,
         out.stride(0),
-        norm[1] if norm else 0.0,
         INPUTS=inputs,
         WIDE=padded(count),
         ROWS=tile.rows,
@@ -154,14 +140,11 @@ def _launch(
         DEPTH=tile.depth // tile.warps,
         STAGES=tile.stages,
         SCALED=scale is not None,
-        NORM=norm is not None,
         ACTIVATION=activation,
         ADD=add,
-        PDL=pdl,
         WIDEN=widened(x),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        launch_pdl=pdl,
     )
 
 
@@ -183,23 +166,6 @@ def output_rows(index, outputs, ROWS: tl.constexpr, GATED: tl.constexpr):
         inner = tl.program_id(0) * HALF + index % HALF
         return (index // HALF) * (outputs // 2) + tl.minimum(inner, outputs // 2 - 1)
     return tl.minimum(tl.program_id(0) * ROWS + index, outputs - 1)
-
-
-@triton.jit
-def prefetch_rows(w, row_bytes, outputs, ROWS: tl.constexpr, THREADS: tl.constexpr, GATED: tl.constexpr):
-    """Asks L2 for the first 4 KB of each of this program's rows, which are whole multiples of 16 bytes."""
-    thread = tl.arange(0, THREADS)
-    row = output_rows(thread % ROWS, outputs, ROWS, GATED)
-    address = w.to(tl.int64) + row.to(tl.int64) * row_bytes
-    size = tl.where(thread < ROWS, tl.minimum(row_bytes, 4096), 0)
-    tl.inline_asm_elementwise(
-        "{.reg .pred p; setp.ne.u32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;}",
-        "=r,l,r",
-        [address, size],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
 
 
 @triton.jit
@@ -246,13 +212,11 @@ def _skinny_kernel(
     x,
     w,
     scale,
-    norm,
     out,
     rows,
     outputs,
     inputs,
     stride,
-    eps,
     INPUTS: tl.constexpr,
     WIDE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -260,21 +224,13 @@ def _skinny_kernel(
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
     SCALED: tl.constexpr,
-    NORM: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ADD: tl.constexpr,
-    PDL: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     GATED: tl.constexpr = ACTIVATION is not None
     OPERAND: tl.constexpr = tl.float32 if WIDEN else x.dtype.element_ty
     PRECISION: tl.constexpr = "ieee" if WIDEN else "tf32"  # no matter to bfloat16
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        BYTES: tl.constexpr = w.dtype.element_ty.primitive_bitwidth // 8
-        prefetch_rows(w, inputs * BYTES, outputs, ROWS, 32 * WARPS, GATED)
-        tl.extra.cuda.gdc_wait()
-
     # Tiles [warp, output, input] of the weights, [warp, input, row] of x.
     row = output_rows(tl.arange(0, ROWS), outputs, ROWS, GATED)
     t = tl.arange(0, WIDE)
@@ -286,8 +242,6 @@ def _skinny_kernel(
     there = t[None, None, :] < rows
 
     y = tl.zeros((WARPS, ROWS, WIDE), tl.float32)
-    if NORM:
-        squares = tl.zeros((WARPS, DEPTH, WIDE), tl.float32)
     # The compiler unrolls loops whose length it knows; the interpreter must know it.
     for k in tl.range(0, INPUTS if WIDEN else inputs, WARPS * DEPTH, num_stages=STAGES):
         if INPUTS % (WARPS * DEPTH) == 0:
@@ -296,19 +250,11 @@ def _skinny_kernel(
         else:
             a = tl.load(w_tile + k, mask=w_column + k < INPUTS, other=0.0, eviction_policy="evict_first")
             b = tl.load(x_tile + k, mask=there & (x_column + k < INPUTS), other=0.0)
-        if NORM:  # the row's factor waits until the end: it is not known before
-            g = tl.load(norm + x_column + k, mask=x_column + k < INPUTS, other=0.0)
-            wide = b.to(tl.float32)
-            squares += wide * wide
-            b = (wide * g.to(tl.float32)).to(x.dtype.element_ty)
         if SCALED:  # by way of float16: the direct conversion to bfloat16 is slow
             a = a.to(tl.float16).to(tl.float32)
         y = tl.dot(a.to(OPERAND), b.to(OPERAND), y, input_precision=PRECISION)
 
-    y = tl.sum(y, 0)
-    if NORM:
-        y *= tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / INPUTS + eps)[None, :]
-    finish(y, scale, out, rows, outputs, stride, WIDE, ROWS, SCALED, ACTIVATION, ADD)
+    finish(tl.sum(y, 0), scale, out, rows, outputs, stride, WIDE, ROWS, SCALED, ACTIVATION, ADD)
 
 
 @triton.jit

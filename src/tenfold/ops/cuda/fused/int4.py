@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tenfold.ops.cuda.fused.gemm import Tile, finish, output_rows, padded, prefetch_rows, widened
-from tenfold.ops.cuda.plain.gemm import Norm
+from tenfold.ops.cuda.fused.gemm import Tile, finish, output_rows, padded, widened
 from tenfold.ops.cuda.plain.int4 import GROUP
 from tenfold.ops.spec import Activation
 
@@ -16,7 +15,7 @@ _UNPACK_ROWS = 16
 _UNPACK_GROUPS = 16
 
 
-def tile_for(rows: int, outputs: int, inputs: int, *, normed: bool = False) -> Tile:
+def tile_for(rows: int, outputs: int, inputs: int) -> Tile:
     """The tile for x of ``rows`` rows.
 
     A weight is 5 bits, so reading x (from L2) and taking codes apart weigh more than in ``gemm.tile_for``: a program
@@ -25,7 +24,7 @@ def tile_for(rows: int, outputs: int, inputs: int, *, normed: bool = False) -> T
     """
     wide = padded(rows)
     if wide == 8:
-        tile = Tile(32 if outputs >= 32 * _PROGRAMS else 16, 512, 4, 4 if normed else 5)
+        tile = Tile(32 if outputs >= 32 * _PROGRAMS else 16, 512, 4, 5)
     elif wide == 16:
         tile = Tile(64 if outputs >= 64 * 2 * _PROGRAMS else 32, 512, 8, 4)
     else:
@@ -39,15 +38,13 @@ def skinny(
     words: Tensor,
     scales: Tensor,
     *,
-    norm: Norm | None = None,
     out: Tensor | None = None,
     tile: Tile | None = None,
-    pdl: bool = False,
 ) -> Tensor:
     """[T, N]: as ``gemm.skinny``."""
     if out is None:
         out = x.new_empty(len(x), len(words))
-    _launch(x, words, scales, norm, out, tile, pdl, activation=None, add=False)
+    _launch(x, words, scales, out, tile, activation=None, add=False)
     return out
 
 
@@ -57,64 +54,53 @@ def skinny_gated(
     scales: Tensor,
     activation: Activation,
     *,
-    norm: Norm | None = None,
     tile: Tile | None = None,
-    pdl: bool = False,
 ) -> Tensor:
     """[T, F]: as ``gemm.skinny_gated``."""
     out = x.new_empty(len(x), len(words) // 2)
-    _launch(x, words, scales, norm, out, tile, pdl, activation=activation, add=False)
+    _launch(x, words, scales, out, tile, activation=activation, add=False)
     return out
 
 
-def skinny_add(
-    x: Tensor, words: Tensor, scales: Tensor, residual: Tensor, *, tile: Tile | None = None, pdl: bool = False
-) -> None:
+def skinny_add(x: Tensor, words: Tensor, scales: Tensor, residual: Tensor, *, tile: Tile | None = None) -> None:
     """As ``gemm.skinny_add``."""
-    _launch(x, words, scales, None, residual, tile, pdl, activation=None, add=True)
+    _launch(x, words, scales, residual, tile, activation=None, add=True)
 
 
 def _launch(
     x: Tensor,
     words: Tensor,
     scales: Tensor,
-    norm: Norm | None,
     out: Tensor,
     tile: Tile | None,
-    pdl: bool,
     activation: Activation | None,
     add: bool,
 ) -> None:
     (count, inputs), outputs = x.shape, len(words)
     assert words.shape == (outputs, inputs // GROUP, 4) and scales.shape == (inputs // GROUP, outputs)
     assert x.is_contiguous() and words.is_contiguous() and scales.is_contiguous() and out.stride(1) == 1
-    tile = tile or tile_for(count, outputs, inputs, normed=norm is not None)
+    tile = tile or tile_for(count, outputs, inputs)
     _skinny_kernel[(triton.cdiv(outputs, tile.rows),)](
         x,
         words,
         scales,
-        norm[0] if norm else None,
         out,
         count,
         outputs,
         inputs // GROUP,
         out.stride(0),
         MAGIC,
-        norm[1] if norm else 0.0,
         GROUPS=inputs // GROUP,
         WIDE=padded(count),
         ROWS=tile.rows,
         WARPS=tile.warps,
         DEPTH=tile.depth // GROUP,
         STAGES=tile.stages,
-        NORM=norm is not None,
         ACTIVATION=activation,
         ADD=add,
-        PDL=pdl,
         WIDEN=widened(x),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        launch_pdl=pdl,
     )
 
 
@@ -154,35 +140,26 @@ def _skinny_kernel(
     x,
     words,
     scales,
-    norm,
     out,
     rows,
     outputs,
     groups,
     stride,
     magic,
-    eps,
     GROUPS: tl.constexpr,
     WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     WARPS: tl.constexpr,
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
-    NORM: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ADD: tl.constexpr,
-    PDL: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     GATED: tl.constexpr = ACTIVATION is not None
     OPERAND: tl.constexpr = tl.float32 if WIDEN else x.dtype.element_ty
     PRECISION: tl.constexpr = "ieee" if WIDEN else "tf32"  # no matter to bfloat16
     SLABS: tl.constexpr = ROWS // 16
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        prefetch_rows(words, groups * 16, outputs, ROWS, 32 * WARPS, GATED)
-        tl.extra.cuda.gdc_wait()
-
     # A tile is DEPTH groups, and each of them a product of its own, with its own scales.
     row = output_rows(tl.arange(0, ROWS), outputs, ROWS, GATED)
     t = tl.arange(0, WIDE)
@@ -197,19 +174,12 @@ def _skinny_kernel(
     minus = tl.reshape(tl.join(half, half), (DEPTH, 16, 32))  # in the layout that ``codes`` have
 
     y = tl.zeros((DEPTH, ROWS, WIDE), tl.float32)
-    if NORM:
-        squares = tl.zeros((DEPTH, 32, WIDE), tl.float32)
     # The compiler unrolls loops whose length it knows; the interpreter must know it.
     for g in tl.range(0, GROUPS if WIDEN else groups, DEPTH, num_stages=STAGES):
         inside = group + g < GROUPS
         packed = tl.load(word_tile + g * 4, mask=inside[:, None, None], other=0, eviction_policy="evict_first")
         b = tl.load(x_tile + g * 32, mask=inside[:, None, None] & there, other=0.0)
         pairs = tl.load(scale_tile + g * outputs, mask=inside[:, None], other=0)
-        if NORM:  # the row's factor waits until the end: it is not known before
-            weight = tl.load(norm + (group[:, None, None] + g) * 32 + within, mask=inside[:, None, None], other=0.0)
-            wide = b.to(tl.float32)
-            squares += wide * wide
-            b = (wide * weight.to(tl.float32)).to(x.dtype.element_ty)
         b = b.to(OPERAND)
         # The codes' 128 are taken off by starting from -128 times the group's sum, which the offsets need, too.
         less = tl.dot(minus, b, input_precision=PRECISION)[:, None]
@@ -219,10 +189,7 @@ def _skinny_kernel(
         y += product * scale[:, :, None]
         y += less * (offset * (-1 / 128))[:, :, None]
 
-    y = tl.sum(y, 0)
-    if NORM:
-        y *= tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / (GROUPS * 32) + eps)[None, :]
-    finish(y, scales, out, rows, outputs, stride, WIDE, ROWS, False, ACTIVATION, ADD)
+    finish(tl.sum(y, 0), scales, out, rows, outputs, stride, WIDE, ROWS, False, ACTIVATION, ADD)
 
 
 @triton.jit(do_not_specialize=["magic"])

@@ -16,6 +16,8 @@ from tenfold.ops.cuda.attention_plan import KEY_TILE
 from tenfold.ops.cuda.device_plan import DevicePlan, Sequences
 from tenfold.ops.cuda.fused.decode_attention import LOG2_E, LOWEST, softcapped
 
+_WORTH_COPYING = 1024  # flat rows that read what was copied
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillShape:
@@ -25,7 +27,7 @@ class PrefillShape:
     warps: int
     stages: int
     tma: bool = True  # dense keys and values come through tensor descriptors, where their layout allows
-    gather: bool = False  # those of sequences with earlier context are first copied densely; fp8 always is
+    gather: bool | None = None  # those of sequences with earlier context are first copied densely; fp8 always is
     apart: bool = True  # tiles of keys that all rows see have a loop of their own; with a window they never have
 
 
@@ -61,7 +63,8 @@ def attend_long(
         assert dense is not None, "the plan reads the step's own keys and values"
         _launch(q, dense, None, plan, batch, softcap, out, shape, 0, host.fresh)
     if count > host.fresh:
-        copied = k_cache.dtype != q.dtype or (shape is not None and shape.gather)
+        copied = (count - host.fresh) * host.tile_rows >= _WORTH_COPYING if shape is None else bool(shape.gather)
+        copied |= k_cache.dtype != q.dtype
         keys = gather_kv(k_cache, v_cache, plan, batch, q.dtype) if copied else (k_cache, v_cache)
         _launch(q, keys, None if copied else batch.tables, plan, batch, softcap, out, shape, host.fresh, count)
 

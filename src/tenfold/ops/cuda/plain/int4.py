@@ -9,38 +9,27 @@ import torch
 from torch import Tensor
 
 from tenfold.ops.cuda.plain.gated import gated
-from tenfold.ops.cuda.plain.gemm import Norm, product
 from tenfold.ops.spec import Activation
 
 GROUP = 32
 
 
-def skinny(
-    x: Tensor,
-    words: Tensor,
-    scales: Tensor,
-    *,
-    norm: Norm | None = None,
-    out: Tensor | None = None,
-    pdl: bool = False,
-) -> Tensor:
+def skinny(x: Tensor, words: Tensor, scales: Tensor, *, out: Tensor | None = None) -> Tensor:
     """[T, N]: as ``gemm.skinny``."""
-    y = product(x, unpack(words, scales, torch.float32), norm)
+    y = x.float() @ unpack(words, scales, torch.float32).t()
     return y.to(x.dtype) if out is None else out.copy_(y)
 
 
-def skinny_gated(
-    x: Tensor, words: Tensor, scales: Tensor, activation: Activation, *, norm: Norm | None = None, pdl: bool = False
-) -> Tensor:
+def skinny_gated(x: Tensor, words: Tensor, scales: Tensor, activation: Activation) -> Tensor:
     """[T, F]: as ``gemm.skinny_gated``."""
-    y = gated(product(x, unpack(words, scales, torch.float32), norm), activation)
+    y = gated(x.float() @ unpack(words, scales, torch.float32).t(), activation)
     assert isinstance(y, Tensor)
     return y.to(x.dtype)
 
 
-def skinny_add(x: Tensor, words: Tensor, scales: Tensor, residual: Tensor, *, pdl: bool = False) -> None:
+def skinny_add(x: Tensor, words: Tensor, scales: Tensor, residual: Tensor) -> None:
     """As ``gemm.skinny_add``."""
-    residual.copy_(residual.float() + product(x, unpack(words, scales, torch.float32), None))
+    residual.copy_(residual.float() + x.float() @ unpack(words, scales, torch.float32).t())
 
 
 def unpack(words: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
