@@ -20,7 +20,7 @@ def device() -> "torch.device":
 
 @pytest.fixture(scope="session", autouse=True)
 def scalars_in_loops() -> None:
-    """The interpreter holds scalars as arrays of one number, which NumPy 2.4 no longer takes for the bounds of loops."""
+    """The interpreter holds scalars as arrays of one number, which NumPy 2.4 no longer takes as bounds of loops."""
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor
