@@ -64,7 +64,7 @@ def test_cards_that_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--tensor-parallel 2 needs 2 GPUs.* sees 1 \(NVIDIA H100\)"):
         find_gpus(2)
     torch_with(monkeypatch, "Tesla V100", capability=(7, 0))
-    with pytest.raises(ConfigError, match=r"Tesla V100 has compute capability 7\.0; it needs 8\.0"):
+    with pytest.raises(ConfigError, match=r"Tesla V100 has compute capability 7\.0; it needs 9\.0"):
         find_gpus()
 
 

@@ -167,6 +167,10 @@ class CudaConfig:
     def __post_init__(self) -> None:
         if self.tensor_parallel < 1:
             raise ConfigError(f"--tensor-parallel must be at least 1, got {self.tensor_parallel}")
+        if self.batch_invariant and self.tensor_parallel > 2:
+            raise ConfigError(
+                "--batch-invariant needs --tensor-parallel 1 or 2: more GPUs add in an order that depends on the batch"
+            )
         if not 0 <= self.memory_reserve < float("inf"):
             raise ConfigError(
                 f"--memory-reserve must be a share of the GPU's memory, as 0.05, or GiB from 1 up, as 4; "

@@ -4,7 +4,6 @@ Each is ``python -m tenfold.engine.ranks RANK ADDRESS`` with the engine's settin
 the first one does, and the first one when any of them dies: half a model computes nothing.
 """
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -38,10 +37,10 @@ def start_ranks(config: EngineConfig) -> "Ranks":
     settings = msgspec.msgpack.encode(config)
     for rank in range(1, world):
         command = [sys.executable, "-m", "tenfold.engine.ranks", str(rank), address]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         assert process.stdin is not None
-        process.stdin.write(settings)
-        process.stdin.close()
+        process.stdin.write(len(settings).to_bytes(8, "little") + settings)
+        process.stdin.flush()  # and stays open: when this process ends, that one sees it
         threading.Thread(target=_watch, args=(process, rank), daemon=True).start()
     return join_group(0, world, address)
 
@@ -51,6 +50,12 @@ def _watch(process: subprocess.Popen[bytes], rank: int) -> None:
     code = process.wait()
     print(f"rank {rank} of the model ended with code {code}; the engine cannot go on", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(_DIED)
+
+
+def _end_with_the_first() -> None:
+    """Also in the middle of a sum that waits for it."""
+    sys.stdin.buffer.read()
+    os._exit(0)
 
 
 def cuda_ops(config: EngineConfig, max_context: int, weights: Weights, ranks: "Ranks") -> "CudaOps":
@@ -74,12 +79,13 @@ def main(rank: int, address: str) -> None:
     """Be rank ``rank`` until the first one ends."""
     from tenfold.ops.cuda.parallel import follow, join_group
 
-    config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
+    size = int.from_bytes(sys.stdin.buffer.read(8), "little")
+    config = msgspec.msgpack.decode(sys.stdin.buffer.read(size), type=EngineConfig)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     checkpoint = load_model(config.model, config.load_format)
     group = join_group(rank, config.cuda.tensor_parallel, address)
     ops = cuda_ops(config, config.max_context or checkpoint.spec.max_context, checkpoint.weights, group)
-    with contextlib.suppress(RuntimeError, KeyboardInterrupt):  # the first one has ended
-        follow(ops, group, config.block_size)
+    follow(ops, group, config.block_size)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The op set: what a backend must do for the one forward pass in ``model/decoder.py``.
 
-Three implementations: ``reference`` (NumPy, float32, obviously right), ``cpu`` (C++), later ``cuda``.
+Three implementations: ``reference`` (NumPy, float32, obviously right), ``cpu`` (C++), ``cuda`` (torch and Triton).
 ``Hidden``, ``Query`` and ``Kv`` are opaque to callers: arrays in ``reference``, handles on C++ memory in
 ``cpu`` (valid until the next call of the op that made them).
 """

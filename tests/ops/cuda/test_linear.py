@@ -28,7 +28,7 @@ from tenfold.ops.tensors import RandomTensor, Tensor
 from tests.helpers.models import make_tensor
 
 SHAPES = ((1, 50, 37), (3, 20, 200), (9, 20, 64), (40, 18, 64))  # T, N, K
-GROUPED = ((1, 50, 64), (3, 20, 224), (9, 20, 64), (40, 18, 64))
+BLOCKS = ((1, 48, 64), (2, 16, 96), (3, 32, 288), (5, 80, 64), (9, 48, 64))
 SMALL = gemm.Tile(rows=16, depth=128, warps=4, stages=3)  # two of the second shapes
 
 
@@ -60,7 +60,7 @@ def operands(form: str, n: int, k: int, dtype: Any, device: Any) -> Operands:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["dense", "fp8", "int4"])
 def test_few_rows(form: str, dtype: Any, device: Any) -> None:
-    for t, n, k in GROUPED if form == "int4" else SHAPES:
+    for t, n, k in BLOCKS if form == "int4" else SHAPES:
         fused, plain, weights, named = operands(form, n, k, dtype, device)
         x = random(t, k, dtype=dtype).to(device)
         wide = torch.full((t, n + 7), float("nan"), device=device)

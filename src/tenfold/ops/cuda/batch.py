@@ -69,6 +69,7 @@ class Batches:
         flat = max_rows * self._group
         pieces = -(-flat // 16) + max_sequences
         items = pieces + items_capacity(pieces, self._group, kv_heads, self._processors)
+        self.most_partial = 64 * items  # flat rows of partial results
         plan = 4 + 5 * items + 4 * pieces + 3 * (-(-flat // 64) + max_sequences)
         plan += 3 * max_sequences * (max_context // KEY_TILE + 1)
         room = Arena.room(*[max_rows + 1] * 6, *[plan] * len(self._windows))

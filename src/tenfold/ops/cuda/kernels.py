@@ -27,8 +27,8 @@ def plain_kernels() -> Kernels:
     return Kernels("torch", embedding, norms, heads, attention, gated, sampling, plain_products())
 
 
-def fused_kernels(*, pdl: bool = False) -> Kernels:
-    """Triton, on a GPU (or in its interpreter). ``pdl``: see :class:`tenfold.ops.cuda.linear.Products`."""
+def fused_kernels() -> Kernels:
+    """Triton, on a GPU (or in its interpreter)."""
     from tenfold.ops.cuda.fused import attention, embedding, gated, heads, norms, sampling
 
-    return Kernels("triton", embedding, norms, heads, attention, gated, sampling, fused_products(pdl=pdl))
+    return Kernels("triton", embedding, norms, heads, attention, gated, sampling, fused_products())

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tenfold.ops.cuda.plain.int4 import BLOCK, GROUP
 from tenfold.ops.spec import Activation
 
 Rows = Tensor | tuple[Tensor, Tensor]  # [T, K] in the activations' type, or FP8 with a float32 scale per row [T, 1]
@@ -22,7 +23,10 @@ _ALIGNED = 16  # rows and columns of what torch multiplies in FP8 come in so man
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by these."""
+    """What linears are computed by: modules of ``plain`` or ``fused``, and up to how many rows of x by these.
+
+    4-bit weights are unpacked for more than ``tiled_rows``.
+    """
 
     gemm: ModuleType
     int4: ModuleType
@@ -30,7 +34,8 @@ class Products:
     gated: ModuleType
     dense_rows: int = 8
     fp8_rows: int = 16
-    int4_rows: int = 64
+    int4_rows: int = 16
+    tiled_rows: int = 256
 
 
 def plain_products() -> Products:
@@ -40,7 +45,7 @@ def plain_products() -> Products:
     return Products(gemm, int4, invariant, gated)
 
 
-def fused_products(*, pdl: bool = False) -> Products:
+def fused_products() -> Products:
     """Triton, on a GPU (or in its interpreter)."""
     from tenfold.ops.cuda.fused import gated, gemm, int4, invariant
 
@@ -168,14 +173,23 @@ class Fp8Linear:
         self.products.gemm.skinny_add(x, self.w, residual, scale=self.scale)
 
     def logits(self, x: Tensor) -> Tensor:
-        """See :class:`Linear`; many rows are rounded."""
-        return self(x, out=_float32(x, self))
+        """See :class:`Linear`; many rows are rounded to FP8, but not what comes of them."""
+        if self.fuses(len(x)) or not self._multiplied(x.device):
+            return self(x, out=_float32(x, self))
+        values, scale = self.products.gemm.quantize_rows(x)
+        one = torch.ones((), device=x.device)
+        y = torch._scaled_mm(values, self.w.t(), one, one, out_dtype=torch.float32, use_fast_accum=False)
+        return y.mul_(scale).mul_(self.scale)
+
+    def _multiplied(self, device: torch.device) -> bool:
+        """Whether torch multiplies it in FP8."""
+        return multiplies_fp8(device) and not (self.outputs % _ALIGNED or self.inputs % _ALIGNED)
 
     def _product(self, values: Tensor, scale: Tensor) -> Tensor:
         """[T, N] of x in FP8."""
         if not len(values):
             return values.new_empty(0, self.outputs, dtype=self.dtype)
-        if multiplies_fp8(values.device) and not (self.outputs % _ALIGNED or self.inputs % _ALIGNED):
+        if self._multiplied(values.device):
             across = self.scale[None, :]
             return torch._scaled_mm(values, self.w.t(), scale, across, out_dtype=self.dtype, use_fast_accum=False)
         wide = torch.bfloat16 if values.is_cuda else torch.float32  # either holds every FP8 number
@@ -188,7 +202,7 @@ class Int4Linear:
     def __init__(self, words: Tensor, scales: Tensor, products: Products) -> None:
         self.words, self.scales = words, scales
         self.products, self.most = products, products.int4_rows
-        self.outputs, self.inputs = len(words), 32 * words.shape[1]
+        self.outputs, self.inputs = BLOCK * len(words), GROUP * words.shape[1]
         self.nbytes = words.nbytes + scales.nbytes
         self.kind = "int4 g32"
 
@@ -204,20 +218,25 @@ class Int4Linear:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
         int4 = self.products.int4
-        if self.fuses(len(x)):
-            y: Tensor = int4.skinny(x, self.words, self.scales, out=out)
+        if 0 < len(x) <= self.products.tiled_rows:
+            product = int4.skinny if self.fuses(len(x)) else int4.tiled
+            y: Tensor = product(x, self.words, self.scales, out=out)
             return y
         if out is None:
             out = x.new_empty(len(x), self.outputs)
-        at_once = max(1, _SCRATCH // (self.inputs * x.element_size()))
-        for first in range(0, self.outputs, at_once):
+        at_once = max(1, _SCRATCH // (BLOCK * self.inputs * x.element_size()))
+        for first in range(0, len(self.words), at_once):
             part = slice(first, first + at_once)
-            _many(x, int4.unpack(self.words[part], self.scales[:, part], x.dtype), out[:, part])
+            columns = out[:, BLOCK * first : BLOCK * (first + at_once)]
+            _many(x, int4.unpack(self.words[part], self.scales[part], x.dtype), columns)
         return out
 
     def gated(self, x: Tensor, activation: Activation) -> Tensor:
         """See :class:`Linear`."""
         assert self.fuses(len(x))
+        if self.outputs % (2 * BLOCK):
+            z: Tensor = self.products.gated.gated(self(x), activation)
+            return z
         y: Tensor = self.products.int4.skinny_gated(x, self.words, self.scales, activation)
         return y
 
@@ -252,6 +271,10 @@ class InvariantLinear:
     def __call__(self, x: Rows, out: Tensor | None = None) -> Tensor:
         """See :class:`Linear`."""
         assert isinstance(x, Tensor)
+        if out is None:
+            out = x.new_empty(len(x), self.outputs)
+        if not len(x):
+            return out
         y: Tensor = self._product(x, self._w, scale=self._scale, scales=self._scales, out=out)
         return y
 

@@ -10,7 +10,6 @@ from tenfold.core.errors import ConfigError
 if TYPE_CHECKING:
     from tenfold.ops.cuda.ops import CudaOps
 
-_GRAPHS = 512 << 20  # bytes that captured graphs and the libraries they call take
 _SLACK = 1.1  # of the largest step's memory: the allocator keeps it in pieces
 
 
@@ -21,18 +20,20 @@ def room(ops: "CudaOps", settings: CudaConfig, device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
     try:
-        ops.largest_step()
+        kv = ops.trial_kv()
+        before = torch.cuda.memory_allocated(device)
+        ops.largest_step(kv)
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"the GPU has no memory for a step of so many tokens: lower --max-step-tokens ({error})"
         ) from error
     step = torch.cuda.max_memory_allocated(device) - before + ops.scratch_bytes
+    del kv
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    left = free - int(step * _SLACK) - settings.reserved(total) - (_GRAPHS if settings.graphs else 0)
+    left = free - int(step * _SLACK) - settings.reserved(total) - ops.graph_bytes
     if left <= 0:
         raise ConfigError(
             f"the GPU has {free / 2**30:.1f} GiB free beside the weights, and a step of the largest size takes "

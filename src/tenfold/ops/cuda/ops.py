@@ -18,7 +18,7 @@ from tenfold.ops.base import Batch
 from tenfold.ops.choosing import Choosing, Chosen, Done, Wanted
 from tenfold.ops.cuda.batch import Batches, DeviceBatch, decodes
 from tenfold.ops.cuda.choosing import choose
-from tenfold.ops.cuda.graphs import Capture, CudaCapture, Graphs, Step
+from tenfold.ops.cuda.graphs import Capture, CudaCapture, Graphs, Step, sizes_up_to
 from tenfold.ops.cuda.kernels import Kernels, fused_kernels, plain_kernels
 from tenfold.ops.cuda.linear import Linear
 from tenfold.ops.cuda.parallel import ALONE, Ranks
@@ -27,6 +27,8 @@ from tenfold.ops.cuda.weights import Shard, check_shards, load
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
+_GRAPHS = 512 << 20  # bytes that captured graphs take, beside their logits
+_LOGPROBS = 20  # the most that a request may ask for
 KV_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
@@ -156,12 +158,23 @@ class CudaOps:
     def use_graphs(self, kv: PagedKv, capture: Capture) -> None:
         """Have steps of decode over ``kv`` captured, and replayed from then on."""
         self._kv = kv
-        self._graphs = Graphs(self._batches.max_sequences, self._decode_step, capture)
+        self._graphs = Graphs(self._batches.max_sequences // 2, self._decode_step, capture)
 
     @property
     def scratch_bytes(self) -> int:
-        """What a step may take beside the largest of fresh prompts: dense copies of keys and values."""
-        return 2 * self._batches.most_gathered * self._kv_heads * self.spec.head_dim * self._dtype.itemsize
+        """What a step may take beside the largest of fresh prompts: dense copies of keys and values, and partial results
+        of attention."""
+        dim, kv_heads = self.spec.head_dim, self._kv_heads
+        copies = 2 * self._batches.most_gathered * kv_heads * dim * self._dtype.itemsize
+        return copies + self._batches.most_partial * kv_heads * (dim + 2) * torch.float32.itemsize
+
+    @property
+    def graph_bytes(self) -> int:
+        """What captured graphs keep: each its own logits, and some for what they call."""
+        if not self._settings.graphs:
+            return 0
+        rows = sum(sizes_up_to(self._batches.max_sequences // 2))
+        return _GRAPHS + rows * self.spec.outputs * torch.float32.itemsize
 
     @property
     def weight_bytes(self) -> int:
@@ -173,7 +186,7 @@ class CudaOps:
         shape = (spec.layers, blocks, self._kv_heads, self._block_size, spec.head_dim)
         try:
             return PagedKv(*(torch.zeros(shape, dtype=self._kv_dtype, device=self._device) for _ in range(2)))
-        except RuntimeError as error:
+        except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"no memory for a KV pool of {blocks} blocks of {self._block_size} tokens; ask for fewer KV tokens"
             ) from error
@@ -240,11 +253,19 @@ class CudaOps:
         if len(batch.rows):
             self._ranks.share(self._previous[: len(batch.rows)])
 
-    def largest_step(self) -> None:
-        """Compute a step as large as there can be, of nothing, to see what memory it takes."""
-        blocks = -(-self._batches.max_rows // self._block_size)
-        kv = self._new_kv(blocks)
-        self._pass(self._batches.upload(_prompt(self._batches.max_rows, blocks, self._max_context)), kv)
+    def trial_kv(self) -> PagedKv:
+        """Keys and values for :meth:`largest_step`."""
+        return self._new_kv(-(-self._batches.max_rows // self._block_size))
+
+    def largest_step(self, kv: PagedKv) -> None:
+        """Compute a step as large as there can be, of nothing, to see what memory it takes: all rows are prompts', and
+        tokens are chosen of as many as drafts and running sequences may have, with logprobs."""
+        rows, sampling = self._batches.max_rows, self._kernels.sampling
+        wanted = min(rows, rows // 2 + self._batches.max_sequences // 2)
+        batch = _prompt(rows, wanted, kv.k.shape[1], self._block_size, self._max_context)
+        logits = self._pass(self._batches.upload(batch), kv)
+        sampling.summarize(logits[torch.arange(len(logits), device=self._device)], _LOGPROBS)
+        sampling.choose(logits, torch.full((len(logits), 5), 0.9, dtype=torch.float64, device=self._device))
 
     def _decode_step(self, size: int) -> Step:
         assert self._here is not None and self._kv is not None
@@ -330,8 +351,9 @@ class CudaOps:
         return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def _prompt(rows: int, blocks: int, max_context: int) -> Batch:
-    """Prompts that fill a step, each as long as it may be, in the first ``blocks`` blocks."""
+def _prompt(rows: int, wanted: int, blocks: int, block_size: int, max_context: int) -> Batch:
+    """Prompts that fill a step, each as long as it may be, in the first ``blocks`` blocks; the last rows are
+    ``wanted``."""
     lengths = [min(max_context, rows - at) for at in range(0, rows, max_context)]
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return Batch(
@@ -339,6 +361,6 @@ def _prompt(rows: int, blocks: int, max_context: int) -> Batch:
         positions=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
         starts=starts,
         context=np.array(lengths, np.int32),
-        tables=np.tile(np.arange(min(blocks, -(-max_context // 16)), dtype=np.int32), (len(lengths), 1)),
-        rows=starts[1:] - 1,
+        tables=np.tile(np.arange(min(blocks, -(-max_context // block_size)), dtype=np.int32), (len(lengths), 1)),
+        rows=np.arange(rows - wanted, rows, dtype=np.int32),
     )

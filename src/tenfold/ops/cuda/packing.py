@@ -2,7 +2,7 @@
 
 What is stored in 4 bits or fewer stays in 4 unless bf16 is asked for: Q4_0 and Q4_1 exactly, Q4_K except that scales
 and offsets are rounded to float16 (by 2^-11 of them at most), Q2_K and Q3_K rounded to groups of 32. What 4 bits do
-not suit, as columns that are not whole groups, becomes bf16.
+not suit, as columns that are not whole groups or rows that are not whole blocks, becomes bf16.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from tenfold.ops.cuda.linear import (
     plain_products,
 )
 from tenfold.ops.cuda.plain import int4
-from tenfold.ops.cuda.plain.int4 import GROUP
+from tenfold.ops.cuda.plain.int4 import BLOCK, GROUP
 from tenfold.ops.cuda.plain.norms import FP8, quantized
 from tenfold.ops.cuda.rounding import round_groups
 from tenfold.ops.tensors import RandomTensor, Tensor
@@ -117,7 +117,7 @@ def _concatenated(parts: Sequence[Linear]) -> Linear:
         return Fp8Linear(w, torch.cat([p.scale for p in fp8]), first.dtype, first.products)
     assert isinstance(first, Int4Linear)
     packed = [p for p in parts if isinstance(p, Int4Linear)]
-    words, scales = torch.cat([p.words for p in packed]), torch.cat([p.scales for p in packed], dim=1)
+    words, scales = torch.cat([p.words for p in packed]), torch.cat([p.scales for p in packed])
     return Int4Linear(words, scales, first.products)
 
 
@@ -165,7 +165,7 @@ def _fp8(tensor: Tensor, values: torch.Tensor, dtype: torch.dtype, products: Pro
 
 def _int4(tensor: Tensor, rows: slice, columns: slice, device: torch.device, products: Products) -> Int4Linear | None:
     """None where 4 bits do not suit the matrix."""
-    if columns.start % GROUP or columns.stop % GROUP:
+    if columns.start % GROUP or columns.stop % GROUP or (rows.stop - rows.start) % BLOCK:
         return None
     groups = slice(columns.start // GROUP, columns.stop // GROUP)
     if tensor.kind in _STORED:
@@ -184,12 +184,12 @@ def _int4(tensor: Tensor, rows: slice, columns: slice, device: torch.device, pro
         packed = int4.pack(codes, scale, offset)
         words.append(packed[0])
         scales.append(packed[1])
-    return Int4Linear(torch.cat(words), torch.cat(scales, dim=1), products)
+    return Int4Linear(torch.cat(words), torch.cat(scales), products)
 
 
 def _chunks(shape: Sequence[int]) -> list[slice]:
-    """The rows, as many at a time as should be worked on together."""
-    size = max(1, _AT_ONCE // max(1, shape[1]))
+    """The rows, as many whole blocks at a time as should be worked on together."""
+    size = BLOCK * max(1, _AT_ONCE // max(1, BLOCK * shape[1]))
     return [slice(first, first + size) for first in range(0, shape[0], size)]
 
 

@@ -93,8 +93,8 @@ def join_group(
             "nccl", init_method=address, rank=rank, world_size=world, timeout=patience, device_id=device
         )
         words = dist.new_group(backend="gloo", timeout=timedelta(days=365))  # an idle server says nothing for long
-    except RuntimeError as error:
-        raise ConfigError(f"rank {rank} of --tensor-parallel {world} found no others: {error}") from error
+    except (RuntimeError, ValueError) as error:  # the second: a process is in one group only
+        raise ConfigError(f"rank {rank} of --tensor-parallel {world} joined no group: {error}") from error
     assert dist.group.WORLD is not None
     return Group(rank, world, dist.group.WORLD, words)
 
@@ -116,10 +116,16 @@ class Follower(Protocol):
 
 
 def follow(ops: Follower, group: "Group", block_size: int) -> None:
-    """Do as the first rank tells, until it says that nothing more comes. Raises RuntimeError when it is gone."""
+    """Do as the first rank tells, until it says that nothing more comes, or is gone."""
     ops.kv_room()
     kv = ops.new_kv(0, block_size)
-    while (batch := group.hear()) is not None:
+    while True:
+        try:
+            batch = group.hear()
+        except RuntimeError:  # the first rank is gone
+            return
+        if batch is None:
+            return
         ops.follow(batch, kv)
 
 

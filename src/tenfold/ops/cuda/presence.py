@@ -6,7 +6,7 @@ from typing import Any
 
 from tenfold.core.errors import ConfigError
 
-LEAST_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16
+LEAST_CAPABILITY = (9, 0)  # Hopper: shared memory for the tiles, FP8, and what the kernels were run on
 INSTALL = "pip install 'tenfold[cuda]'"
 
 
@@ -51,6 +51,6 @@ def _gpus_of(torch: Any, wanted: int) -> Gpus:
         if capability < LEAST_CAPABILITY:
             found, least = (".".join(map(str, one)) for one in (capability, LEAST_CAPABILITY))
             raise ConfigError(
-                f"--backend cuda: {gpus.names[index]} has compute capability {found}; it needs {least} (Ampere) or more"
+                f"--backend cuda: {gpus.names[index]} has compute capability {found}; it needs {least} (Hopper) or more"
             )
     return gpus

@@ -69,7 +69,12 @@ class DeviceWeights:
 
 def check_shards(spec: ModelSpec, world: int) -> None:
     """Raise ConfigError where a model cannot be divided among ``world`` ranks."""
-    for size, what in ((spec.heads, "query heads"), (spec.kv_heads, "key heads"), (spec.ffn, "columns of its MLP")):
+    for size, what in (
+        (spec.heads, "query heads"),
+        (spec.kv_heads, "key heads"),
+        (spec.ffn, "MLP columns"),
+        (spec.outputs, "tokens"),
+    ):
         if size % world:
             raise ConfigError(f"{spec.name} has {size} {what}: they cannot be shared by --tensor-parallel {world} GPUs")
 

@@ -260,7 +260,7 @@ def _merge(
         for i in tl.static_range(8):  # their loads do not wait for one another
             there = first + i < count
             at = ((slot + first + i) * KV_HEADS + head).to(tl.int64) * ROWS + tl.program_id(1)
-            part = tl.load(partial + at * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
+            part = tl.load(partial + at * HEAD_DIM + d, mask=(first + i + 0 * d < count) & (d < HEAD_DIM), other=0.0)
             m_part = tl.load(sums + at * 2, mask=there, other=LOWEST)
             total_part = tl.load(sums + at * 2 + 1, mask=there, other=0.0)
             top = tl.maximum(m, m_part)

@@ -169,6 +169,16 @@ def output_rows(index, outputs, ROWS: tl.constexpr, GATED: tl.constexpr):
 
 
 @triton.jit
+def tile_of(rows, outputs, TOGETHER: tl.constexpr, ROWS: tl.constexpr, SIDE: tl.constexpr):
+    """A program's tiles of rows of x and of outputs. Programs go in strips of SIDE tiles of x, by tiles of outputs."""
+    tiles = tl.cdiv(rows, TOGETHER)
+    strip = SIDE * tl.cdiv(outputs, ROWS)
+    first = tl.program_id(0) // strip * SIDE
+    height = tl.minimum(tiles - first, SIDE)
+    return first + tl.program_id(0) % strip % height, tl.program_id(0) % strip // height
+
+
+@triton.jit
 def finish(
     y,
     scale,

@@ -1,48 +1,71 @@
 """The products and the unpacking of ``plain.int4``. A weight is read as 5 bits and becomes bfloat16 in registers.
 
-As in ``gemm``, warps take different inputs. A group's scales are applied to its sums, of which there are as many as
-columns in a matrix instruction: 8. With fewer rows of x several groups share the columns, each with its own, so that
-one instruction after another adds to the same sums and scales are applied once for all of these groups.
+Few rows, as in ``gemm``: warps take different inputs. A group's scales are applied to its sums, of which there are as
+many as columns in a matrix instruction: 8. With fewer rows of x several groups share the columns, each with its own,
+so that one instruction after another adds to the same sums and scales are applied once for all of these groups.
+
+More rows: scales are applied to the weights, each of which then serves many rows.
 """
+
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tenfold.ops.cuda.fused.gemm import MOST_ROWS, Tile, finish, output_rows, widened
+from tenfold.ops.cuda.fused.gemm import Tile, finish, output_rows, tile_of, widened
 from tenfold.ops.cuda.plain.int4 import BLOCK, GROUP
 from tenfold.ops.spec import Activation
 
-MAGIC = 0x43004300
+MOST_ROWS = 16  # of x, where they are few
+_MAGIC = 0x43004300
 _COLUMNS = 8  # of a matrix instruction
+_PROGRAMS = 264  # that keep a large GPU busy
+_SIDE_BY_SIDE = 8  # tiles of x whose programs run at about the same time, to share weights in L2
 _UNPACK_BLOCKS = 2
 _UNPACK_GROUPS = 8
 
 
-def tile_for(rows: int, outputs: int) -> Tile:
-    """The tile for x of ``rows`` rows.
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How ``tiled`` cuts its work: ``together`` rows of x to a program, the inputs into ``parts`` summed afterwards."""
 
-    Few outputs are spread over all multiprocessors, with many warps each; of more a program takes several blocks,
+    tile: Tile
+    together: int
+    parts: int
+
+
+def tile_for(rows: int, outputs: int) -> Tile:
+    """The tile for x of few ``rows``.
+
+    Few outputs are spread over all multiprocessors, with many warps each; of many a program takes several blocks,
     which share what is done with x. The more rows, the more x weighs, of which each program reads all (from L2).
     """
     tall = triton.next_power_of_2(rows)
-    few = outputs <= 400 * BLOCK
-    if tall <= 4:
-        if few:
-            return Tile(16, 2048 // tall, 8, 4)
-        return Tile(32, 1024 // tall * (1 if tall == 1 else 2), 4, 3) if outputs >= 1024 * BLOCK else Tile(16, 1024 // tall, 4, 4)
-    if tall == 8:
-        return Tile(16, 512, 8, 4) if few else Tile(32, 512, 4, 4)
-    if tall == 16:
-        return Tile(32, 512, 16, 4) if outputs <= 264 * BLOCK else Tile(32, 256, 8, 4) if few else Tile(64, 256, 8, 4)
-    return Tile(32, 256, 8, 4) if few else Tile(64, 128, 4, 4)
+    blocks = outputs // BLOCK
+    if blocks <= _PROGRAMS:
+        return Tile(16, 2048 // tall, 8, 4) if tall <= 4 else Tile(32, 512, 16, 4)
+    if blocks <= 4 * _PROGRAMS:
+        return Tile(16, 1024 // tall, 4, 4) if tall <= 4 else Tile(32, 256, 8, 4)
+    if tall <= 2:
+        return Tile(32, 1024, 4, 3)
+    return Tile(64, 256, 4 if tall <= 4 else 8, 4)
 
 
-def skinny(
-    x: Tensor, words: Tensor, scales: Tensor, *, out: Tensor | None = None, tile: Tile | None = None
-) -> Tensor:
-    """[T, N]: as ``gemm.skinny``."""
+def cut_for(rows: int, outputs: int, inputs: int) -> Cut:
+    """How to cut for x of more ``rows``: as many programs as keep a large GPU busy, where each has work enough."""
+    together = max(32, min(128, triton.next_power_of_2(rows)))
+    tile = Tile(128, 128 if together <= 64 else 64, 8, 3)
+    programs = triton.cdiv(outputs, tile.rows) * triton.cdiv(rows, together)
+    parts = 1
+    while 2 * parts * programs <= _PROGRAMS and inputs >= 2 * parts * 1024:
+        parts *= 2
+    return Cut(tile, together, parts)
+
+
+def skinny(x: Tensor, words: Tensor, scales: Tensor, *, out: Tensor | None = None, tile: Tile | None = None) -> Tensor:
+    """[T, N]: as ``gemm.skinny``; T is at most ``MOST_ROWS``."""
     if out is None:
         out = x.new_empty(len(x), BLOCK * len(words))
     _launch(x, words, scales, out, tile, activation=None, add=False)
@@ -72,9 +95,9 @@ def _launch(
     activation: Activation | None,
     add: bool,
 ) -> None:
-    (count, inputs), (blocks, groups) = x.shape, words.shape[:2]
-    assert 1 <= count <= MOST_ROWS and inputs == GROUP * groups
-    assert x.is_contiguous() and words.is_contiguous() and scales.is_contiguous() and out.stride(1) == 1
+    count, (blocks, groups) = len(x), words.shape[:2]
+    _check(x, words, scales, out)
+    assert 1 <= count <= MOST_ROWS
     tile = tile or tile_for(count, BLOCK * blocks)
     height = tile.rows // BLOCK
     if activation is not None:
@@ -91,7 +114,7 @@ def _launch(
         BLOCK * blocks,
         groups,
         out.stride(0),
-        MAGIC,
+        _MAGIC,
         GROUPS=groups,
         TALL=tall,
         TOGETHER=together,
@@ -106,6 +129,47 @@ def _launch(
     )
 
 
+def tiled(x: Tensor, words: Tensor, scales: Tensor, *, out: Tensor | None = None, cut: Cut | None = None) -> Tensor:
+    """[T, N]: as ``skinny``, for any T. ``cut`` decides the bits of the result, which rows of x does not matter."""
+    count, (blocks, groups) = len(x), words.shape[:2]
+    outputs = BLOCK * blocks
+    if out is None:
+        out = x.new_empty(count, outputs)
+    _check(x, words, scales, out)
+    cut = cut or cut_for(count, outputs, x.shape[1])
+    sums = out
+    if cut.parts > 1:
+        sums = torch.empty(cut.parts * count, outputs, dtype=torch.float32, device=x.device)
+    grid = (triton.cdiv(outputs, cut.tile.rows) * triton.cdiv(count, cut.together), cut.parts)
+    # Inputs in the order in which a matrix instruction meets them: see ``_values``.
+    ordered = x.view(count, groups, 4, 4, 2).transpose(2, 3).contiguous()
+    _tiled_kernel[grid](
+        ordered,
+        words,
+        scales,
+        sums,
+        count,
+        outputs,
+        groups,
+        sums.stride(0),
+        _MAGIC,
+        GROUPS=groups,
+        ROWS=cut.tile.rows,
+        TOGETHER=cut.together,
+        DEPTH=cut.tile.depth // GROUP,
+        STAGES=cut.tile.stages,
+        SIDE=_SIDE_BY_SIDE,
+        WIDEN=widened(x),
+        num_warps=cut.tile.warps,
+        num_stages=cut.tile.stages,
+    )
+    if cut.parts > 1:
+        _sum_kernel[(triton.cdiv(outputs, 512), count)](
+            sums, out, count, outputs, out.stride(0), PARTS=cut.parts, BLOCK=512, num_warps=4
+        )
+    return out
+
+
 def unpack(words: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weights [N, K] in ``dtype``, rounded once."""
     blocks, groups = words.shape[:2]
@@ -113,12 +177,17 @@ def unpack(words: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     w = torch.empty(BLOCK * blocks, GROUP * groups, dtype=dtype, device=words.device)
     grid = (triton.cdiv(blocks, _UNPACK_BLOCKS), triton.cdiv(groups, _UNPACK_GROUPS))
     size = {"BLOCKS": _UNPACK_BLOCKS, "DEPTH": _UNPACK_GROUPS}
-    _unpack_kernel[grid](words, scales, w, blocks, groups, MAGIC, **size, num_warps=4)
+    _unpack_kernel[grid](words, scales, w, blocks, groups, _MAGIC, **size, num_warps=4)
     return w
 
 
+def _check(x: Tensor, words: Tensor, scales: Tensor, out: Tensor) -> None:
+    assert x.shape[1] == GROUP * words.shape[1] and words.shape[:2] == scales.shape[:2]
+    assert x.is_contiguous() and words.is_contiguous() and scales.is_contiguous() and out.stride(1) == 1
+
+
 @triton.jit
-def halves(words):
+def _halves(words):
     """The bfloat16 halves [..., 2] of int32 words [...]."""
     low = (words & 0xFFFF).to(tl.int16).to(tl.bfloat16, bitcast=True)
     high = (words >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
@@ -126,20 +195,20 @@ def halves(words):
 
 
 @triton.jit
-def codes(words, magic, ROWS: tl.constexpr, SETS: tl.constexpr, TOGETHER: tl.constexpr):
-    """128 + the codes [SETS, ROWS, TOGETHER, b, j, c, a] in bfloat16: 128 … 143 are 0x4300 + code there.
+def _codes(words, magic, ROWS: tl.constexpr, SETS: tl.constexpr, TOGETHER: tl.constexpr):
+    """Pairs of 128 + the codes in bfloat16, as int32 [SETS, ROWS, TOGETHER, b, j, c] (letters as in ``plain.int4``).
 
-    ``words`` are [SETS * TOGETHER, ROWS / 16, 64]; the letters are those of ``plain.int4``. ``magic`` is MAGIC; were it
-    a constant, taking a pair out would take two instructions instead of one.
+    ``words`` are [SETS * TOGETHER, ROWS / 16, 64]. 128 … 143 are 0x4300 + code. ``magic`` is ``_MAGIC``; were it a
+    constant, taking a pair out would take two instructions instead of one.
     """
     words = tl.permute(tl.reshape(words, (SETS, TOGETHER, ROWS // 16, 8, 4, 2)), (0, 2, 5, 3, 1, 4))
     words = tl.reshape(words, (SETS, ROWS, TOGETHER, 4))[:, :, :, None, :, None]
     shift = tl.arange(0, 2)[:, None, None] * 8 + tl.arange(0, 2)[None, None, :] * 4
-    return halves(((words >> shift[None, None, None]) & 0x000F000F) | magic)
+    return ((words >> shift[None, None, None]) & 0x000F000F) | magic
 
 
 @triton.jit
-def scale_and_offset(pairs, ROWS: tl.constexpr, SETS: tl.constexpr, TOGETHER: tl.constexpr, TALL: tl.constexpr):
+def _scale_and_offset(pairs, ROWS: tl.constexpr, SETS: tl.constexpr, TOGETHER: tl.constexpr, TALL: tl.constexpr):
     """In float32 [SETS, ROWS, TOGETHER * TALL], each ``TALL`` times, of pairs [SETS * TOGETHER, ROWS / 16, 16]."""
     pairs = tl.permute(tl.reshape(pairs, (SETS, TOGETHER, ROWS // 16, 8, 2)), (0, 2, 4, 3, 1))
     pairs = tl.broadcast_to(tl.reshape(pairs, (SETS, ROWS, TOGETHER, 1)), (SETS, ROWS, TOGETHER, TALL))
@@ -152,7 +221,7 @@ def scale_and_offset(pairs, ROWS: tl.constexpr, SETS: tl.constexpr, TOGETHER: tl
 def _columns(x, SETS: tl.constexpr, TOGETHER: tl.constexpr, TALL: tl.constexpr, PACKED: tl.constexpr):
     """x [SETS * TOGETHER, TALL, 32] as [SETS, 32 * TOGETHER, TOGETHER * TALL]: a group's columns are 0 for others.
 
-    Its inputs come in the order of ``codes``. ``PACKED``: x is int32, two of bfloat16 each.
+    Its inputs come in the order of ``_codes``. ``PACKED``: x is int32, two of bfloat16 each.
     """
     ONE: tl.constexpr = 1 if PACKED else 2
     x = tl.permute(tl.reshape(x, (SETS, TOGETHER, TALL, 4, 2, 2, ONE)), (0, 1, 5, 3, 4, 6, 2))[:, :, :, :, :, :, None]
@@ -161,7 +230,7 @@ def _columns(x, SETS: tl.constexpr, TOGETHER: tl.constexpr, TALL: tl.constexpr, 
         own = group[:, None, None, None, None, None, None] == group[:, None]
         x = tl.where(own[None], x, tl.zeros((1,), x.dtype))
     if PACKED:
-        x = tl.permute(halves(x), (0, 1, 2, 3, 4, 5, 8, 6, 7))
+        x = tl.permute(_halves(x), (0, 1, 2, 3, 4, 5, 8, 6, 7))
     return tl.reshape(x, (SETS, 32 * TOGETHER, TOGETHER * TALL))
 
 
@@ -202,7 +271,7 @@ def _skinny_kernel(
     pair_tile = scales + at * 16 + tl.arange(0, 16)[None, None, :]
     t = tl.arange(0, TALL)[None, :, None]
     x_tile = x + (t * GROUPS + group) * WIDTH + tl.arange(0, WIDTH)[None, None, :]
-    minus = halves(tl.full((SETS, 16, TOGETHER, 2, 4, 2), -0x7FFF8000, tl.int32) ^ magic)  # -128
+    minus = _halves(tl.full((SETS, 16, TOGETHER, 2, 4, 2), -0x7FFF8000, tl.int32) ^ magic)  # -128
     minus = tl.reshape(minus, (SETS, 16, 32 * TOGETHER)).to(OPERAND)
 
     y = tl.zeros((SETS, ROWS, WIDE), tl.float32)
@@ -211,26 +280,106 @@ def _skinny_kernel(
         if GROUPS % DEPTH == 0:
             packed = tl.load(word_tile + g * 64, eviction_policy="evict_first")
             pairs = tl.load(pair_tile + g * 16, eviction_policy="evict_first")
-            if TALL == 1:
-                b = tl.load(x_tile + g * WIDTH)
-            else:
-                b = tl.load(x_tile + g * WIDTH, mask=t < rows, other=0)
+            b = tl.load(x_tile + g * WIDTH) if TALL == 1 else tl.load(x_tile + g * WIDTH, mask=t < rows, other=0)
         else:
             inside = group + g < GROUPS
             packed = tl.load(word_tile + g * 64, mask=inside, other=0, eviction_policy="evict_first")
             pairs = tl.load(pair_tile + g * 16, mask=inside, other=0, eviction_policy="evict_first")
             b = tl.load(x_tile + g * WIDTH, mask=inside & (t < rows), other=0)
         b = _columns(b, SETS, TOGETHER, TALL, PACKED).to(OPERAND)
-        a = tl.reshape(codes(packed, magic, ROWS, SETS, TOGETHER), (SETS, ROWS, 32 * TOGETHER)).to(OPERAND)
+        a = _halves(_codes(packed, magic, ROWS, SETS, TOGETHER))
+        a = tl.reshape(a, (SETS, ROWS, 32 * TOGETHER)).to(OPERAND)
         # The codes' 128 are taken off by -128 times the sum of x, which the offsets need, too.
         product = tl.dot(a, b, input_precision=PRECISION)
         less = tl.dot(minus, b, input_precision=PRECISION)[:, None]
         less = tl.reshape(tl.broadcast_to(less, (SETS, BLOCKS, 16, WIDE)), (SETS, ROWS, WIDE))
-        scale, offset = scale_and_offset(pairs, ROWS, SETS, TOGETHER, TALL)
+        scale, offset = _scale_and_offset(pairs, ROWS, SETS, TOGETHER, TALL)
         y += product * scale
         y += less * (scale - offset * (1 / 128))
     y = tl.sum(tl.reshape(tl.sum(y, 0), (ROWS, TOGETHER, TALL)), 1)
     finish(y, scales, out, rows, outputs, stride, TALL, ROWS, False, ACTIVATION, ADD)
+
+
+@triton.jit
+def _wide_codes(words, magic, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """128 + the codes in float32 [ROWS, DEPTH, c, b, j, a], of words of DEPTH groups."""
+    codes = tl.reshape(_codes(words, magic, ROWS, 1, DEPTH), (ROWS, DEPTH, 2, 4, 2))
+    codes = tl.permute(codes, (0, 1, 4, 2, 3))
+    return tl.join((codes << 16).to(tl.float32, bitcast=True), (codes & -0x10000).to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def _for_each(scale, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """Scales or offsets as what ``_wide_codes`` gives can be multiplied with."""
+    return tl.reshape(scale, (ROWS, DEPTH))[:, :, None, None, None, None]
+
+
+@triton.jit(do_not_specialize=["rows", "magic"])
+def _tiled_kernel(
+    x,
+    words,
+    scales,
+    out,
+    rows,
+    outputs,
+    groups,
+    stride,
+    magic,
+    GROUPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
+    SIDE: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    OPERAND: tl.constexpr = tl.float32 if WIDEN else tl.bfloat16
+    PRECISION: tl.constexpr = "ieee" if WIDEN else "tf32"  # no matter to bfloat16
+    BLOCKS: tl.constexpr = ROWS // 16
+    tile_t, tile_n = tile_of(rows, outputs, TOGETHER, ROWS, SIDE)
+    t = tile_t * TOGETHER + tl.arange(0, TOGETHER)
+    n = tile_n * ROWS + tl.arange(0, ROWS)
+    there = (t < rows)[None, :]
+
+    group = tl.arange(0, DEPTH)
+    k = tl.arange(0, 32 * DEPTH)
+    block = tl.minimum(tile_n * BLOCKS + tl.arange(0, BLOCKS), outputs // 16 - 1)
+    at = block.to(tl.int64)[None, :, None] * GROUPS + group[:, None, None]
+    word_tile = words + at * 64 + tl.arange(0, 64)[None, None, :]
+    pair_tile = scales + at * 16 + tl.arange(0, 16)[None, None, :]
+    x_tile = x + t.to(tl.int64)[None, :] * (GROUPS * 32) + k[:, None]
+
+    part = tl.program_id(1)
+    share = tl.cdiv(tl.cdiv(groups, DEPTH), tl.num_programs(1)) * DEPTH
+    y = tl.zeros((ROWS, TOGETHER), tl.float32)
+    for g in tl.range(part * share, tl.minimum(part * share + share, groups), DEPTH, num_stages=STAGES):
+        if GROUPS % DEPTH == 0:
+            packed = tl.load(word_tile + g * 64)
+            pairs = tl.load(pair_tile + g * 16)
+            b = tl.load(x_tile + g * 32, mask=there, other=0.0)
+        else:
+            inside = (group + g < GROUPS)[:, None, None]
+            packed = tl.load(word_tile + g * 64, mask=inside, other=0)
+            pairs = tl.load(pair_tile + g * 16, mask=inside, other=0)
+            b = tl.load(x_tile + g * 32, mask=there & (k + g * 32 < GROUPS * 32)[:, None], other=0.0)
+        scale, offset = _scale_and_offset(pairs, ROWS, 1, DEPTH, 1)
+        a = _wide_codes(packed, magic, ROWS, DEPTH) * _for_each(scale, ROWS, DEPTH)
+        a += _for_each(offset - 128 * scale, ROWS, DEPTH)
+        a = tl.reshape(a.to(x.dtype.element_ty), (ROWS, 32 * DEPTH))
+        y = tl.dot(a.to(OPERAND), b.to(OPERAND), y, input_precision=PRECISION)
+    where = out + (part.to(tl.int64) * rows + t)[None, :] * stride + n[:, None]
+    tl.store(where, y.to(out.dtype.element_ty), mask=(n < outputs)[:, None] & there)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _sum_kernel(sums, out, rows, outputs, stride, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    """Row by row what ``PARTS`` programs gave, [PARTS, rows, outputs]."""
+    t = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(PARTS):
+        y += tl.load(sums + (t + part * rows) * outputs + n, mask=n < outputs, other=0.0)
+    tl.store(out + t * stride + n, y.to(out.dtype.element_ty), mask=n < outputs)
 
 
 @triton.jit(do_not_specialize=["magic"])
@@ -242,18 +391,11 @@ def _unpack_kernel(words, scales, w, blocks, groups, magic, BLOCKS: tl.constexpr
     at = (block.to(tl.int64)[None, :] * groups + group[:, None])[:, :, None]
     packed = tl.load(words + at * 64 + tl.arange(0, 64)[None, None, :], mask=inside, other=0)
     pairs = tl.load(scales + at * 16 + tl.arange(0, 16)[None, None, :], mask=inside, other=0)
-    scale, offset = scale_and_offset(pairs, ROWS, 1, DEPTH, 1)
-    value = natural(codes(packed, magic, ROWS, 1, DEPTH), ROWS, DEPTH).to(tl.float32) - 128
-    value = tl.reshape(value, (ROWS, DEPTH, 32))
-    value = value * tl.reshape(scale, (ROWS, DEPTH, 1)) + tl.reshape(offset, (ROWS, DEPTH, 1))
+    scale, offset = _scale_and_offset(pairs, ROWS, 1, DEPTH, 1)
+    value = (_wide_codes(packed, magic, ROWS, DEPTH) - 128) * _for_each(scale, ROWS, DEPTH)
+    value = tl.permute(value + _for_each(offset, ROWS, DEPTH), (0, 1, 4, 2, 3, 5))
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * (DEPTH * 32) + tl.arange(0, DEPTH * 32)
     where = w + row.to(tl.int64)[:, None] * (groups * 32) + column[None, :]
     mask = (row < blocks * 16)[:, None] & (column < groups * 32)[None, :]
     tl.store(where, tl.reshape(value, (ROWS, DEPTH * 32)).to(w.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def natural(values, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """Values [1, ROWS, DEPTH, b, j, c, a] of ``codes`` as [ROWS, DEPTH, 32], in the order of the inputs."""
-    return tl.reshape(tl.permute(values, (0, 1, 2, 4, 5, 3, 6)), (ROWS, DEPTH, 32))

@@ -34,6 +34,11 @@ def skinny_add(x: Tensor, words: Tensor, scales: Tensor, residual: Tensor) -> No
     residual.copy_(residual.float() + x.float() @ unpack(words, scales, torch.float32).t())
 
 
+def tiled(x: Tensor, words: Tensor, scales: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """[T, N]: as ``skinny``, for any T."""
+    return skinny(x, words, scales, out=out)
+
+
 def unpack(words: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weights [N, K] in ``dtype``, rounded once."""
     blocks, groups = words.shape[:2]
