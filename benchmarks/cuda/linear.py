@@ -9,7 +9,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,10 +36,11 @@ _EPS = 1e-5
 _LAYERS = 8
 _DISTINCT = 320e6  # bytes of weights that rotate
 _ONCE = 500e6  # a matrix of so many bytes need not
-_TILES = {  # tried beside the rule's own, at one row
-    "bf16": (Tile(16, 256, 4, 6), Tile(32, 256, 4, 5), Tile(16, 1024, 8, 3)),
-    "fp8": (Tile(16, 512, 4, 7), Tile(16, 1024, 8, 4)),
-    "int4": (Tile(16, 512, 4, 5), Tile(32, 512, 4, 5), Tile(32, 512, 8, 4), Tile(32, 1024, 8, 4)),
+_TILES: dict[tuple[str, int], tuple[Tile, ...]] = {  # tried beside the rule's own, for a form and rows of x
+    ("fp8", 16): (Tile(64, 256, 8, 4), Tile(64, 128, 4, 5)),
+    ("int4", 1): (Tile(16, 1024, 4, 4), Tile(16, 2048, 8, 3), Tile(32, 1024, 4, 4), Tile(64, 1024, 4, 3)),
+    ("int4", 16): (Tile(32, 512, 16, 3), Tile(64, 128, 4, 5), Tile(128, 128, 4, 4)),
+    ("int4", 64): (Tile(64, 128, 4, 3), Tile(128, 64, 8, 4)),
 }
 _OTHER_INVARIANT = (Tile(64, 64, 4, 4), 128)
 
@@ -49,10 +50,10 @@ Linear = DenseLinear | Fp8Linear | Int4Linear
 def make(form: str, n: int, k: int, device: torch.device | str, products: Products) -> Linear:
     """Random weights of about unit gain."""
     if form == "int4":
-        words = torch.randint(-(2**31), 2**31, (n, k // 32, 4), device=device, dtype=torch.int32)
-        scale = (0.5 + torch.rand(n, k // 32, device=device)) * 0.21 / k**0.5
-        pairs = torch.stack((scale.half(), (-7.5 * scale).half()), dim=2).view(torch.int32)
-        return Int4Linear(words, pairs[..., 0].t().contiguous(), products)
+        words = torch.randint(-(2**31), 2**31, (n // 16, k // 32, 64), device=device, dtype=torch.int32)
+        scale = (0.5 + torch.rand(n // 16, k // 32, 16, device=device)) * 0.21 / k**0.5
+        pairs = torch.stack((scale.half(), (-7.5 * scale).half()), dim=3).view(torch.int32)
+        return Int4Linear(words, pairs[..., 0].contiguous(), products)
     w = torch.randn(n, k, dtype=torch.bfloat16, device=device) / k**0.5
     if form == "bf16":
         return DenseLinear(w, products)
@@ -95,7 +96,7 @@ def _pairs(name: str, linear: Linear, device: torch.device | str) -> Iterator[tu
     """(what, what a kernel gave, what it should be, the most it may be off): what a model does with such a matrix."""
     n, k = linear.outputs, linear.inputs
     w = weights_of(linear)
-    for rows in (1, 5, 16, 64, 200):
+    for rows in (1, 2, 3, 5, 16, 40, 64, 100, 300) if name == "o" else (1, 5, 16, 64, 300):
         x = torch.randn(rows, k, dtype=torch.bfloat16, device=device)
         wanted = x.float() @ w.t()
         rounded = linear.quantizes(rows)
@@ -205,29 +206,35 @@ def _few(name: str, n: int, k: int, device: torch.device | str, only_one: bool) 
                 yield _Case("torch.mm", shape, mm, moved)
             if first.quantizes(rows):
                 yield _Case("fp8, x too", shape, [_bound(linear, x) for linear in linears], moved)
-            note = str(_tile(first)) if rows == 1 else ""
-            yield _Case(f"few {form}", shape, [_skinny(linear, x) for linear in linears], moved, note=note)
-            if rows == 1 and name in ("o", "gate_up"):
-                for tile in set(_TILES[form]) - {_tile(first)}:
-                    yield _Case(
-                        f"few {form}", shape, [_skinny(each, x, tile) for each in linears], moved, note=str(tile)
-                    )
+            own = _tile(first, rows)
+            yield _Case(f"few {form}", shape, [_skinny(linear, x) for linear in linears], moved, note=str(own))
+            if name in ("o", "gate_up"):
+                for tile in set(_TILES.get((form, rows), ())) - {own}:
+                    calls = [_skinny(linear, x, tile) for linear in linears]
+                    yield _Case(f"few {form}", shape, calls, moved, note=str(tile))
             if rows in (1, 64) and form == "bf16" and name in ("o", "gate_up"):
                 yield _Case("invariant", shape, [_bound(_invariant, linear, x) for linear in linears], moved)
 
 
-def _tile(linear: Linear) -> Tile:
-    """The rule's, for one row."""
-    if isinstance(linear, Int4Linear):
-        return int4.tile_for(1, linear.outputs, linear.inputs)
-    return gemm.tile_for(1, linear.outputs, linear.inputs, linear.w.element_size())
+def _tile(linear: Linear, rows: int) -> Tile:
+    """The rule's."""
+    if not isinstance(linear, Int4Linear):
+        return gemm.tile_for(rows, linear.outputs, linear.inputs, linear.w.element_size())
+    if linear.fuses(rows):
+        return int4.tile_for(rows, linear.outputs)
+    return int4.cut_for(rows, linear.outputs, linear.inputs).tile
 
 
 def _skinny(linear: Linear, x: Tensor, tile: Tile | None = None) -> Callable[[], object]:
-    if isinstance(linear, Int4Linear):
+    """Few rows, but to 4-bit weights those that are more."""
+    if not isinstance(linear, Int4Linear):
+        scale = linear.scale if isinstance(linear, Fp8Linear) else None
+        return lambda: gemm.skinny(x, linear.w, scale=scale, tile=tile)
+    if linear.fuses(len(x)):
         return lambda: int4.skinny(x, linear.words, linear.scales, tile=tile)
-    scale = linear.scale if isinstance(linear, Fp8Linear) else None
-    return lambda: gemm.skinny(x, linear.w, scale=scale, tile=tile)
+    cut = int4.cut_for(len(x), linear.outputs, linear.inputs)
+    cut = replace(cut, tile=tile or cut.tile)
+    return lambda: int4.tiled(x, linear.words, linear.scales, cut=cut)
 
 
 def _many(name: str, n: int, k: int, device: torch.device | str) -> Iterator[_Case]:
@@ -261,9 +268,12 @@ class _Layer:
     gate_up: Linear
     down: Linear
 
+    def all(self) -> tuple[Linear, ...]:
+        return self.qkv, self.o, self.gate_up, self.down
+
     @property
     def nbytes(self) -> int:
-        return self.qkv.nbytes + self.o.nbytes + self.gate_up.nbytes + self.down.nbytes
+        return sum(each.nbytes for each in self.all())
 
 
 def _together(shapes: Shapes, device: torch.device | str, count: int) -> Iterator[_Case]:
@@ -275,12 +285,14 @@ def _together(shapes: Shapes, device: torch.device | str, count: int) -> Iterato
             _Layer(*(make(form, *shapes[name], device, products) for name in ("qkv", "o", "gate_up", "down")))
             for _ in range(count)
         ]
-        ways = [("few", _apart), ("few, fused", _fused)]
+        ways = [("apart", _apart), ("fused", _fused)]
         if form == "bf16":
             ways.insert(0, ("torch.mm", _by_torch))
-        for rows in (1, 8):
+        for rows in (1, 8, 16, 64):
             x = torch.randn(rows, hidden, dtype=torch.bfloat16, device=device)
             for what, compute in ways:
+                if compute is _fused and not all(each.fuses(rows) for each in layers[0].all()):
+                    continue
                 calls = [_bound(compute, layer, x, weight) for layer in layers]
                 yield _Case(f"layer, {what}", f"{form}, {rows} rows", calls, layers[0].nbytes)
 

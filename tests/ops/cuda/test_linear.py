@@ -1,5 +1,6 @@
 """Linears: Triton's kernels against plain torch, and packed weights against what was stored."""
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,7 @@ from tenfold.ops.tensors import RandomTensor, Tensor
 from tests.helpers.models import make_tensor
 
 SHAPES = ((1, 50, 37), (3, 20, 200), (9, 20, 64), (40, 18, 64))  # T, N, K
-BLOCKS = ((1, 48, 64), (2, 16, 96), (3, 32, 288), (5, 80, 64), (9, 48, 64))
+BLOCKS = ((1, 48, 64), (1, 16, 1024), (2, 16, 96), (3, 32, 288), (5, 80, 64), (9, 48, 128))
 SMALL = gemm.Tile(rows=16, depth=128, warps=4, stages=3)  # two of the second shapes
 
 
@@ -78,11 +79,26 @@ def test_few_rows(form: str, dtype: Any, device: Any) -> None:
 
 @pytest.mark.parametrize(("form", "activation"), [("dense", "silu"), ("fp8", "gelu_tanh"), ("int4", "silu")])
 def test_gated(form: str, activation: str, device: Any) -> None:
-    for t, n, k in ((1, 50, 64), (5, 18, 160)):
+    for t, n, k in ((1, 64, 64), (5, 32, 160)) if form == "int4" else ((1, 50, 64), (5, 18, 160)):
         fused, plain, weights, named = operands(form, n, k, torch.float32, device)
         x = random(t, k).to(device)
         got = fused.skinny_gated(x, *weights, activation, **named)
         near(got, plain.skinny_gated(x, *weights, activation, **named))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_more_rows_of_four_bits(dtype: Any, device: Any) -> None:
+    for t, n, k, cut in (
+        (40, 48, 96, None),
+        (5, 80, 288, int4.Cut(gemm.Tile(rows=32, depth=64, warps=4, stages=3), together=16, parts=2)),
+        (33, 16, 160, int4.Cut(gemm.Tile(rows=32, depth=64, warps=4, stages=3), together=16, parts=4)),
+    ):
+        _, plain, weights, _ = operands("int4", n, k, dtype, device)
+        x, wide = random(t, k, dtype=dtype).to(device), torch.full((t, n + 7), float("nan"), device=device)
+        int4.tiled(x, *weights, out=wide[:, 3 : n + 3], cut=cut)
+        near(wide[:, 3 : n + 3], plain.tiled(x, *weights), 1e-2)
+        assert wide[:, :3].isnan().all() and wide[:, n + 3 :].isnan().all()
+    assert int4.cut_for(64, 4096, 4096).parts == 4 and int4.cut_for(64, 28672, 4096).parts == 1
 
 
 def test_rows_in_fp8(device: Any) -> None:
@@ -97,7 +113,7 @@ def test_rows_in_fp8(device: Any) -> None:
 
 @pytest.mark.parametrize("form", ["dense", "fp8", "int4"])
 def test_batch_invariance(form: str, device: Any) -> None:
-    n, k = 68, 160
+    n, k = 80 if form == "int4" else 68, 160
     _, plain, weights, named = operands(form, n, k, torch.float32, device)
     scales = {"scales": weights[1]} if form == "int4" else {}
     x = random(72, k).to(device)
@@ -109,12 +125,12 @@ def test_batch_invariance(form: str, device: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
 def test_stored_four_bits_are_kept_exactly(kind: str, device: Any) -> None:
-    tensor = make_tensor("w", random(6, 96).numpy(), kind)
+    tensor = make_tensor("w", random(48, 96).numpy(), kind)
     packed = pack(tensor, "auto", device, torch.float32)
-    assert isinstance(packed, Int4Linear) and packed.kind == "int4 g32" and packed.nbytes == 6 * 96 * 5 // 8
+    assert isinstance(packed, Int4Linear) and packed.kind == "int4 g32" and packed.nbytes == 48 * 96 * 5 // 8
     assert torch.equal(unpacked(packed), torch.from_numpy(tensor.decode()))
-    part = pack(tensor, "auto", device, torch.float32, rows=slice(1, 5), columns=slice(32, 96))
-    assert torch.equal(unpacked(part), torch.from_numpy(tensor.decode()[1:5, 32:96]))
+    part = pack(tensor, "auto", device, torch.float32, rows=slice(1, 33), columns=slice(32, 96))
+    assert torch.equal(unpacked(part), torch.from_numpy(tensor.decode()[1:33, 32:96]))
 
 
 def unpacked(linear: Linear) -> Any:
@@ -137,7 +153,7 @@ def k_quant(kind: str, size: int, rows: int, blocks: int) -> Tensor:
 
 
 def test_k_quants_are_nearly_kept(device: Any) -> None:
-    tensor = k_quant("Q4_K", 144, 5, 3)
+    tensor = k_quant("Q4_K", 144, 16, 3)
     wanted = torch.from_numpy(tensor.decode())
     got = unpacked(pack(tensor, "auto", device, torch.float32))
     assert float((got - wanted).abs().max()) <= 2**-10 * float(wanted.abs().max())
@@ -145,7 +161,7 @@ def test_k_quants_are_nearly_kept(device: Any) -> None:
     part = pack(tensor, "auto", device, torch.float32, columns=slice(96, 416))
     assert torch.equal(unpacked(part), got[:, 96:416])
     for kind, size, error in (("Q2_K", 84, 0.07), ("Q3_K", 110, 0.1)):
-        tensor = k_quant(kind, size, 5, 2)
+        tensor = k_quant(kind, size, 16, 2)
         near(unpacked(pack(tensor, "auto", device, torch.float32)), torch.from_numpy(tensor.decode()), error)
 
 
@@ -167,15 +183,15 @@ def test_rounding_to_four_bits_beats_the_plain_range() -> None:
 @pytest.mark.parametrize("products", [plain_products(), fused_products()], ids=["plain", "fused"])
 @pytest.mark.parametrize("form", ["bf16", "fp8", "int4"])
 def test_linears(form: str, products: Any, device: Any) -> None:
-    n, k = 32, 64
+    n, k, products = 32, 64, replace(products, tiled_rows=32)
     tensor = make_tensor("w", (random(n, k) / k**0.5).numpy())
     linear = pack(tensor, form, device, torch.float32, products=products)
     assert type(linear) is {"bf16": DenseLinear, "fp8": Fp8Linear, "int4": Int4Linear}[form]
     assert (linear.outputs, linear.inputs) == (n, k)
     wanted = torch.from_numpy(tensor.decode()).to(device)
     error = {"bf16": 1e-4, "fp8": 0.1, "int4": 0.12}[form]  # the interpreter does not round to nearest
-    most = {"bf16": 8, "fp8": 16, "int4": 64}[form]
-    for t in (0, 1, 12, 70):
+    most = {"bf16": 8, "fp8": 16, "int4": 16}[form]
+    for t in (0, 1, 12, 20, 70):
         x = random(t, k).to(device)
         assert linear.fuses(t) == (0 < t <= most)
         assert linear.quantizes(t) == (form == "fp8" and t > most)
@@ -197,23 +213,26 @@ def test_linears(form: str, products: Any, device: Any) -> None:
 
 def test_joined_matrices(device: Any) -> None:
     products = fused_products()
-    parts = [make_tensor("w", (random(n, 64) / 8).numpy(), kind) for n, kind in ((6, "Q4_0"), (8, "Q4_0"), (10, "F32"))]
+    parts = [
+        make_tensor("w", (random(n, 64) / 8).numpy(), kind) for n, kind in ((32, "Q4_0"), (16, "Q4_0"), (10, "F32"))
+    ]
     linears = [pack(part, "auto", device, torch.float32, products=products) for part in parts]
     wanted = torch.from_numpy(np.concatenate([part.decode() for part in parts])).to(device)
     one = join(linears[:2])
-    assert isinstance(one, Int4Linear) and torch.equal(unpacked(one), wanted[:14].cpu())
+    assert isinstance(one, Int4Linear) and torch.equal(unpacked(one), wanted[:48].cpu())
     joined = join(linears)
     assert isinstance(joined, JoinedLinear) and joined.kind == "int4 g32 + f32"
-    assert (joined.outputs, joined.inputs, joined.nbytes) == (24, 64, 14 * 64 * 5 // 8 + 10 * 64 * 4)
+    assert (joined.outputs, joined.inputs, joined.nbytes) == (58, 64, 48 * 64 * 5 // 8 + 10 * 64 * 4)
     assert joined.fuses(8) and not joined.fuses(9)
     for t in (2, 17):
         x = random(t, 64).to(device)
         near(joined(x), x @ wanted.t(), 1e-4)
         near(made_invariant(joined)(x), x @ wanted.t(), 1e-4)
-    x, residual = random(2, 64).to(device), torch.ones(2, 24, device=device)
+    x, residual = random(2, 64).to(device), torch.ones(2, 58, device=device)
     joined.add(x, residual)
     near(residual, 1 + x @ wanted.t(), 1e-4)
     near(joined.gated(x, "silu"), products.gated.gated(x @ wanted.t(), "silu"), 1e-4)
+    near(one.gated(x, "silu"), products.gated.gated(x @ wanted[:48].t(), "silu"), 1e-4)
     for form in ("bf16", "fp8"):
         two = [pack(part, form, device, torch.float32, products=products) for part in parts[2:] * 2]
         assert torch.equal(join(two)(x), torch.cat((two[0](x), two[1](x)), dim=1))
@@ -228,16 +247,17 @@ def test_forms(device: Any) -> None:
     def kind(values: Any, form: str, stored: str = "F32", **part: slice) -> str:
         return pack(make_tensor("w", values.numpy(), stored), form, device, torch.bfloat16, **part).kind
 
-    assert kind(random(4, 40), "int4") == "bf16"
-    assert kind(random(4, 64), "int4", columns=slice(16, 48)) == "bf16"
-    assert kind(random(4, 64) * 1e6, "int4") == "bf16"
-    assert kind(random(4, 64) * 1e-6, "int4") == "bf16"
-    assert kind(random(4, 64), "fp8", "Q4_0") == "int4 g32"
+    assert kind(random(16, 40), "int4") == "bf16"
+    assert kind(random(16, 64), "int4", columns=slice(16, 48)) == "bf16"
+    assert kind(random(20, 64), "int4") == "bf16" and kind(random(20, 64), "int4", rows=slice(2, 18)) == "int4 g32"
+    assert kind(random(16, 64) * 1e6, "int4") == "bf16"
+    assert kind(random(16, 64) * 1e-6, "int4") == "bf16"
+    assert kind(random(16, 64), "fp8", "Q4_0") == "int4 g32"
     assert kind(random(4, 64), "bf16", "Q4_0") == "bf16"
     assert kind(random(4, 64), "auto", "Q8_0") == "bf16"
     for form in ("int4", "fp8"):
         with pytest.raises(CorruptModel, match="w holds weights that are infinite"):
-            kind(random(4, 64) / 0, form)
+            kind(random(16, 64) / 0, form)
 
 
 def test_dense_weights_are_sent_as_they_are(device: Any) -> None:

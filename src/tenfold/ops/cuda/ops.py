@@ -28,7 +28,7 @@ from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
 _GRAPHS = 512 << 20  # bytes that captured graphs take, beside their logits
-_LOGPROBS = 20  # the most that a request may ask for
+_CANDIDATES = 160 << 10  # bytes that choosing a row's token takes, beside its logits
 KV_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
@@ -162,11 +162,13 @@ class CudaOps:
 
     @property
     def scratch_bytes(self) -> int:
-        """What a step may take beside the largest of fresh prompts: dense copies of keys and values, and partial results
-        of attention."""
-        dim, kv_heads = self.spec.head_dim, self._kv_heads
-        copies = 2 * self._batches.most_gathered * kv_heads * dim * self._dtype.itemsize
-        return copies + self._batches.most_partial * kv_heads * (dim + 2) * torch.float32.itemsize
+        """What a step may take beside the largest of fresh prompts: dense copies of keys and values, partial results of
+        attention, and logits, with copies for logprobs, of as many rows as drafts and running sequences may have."""
+        batches, dim, kv_heads = self._batches, self.spec.head_dim, self._kv_heads
+        copies = 2 * batches.most_gathered * kv_heads * dim * self._dtype.itemsize
+        partial = batches.most_partial * kv_heads * (dim + 2) * torch.float32.itemsize
+        rows = min(batches.max_rows, batches.max_rows // 2 + batches.max_sequences // 2)
+        return copies + partial + rows * (2 * self.spec.outputs * torch.float32.itemsize + _CANDIDATES)
 
     @property
     def graph_bytes(self) -> int:
@@ -258,14 +260,9 @@ class CudaOps:
         return self._new_kv(-(-self._batches.max_rows // self._block_size))
 
     def largest_step(self, kv: PagedKv) -> None:
-        """Compute a step as large as there can be, of nothing, to see what memory it takes: all rows are prompts', and
-        tokens are chosen of as many as drafts and running sequences may have, with logprobs."""
-        rows, sampling = self._batches.max_rows, self._kernels.sampling
-        wanted = min(rows, rows // 2 + self._batches.max_sequences // 2)
-        batch = _prompt(rows, wanted, kv.k.shape[1], self._block_size, self._max_context)
-        logits = self._pass(self._batches.upload(batch), kv)
-        sampling.summarize(logits[torch.arange(len(logits), device=self._device)], _LOGPROBS)
-        sampling.choose(logits, torch.full((len(logits), 5), 0.9, dtype=torch.float64, device=self._device))
+        """Compute a step as large as there can be, of nothing, to see what memory it takes."""
+        rows = self._batches.max_rows
+        self._pass(self._batches.upload(_prompt(rows, kv.k.shape[1], self._block_size, self._max_context)), kv)
 
     def _decode_step(self, size: int) -> Step:
         assert self._here is not None and self._kv is not None
@@ -351,9 +348,8 @@ class CudaOps:
         return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def _prompt(rows: int, wanted: int, blocks: int, block_size: int, max_context: int) -> Batch:
-    """Prompts that fill a step, each as long as it may be, in the first ``blocks`` blocks; the last rows are
-    ``wanted``."""
+def _prompt(rows: int, blocks: int, block_size: int, max_context: int) -> Batch:
+    """Prompts that fill a step, each as long as it may be, in the first ``blocks`` blocks."""
     lengths = [min(max_context, rows - at) for at in range(0, rows, max_context)]
     starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return Batch(
@@ -362,5 +358,5 @@ def _prompt(rows: int, wanted: int, blocks: int, block_size: int, max_context: i
         starts=starts,
         context=np.array(lengths, np.int32),
         tables=np.tile(np.arange(min(blocks, -(-max_context // block_size)), dtype=np.int32), (len(lengths), 1)),
-        rows=np.arange(rows - wanted, rows, dtype=np.int32),
+        rows=starts[1:] - 1,
     )

@@ -44,6 +44,8 @@ def tile_for(rows: int, outputs: int) -> Tile:
     """
     tall = triton.next_power_of_2(rows)
     blocks = outputs // BLOCK
+    if tall > 8:
+        return Tile(128, 128, 4, 4) if blocks > 4 * _PROGRAMS else Tile(64, 128, 4, 5)
     if blocks <= _PROGRAMS:
         return Tile(16, 2048 // tall, 8, 4) if tall <= 4 else Tile(32, 512, 16, 4)
     if blocks <= 4 * _PROGRAMS:
@@ -278,13 +280,13 @@ def _skinny_kernel(
     # The compiler unrolls loops whose length it knows; the interpreter must know it.
     for g in tl.range(0, GROUPS if WIDEN else groups, DEPTH, num_stages=STAGES):
         if GROUPS % DEPTH == 0:
-            packed = tl.load(word_tile + g * 64, eviction_policy="evict_first")
-            pairs = tl.load(pair_tile + g * 16, eviction_policy="evict_first")
+            packed = tl.load(word_tile + g * 64)
+            pairs = tl.load(pair_tile + g * 16)
             b = tl.load(x_tile + g * WIDTH) if TALL == 1 else tl.load(x_tile + g * WIDTH, mask=t < rows, other=0)
         else:
             inside = group + g < GROUPS
-            packed = tl.load(word_tile + g * 64, mask=inside, other=0, eviction_policy="evict_first")
-            pairs = tl.load(pair_tile + g * 16, mask=inside, other=0, eviction_policy="evict_first")
+            packed = tl.load(word_tile + g * 64, mask=inside, other=0)
+            pairs = tl.load(pair_tile + g * 16, mask=inside, other=0)
             b = tl.load(x_tile + g * WIDTH, mask=inside & (t < rows), other=0)
         b = _columns(b, SETS, TOGETHER, TALL, PACKED).to(OPERAND)
         a = _halves(_codes(packed, magic, ROWS, SETS, TOGETHER))

@@ -148,7 +148,7 @@ def settle(
     if far > cut:
         far, index = cut, number
     if far == cut:
-        index = tl.minimum(index, number - 1)
+        index = tl.minimum(index, tl.maximum(number - 1, 0.0))
     place = _place(source, n, top, inverse, far, index, BLOCK)
     tl.store(tokens + row, place if whole else tl.load(ids + row * ROOM + place))
 

@@ -11,10 +11,10 @@ def product(
 ) -> Tensor:
     """[T, N]: x [T, K] times w, transposed; in the type of x, or of ``out``, whose rows may be apart.
 
-    ``w`` [N, K] is in x's type, or FP8 with a ``scale`` [N]; or 4-bit words [N, K / 32, 4] with their ``scales``.
+    ``w`` [N, K] is in x's type, or FP8 with a ``scale`` [N]; or 4-bit words with their ``scales``, as in ``plain.int4``.
     """
     values = w.float() if scales is None else unpack(w, scales, torch.float32)
     if scale is not None:
         values = values * scale[:, None]
-    y = torch.stack([values @ row for row in x.float()]) if len(x) else x.new_empty(0, len(w))
+    y = torch.stack([values @ row for row in x.float()]) if len(x) else x.new_empty(0, len(values))
     return y.to(x.dtype) if out is None else out.copy_(y)
