@@ -11,7 +11,7 @@ def product(
 ) -> Tensor:
     """[T, N]: x [T, K] times w, transposed; in the type of x, or of ``out``, whose rows may be apart.
 
-    ``w`` [N, K] is in the type of x, or FP8 with a ``scale`` [N]; or 4-bit words with ``scales``, as ``plain.int4`` says.
+    ``w`` [N, K] is of the type of x, or FP8 with ``scale`` [N]; or 4-bit words and their ``scales`` (``plain.int4``).
     """
     values = w.float() if scales is None else unpack(w, scales, torch.float32)
     if scale is not None:
