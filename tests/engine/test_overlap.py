@@ -293,6 +293,32 @@ def test_drafts_are_not_foregone() -> None:
     assert counts[0] == counts[1] < 30
 
 
+def test_nobody_waits_for_drafts_that_are_not_there() -> None:
+    """Looks that find nothing become seldom: 1, 2, 4 … 32 steps are planned ahead between them."""
+    oracle = Oracle(lambda: 0)
+    rig = Rig(proposers=(oracle,), overlap=True)
+    oracle.seeds = rig.executor.seeds
+    rig.submit("a", [1, 2, 3], max_tokens=100, ignore_eos=True)
+    rig.run()
+    assert isinstance(rig.executor, OverlappingChain)
+    assert rig.executor.steps == 100
+    assert 6 <= rig.executor.behind.count(0) <= 16
+
+
+def test_nobody_waits_for_drafts_that_save_less_than_the_wait() -> None:
+    oracle = Oracle(lambda: 1)
+    rig = Rig(proposers=(oracle,), overlap=True)
+    oracle.seeds = rig.executor.seeds
+    speculation = rig.scheduler.speculation
+    assert speculation is not None
+    for _ in range(200):
+        speculation.waited(10.0)  # seconds: no draft saves as much
+    rig.submit("a", [1, 2, 3], max_tokens=100, ignore_eos=True)
+    rig.run()
+    assert isinstance(rig.executor, OverlappingChain)
+    assert rig.executor.behind.count(1) > 0.7 * rig.executor.steps
+
+
 def test_hopeless_drafts_keep_nothing_from_overlapping() -> None:
     for tokens, speculation in ((None, SpeculationConfig()), (0, SpeculationConfig(mode="fixed"))):
         oracle = Oracle(lambda: 3)

@@ -10,6 +10,8 @@ from tenfold.engine.inspection import Step, StepLog
 from tenfold.exec.executor import Executor, Launched, OneByOne, Overlapping
 from tenfold.sched.scheduler import Scheduler
 
+_IDLE = 0.05  # seconds without a step that are no gap between two: there was nothing to do
+
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
@@ -59,6 +61,9 @@ class Steps:
         """Hand it to the executor."""
         if self.overlaps:
             step.began = self._clock.now()
+            gap = step.began - self._ended
+            if not self._flights and gap < _IDLE and (speculation := self._scheduler.speculation) is not None:
+                speculation.waited(gap)
         self._flights.append(UnderWay(plan, step, self._executor.launch(plan)))
 
     def wait(self) -> StepResult:

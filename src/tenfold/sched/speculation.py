@@ -33,6 +33,8 @@ _ENOUGH = 1.0  # tokens that a draft from text brings on net: the draft model is
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
 _MARGIN = 1.3  # times its price, what a token has to bring: after a step of many rows the next ones are slower, too
 _HOPE = 0.75  # steps per token that a token can save at most: half of one, for a sequence that weighs more than others
+_LATELY = 0.1  # of what is known of the gap, what each further one replaces
+_RESTS = 32  # steps planned ahead, at most, between two looks for drafts that find none worth it
 _PROBED = 16  # steps for which no draft seems to pay, until one token is tried all the same; twice as many after each
 _SELDOM = 512  # that was wrong, up to so many
 
@@ -100,6 +102,9 @@ class Speculation:
         self._passed = 0  # steps for which no draft seemed to pay, since one was tried all the same
         self._patience = _PROBED  # and after how many one is
         self._counts = DraftCounts()
+        self._gap = 0.0  # seconds for which nobody computes, of late, where a step is not planned ahead
+        self._rest = 0  # steps that may still be planned ahead before drafts are looked for again
+        self._rests = 1  # and how many may be after the next look that finds none worth it
         self.drafted: Counter[str] = Counter()  # tokens, by proposer
         self.accepted: Counter[str] = Counter()
         self.spent = 0.0  # seconds that steps were predicted to take longer for what was drafted,
@@ -113,19 +118,33 @@ class Speculation:
 
     def forgo(self, step: Assembly, plain: float) -> Drafted | None:
         """No drafts for a step that is planned ahead: they would depend on tokens that are not known yet. None where a
-        draft might pay."""
+        draft might pay: more than what waiting for those tokens costs, as the last looks tell."""
         if self._model:
             return None  # it follows every sequence's tokens
         if step.decoding:
             if plain > 0 and self._hopeless(step, plain):
                 self._passed += 1
+            elif self._rest > 0 and self._config.mode == "auto":
+                self._rest -= 1
             elif any(self._most(s) > 0 for s in step.decoding):
                 return None
         return Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
 
+    def waited(self, seconds: float) -> None:
+        """A step began so long after the one before had ended, for it was not planned ahead."""
+        self._gap += (seconds - self._gap) * _LATELY
+
     def draft(self, step: Assembly, plain: float, limit: float | None) -> Drafted:
         """Add drafts to a step that holds decode, and nothing else, and takes ``plain`` seconds as it is. It is to take
         no longer than ``limit`` seconds."""
+        drafted = self._drafts(step, plain, limit)
+        if drafted.offers:
+            self._rest, self._rests = 0, 1
+        elif step.decoding:
+            self._rest, self._rests = self._rests, min(2 * self._rests, _RESTS)
+        return drafted
+
+    def _drafts(self, step: Assembly, plain: float, limit: float | None) -> Drafted:
         budget = step.budget
         drafted = Drafted(plain=plain, seconds=plain, decoding=len(step.slices))
         sequences = step.decoding
@@ -163,6 +182,9 @@ class Speculation:
                 offer.taken = len(offer.chances)
         else:
             drafted.probed = self._choose(offers, sequences, plain, limit, room)
+            saved = sum(offer.expected * token - offer.taken * offer.each for offer in offers)
+            if drafted.probed is None and saved <= self._gap > 0:
+                return drafted  # the next step could not be planned ahead, which costs more
         for offer in offers:
             sequence = offer.sequence
             offer.taken = self._places(sequence, min(offer.taken, room), drafted.decoding)

@@ -11,7 +11,7 @@ from tenfold.ops.base import Batch, Float32
 from tenfold.ops.cuda.ops import CudaOps, Residual
 from tenfold.ops.reference import ReferenceOps
 
-_POSITIONS = 12
+_POSITIONS = 4
 
 
 class _OnTheHost(CudaOps):
