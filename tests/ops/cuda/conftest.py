@@ -1,14 +1,10 @@
-"""Triton's kernels run in its interpreter where there is no GPU: that is decided before Triton is first imported."""
+"""Where the kernels run: on the GPU, or in Triton's interpreter (see tests/conftest.py)."""
 
-import os
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
 
