@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tenfold.core.config import CudaConfig, EngineConfig, SchedulerConfig, SpeculationConfig
+from tenfold.core.config import CudaConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.constraint import Constraint
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.llm import LLM
@@ -103,7 +103,3 @@ def test_steps_are_launched_ahead(model: str) -> None:
     steps.launch = counted  # type: ignore[method-assign]
     llm.generate([[5, 6, 7], [8, 9]], SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True), progress=False)
     assert ahead.count(True) >= len(ahead) - 3
-
-
-def test_the_settings_reach_the_ops() -> None:
-    assert EngineConfig(backend="cuda", kv_type="fp8", weights="int4").cuda == CudaConfig()

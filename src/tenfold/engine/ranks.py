@@ -4,6 +4,7 @@ Each is ``python -m tenfold.engine.ranks RANK ADDRESS`` with the engine's settin
 the first one does, and the first one when any of them dies: half a model computes nothing.
 """
 
+import logging
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tenfold.ops.cuda.ops import CudaOps
     from tenfold.ops.cuda.parallel import Ranks
 
+_log = logging.getLogger("tenfold.engine")
 _DIED = 70  # exit code
 
 
@@ -48,7 +50,7 @@ def start_ranks(config: EngineConfig) -> "Ranks":
 def _watch(process: subprocess.Popen[bytes], rank: int) -> None:
     """End this process when that one does: a sum that waits for it would wait for ever."""
     code = process.wait()
-    print(f"rank {rank} of the model ended with code {code}; the engine cannot go on", file=sys.stderr, flush=True)  # noqa: T201
+    _log.error("rank %d of the model ended with code %d; the engine cannot go on", rank, code)
     os._exit(_DIED)
 
 

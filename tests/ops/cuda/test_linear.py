@@ -201,6 +201,9 @@ def test_linears(form: str, products: Any, device: Any) -> None:
         assert torch.equal(linear(x, out=out[:, 8:]), y) and torch.equal(out[:, 8:], y)
         assert torch.equal(linear.logits(x), y) and linear.logits(x).dtype == torch.float32
         near(made_invariant(linear)(x), x @ wanted.t(), error)
+        sums = torch.ones(len(x), linear.outputs)
+        made_invariant(linear).add(x, sums)
+        assert torch.equal(sums, 1 + made_invariant(linear)(x))
         if linear.fuses(t):
             near(linear.gated(x, "silu"), products.gated.gated(y, "silu"), 1e-4)
             residual = random(t, n).to(device)

@@ -255,7 +255,7 @@ class InvariantLinear:
 
     def __init__(self, inner: DenseLinear | Fp8Linear | Int4Linear) -> None:
         self.outputs, self.inputs, self.nbytes, self.kind = inner.outputs, inner.inputs, inner.nbytes, inner.kind
-        self._product = inner.products.invariant.product
+        self._products = inner.products
         self._w = inner.words if isinstance(inner, Int4Linear) else inner.w
         self._scale = inner.scale if isinstance(inner, Fp8Linear) else None
         self._scales = inner.scales if isinstance(inner, Int4Linear) else None
@@ -275,16 +275,17 @@ class InvariantLinear:
             out = x.new_empty(len(x), self.outputs)
         if not len(x):
             return out
-        y: Tensor = self._product(x, self._w, scale=self._scale, scales=self._scales, out=out)
+        y: Tensor = self._products.invariant.product(x, self._w, scale=self._scale, scales=self._scales, out=out)
         return y
 
     def gated(self, x: Tensor, activation: Activation) -> Tensor:
-        """Not to be called."""
-        raise NotImplementedError
+        """See :class:`Linear`; a kernel for each part, whose bits depend on a row alone, too."""
+        y: Tensor = self._products.gated.gated(self(x), activation)
+        return y
 
     def add(self, x: Tensor, residual: Tensor) -> None:
-        """Not to be called."""
-        raise NotImplementedError
+        """See :class:`Linear`; likewise."""
+        residual.add_(self(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """See :class:`Linear`."""

@@ -58,7 +58,7 @@ class Query:
 
 
 class CudaOps:
-    """The ops of one model on the current CUDA device, implementing :class:`tenfold.ops.base.Ops`.
+    """The ops of one model on one CUDA device, implementing :class:`tenfold.ops.base.Ops`.
 
     A step has at most ``max_rows`` rows of ``max_sequences`` sequences of ``max_context`` tokens. ``form`` is one of
     ``WEIGHTS["cuda"]``. ``device``, ``dtype`` and ``kernels`` are for tests: the same in plain torch on a CPU. Raises
@@ -93,6 +93,7 @@ class CudaOps:
         if block_size < 16 or block_size & (block_size - 1):
             raise ConfigError(f"the cuda backend needs KV blocks of 16, 32, 64 … tokens, got {block_size}")
         self._block_size = block_size
+        self._graphed = self._settings.graphs and not self._settings.batch_invariant
         self._max_context = min(max_context or spec.max_context, spec.max_context)
         check_shards(spec, ranks.world)
         invariant = self._settings.batch_invariant
@@ -151,7 +152,7 @@ class CudaOps:
         """Zeroed KV memory. Raises ConfigError where the GPU has no room for it."""
         assert block_size == self._block_size
         kv = self._new_kv(self._ranks.agreed(blocks))
-        if self._settings.graphs and not self._settings.batch_invariant and self._device.type == "cuda":
+        if self._graphed and self._device.type == "cuda":
             self.use_graphs(kv, CudaCapture())
         return kv
 
@@ -173,7 +174,7 @@ class CudaOps:
     @property
     def graph_bytes(self) -> int:
         """What captured graphs keep: each its own logits, and some for what they call."""
-        if not self._settings.graphs:
+        if not self._graphed:
             return 0
         rows = sum(sizes_up_to(self._batches.max_sequences // 2))
         return _GRAPHS + rows * self.spec.outputs * torch.float32.itemsize
