@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.cuda.timing import Limits, Row, measure_limits
 
-PARTS = ("pointwise", "sampling", "attention", "linear", "model", "serving", "engine", "naive")
+PARTS = ("pointwise", "sampling", "attention", "linear", "model", "real", "serving", "engine", "http", "naive")
 _ROW, _WRONG = "row: ", "wrong: "  # how a part's process tells them
 
 

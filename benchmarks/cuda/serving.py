@@ -30,7 +30,7 @@ def check(device: torch.device) -> list[str]:
     wrong = []
     for invariant in (False, True):
         llm = LLM(
-            MODEL, load_format="dummy", backend="cuda", max_context=4096, kv_tokens=24_000,
+            MODEL, load_format="dummy", backend="cuda", max_context=2048, kv_tokens=2048,
             scheduler=SchedulerConfig(max_step_tokens=2048, max_running=64), cuda=CudaConfig(batch_invariant=invariant),
         )  # fmt: skip
         prompts, params = _requests()
@@ -60,7 +60,7 @@ def _requests() -> tuple[list[list[int]], list[SamplingParams]]:
     lengths = np.exp(random.uniform(np.log(3), np.log(1500), _REQUESTS)).astype(int)
     prompts = [random.integers(0, 100_000, length).tolist() for length in lengths]
     params = [
-        SamplingParams(max_tokens=int(random.integers(8, 120)), seed=i, ignore_eos=True, **_SORTS[i % len(_SORTS)])  # type: ignore[arg-type]
+        SamplingParams(max_tokens=int(random.integers(60, 250)), seed=i, ignore_eos=True, **_SORTS[i % len(_SORTS)])  # type: ignore[arg-type]
         for i in range(_REQUESTS)
     ]
     return prompts, params

@@ -15,7 +15,8 @@ static_assert(sizeof(TileConfig) == 64);
 
 void zero_tiles() {
   const TileConfig config;
-  _tile_loadconfig(&config);
+  // Not _tile_loadconfig: GCC 12's tells the compiler of the first eight bytes only, so the others are never written.
+  __asm__ volatile("ldtilecfg %0" : : "m"(config));
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tenfold.core.config import CudaConfig, SchedulerConfig, SpeculationConfig
+from tenfold.core.config import CudaConfig, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.constraint import Constraint
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.llm import LLM
@@ -76,6 +76,24 @@ def generated(model: str, backend: str, mode: str, **options: Any) -> list[list[
             assert asked.logprobs is None or len(sample.logprobs or ()) == len(sample.tokens)
             assert sample.finish in ("length", "stop")
     return [[sample.tokens for sample in one.samples] for one in found]
+
+
+def test_all_that_decode_needs_is_captured_before_there_are_requests(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tenfold.engine.build import build_engine
+    from tenfold.ops.cuda import graphs
+
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        graphs.Graphs, "run", lambda self, size, run=graphs.Graphs.run: sizes.append(size) or run(self, size)
+    )
+    scheduler = SchedulerConfig(max_step_tokens=64, max_running=12)
+    engine = build_engine(EngineConfig(model=model, backend="cuda", kv_tokens=512, scheduler=scheduler), warm_up=True)
+    assert set(sizes) == {1, 2, 4, 8, 16}
+    assert engine.core.idle
+    engine.core.check()
+    assert engine.core.stats().blocks_held == 0
 
 
 @pytest.mark.parametrize("mode", ["off", "fixed"])

@@ -49,8 +49,11 @@ class Engine:
     checkpoint: Checkpoint
 
 
-def build_engine(config: EngineConfig) -> Engine:
-    """Load the model and make its core. Raises ModelError or ConfigError, saying what to do."""
+def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
+    """Load the model and make its core. Raises ModelError or ConfigError, saying what to do.
+
+    ``warm_up``: on a GPU, kernels are compiled and steps captured now, not when they are first needed.
+    """
     checkpoint = load_model(config.model, config.load_format)
     spec = checkpoint.spec
     wanted = _wanted_context(config, spec)
@@ -74,6 +77,10 @@ def build_engine(config: EngineConfig) -> Engine:
     grammars = Grammars(checkpoint.tokenizer, spec.vocab)
     runner = LaunchingRunner if config.backend == "cuda" else ModelRunner
     executor = runner(ops, blocks, config.block_size, laps, drafts, grammars)
+    if warm_up and config.backend == "cuda":
+        from tenfold.engine.warming import warm_up as make_steps
+
+        make_steps(executor, config.scheduler, max_context, blocks, config.block_size)
     calibration = Calibration(
         cache,
         executor,

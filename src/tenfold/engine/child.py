@@ -50,7 +50,7 @@ def main(fd: int) -> int:
     logging.basicConfig(format=LOG_FORMAT, level=config.log_level.upper())
     threading.Thread(target=_read, args=(payloads, inbox, built, report), daemon=True).start()
     try:
-        engine = build_engine(config)
+        engine = build_engine(config, warm_up=True)
     except TenfoldError as error:
         report(failure(error))
         return 2

@@ -1,0 +1,45 @@
+"""Steps that are made before there are requests, so that none of them waits for a kernel to be compiled."""
+
+from collections.abc import Iterator
+
+from tenfold.core.config import SchedulerConfig
+from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan
+from tenfold.core.sampling import SamplingParams
+from tenfold.exec.executor import Executor
+from tenfold.ops.cuda.graphs import sizes_up_to
+
+_GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
+_DRAWN = SamplingParams(temperature=0.8, top_k=40, top_p=0.9, max_tokens=1)
+_TOLD = SamplingParams(temperature=1.0, frequency_penalty=0.1, logprobs=1, max_tokens=1)
+
+
+def warm_up(executor: Executor, limits: SchedulerConfig, max_context: int, blocks: int, block_size: int) -> None:
+    """Compute a step of each kind and size on the CUDA backend: of decode, largest first, then of prompts.
+
+    What it writes to keys and values is in blocks that nobody has yet; no sequence is left.
+    """
+    context = min(max_context, blocks * block_size)
+    for plan in _plans(limits, context, block_size):
+        executor.execute(plan)
+        executor.execute(StepPlan((), (), tuple(start.id for start in plan.started)))
+
+
+def _plans(limits: SchedulerConfig, context: int, block_size: int) -> Iterator[StepPlan]:
+    for size in reversed(sizes_up_to(limits.max_running)):
+        for params in (_GREEDY, _DRAWN, _TOLD) if size in (1, 8, 64) else (_GREEDY,):
+            yield _plan([(0, 1)] * min(size, limits.max_running), params, block_size)
+    rows = 16
+    while rows <= min(limits.max_step_tokens, context // 2):
+        yield _plan([(0, rows)], _DRAWN, block_size)  # a prompt, its next chunk, and one beside a step of decode
+        yield _plan([(rows, rows)], _GREEDY, block_size)
+        yield _plan([(rows - 2, rows - 1), (1, 1)], _GREEDY, block_size)
+        rows *= 4
+
+
+def _plan(parts: list[tuple[int, int]], params: SamplingParams, block_size: int) -> StepPlan:
+    """A step of sequences of so many tokens that are known, and as many new ones; all in the first blocks."""
+    slices = [
+        SequenceSlice(f"warming {i}", start, (0,) * new, tuple(range(-(-(start + new) // block_size))), sample=True)
+        for i, (start, new) in enumerate(parts)
+    ]
+    return StepPlan(tuple(slices), tuple(SequenceStart(part.id, (0,), params, 0, ()) for part in slices), ())
