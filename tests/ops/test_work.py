@@ -4,7 +4,7 @@ import pytest
 
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.work import OPS, Matrix, Span, keys_attended, keys_seen, model_matrices, step_work
-from tests.helpers.models import random_weights, tiny_spec
+from tests.helpers.models import LEVELS, random_weights, tiny_spec
 
 # hidden 64, 4 query heads and 2 KV heads of 16, ffn 96, vocab 160, two layers: q is 64 wide, k and v are 32.
 
@@ -81,6 +81,7 @@ def test_windows_and_padded_heads() -> None:
     assert eight["attend"].kv_read == (4 + 20) * 2 * (12 + 16 + 4 + 4)  # keys are padded to 4
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     ("kind", "format", "arithmetic", "bytes_of_32"),
     [
@@ -93,17 +94,19 @@ def test_windows_and_padded_heads() -> None:
         ("Q5_1", "int5 g32 affine", "int8", 24),
     ],
 )
-def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str, bytes_of_32: int) -> None:
-    ops = CpuOps(random_weights(tiny_spec(), kind=kind), threads=1)
+def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str, bytes_of_32: int, level: str) -> None:
+    ops = CpuOps(random_weights(tiny_spec(), kind=kind), threads=1, level=level)
+    of_many = "amx-int8" if arithmetic == "int8" and level.startswith("amx") else arithmetic
     matrices = model_matrices(ops.model, 64)
     assert [(m.layer, m.name) for m in matrices[:3]] == [(-1, "embed"), (-1, "head"), (0, "q")]
     assert len(matrices) == 2 + 2 * 7
     for matrix in matrices:
-        assert (matrix.format, matrix.arithmetic) == (format, arithmetic)
+        assert (matrix.format, matrix.arithmetic) == (format, of_many)
         assert matrix.size >= matrix.outputs * matrix.inputs // 32 * bytes_of_32
         assert matrix.rows_at_once > 1
     assert sum(m.size for m in matrices if m.name != "head") == ops.model.weight_bytes
-    assert all(m.rows_at_once == 1 for m in model_matrices(ops.model, 1))
+    # The tile unit takes many rows, not one.
+    assert all((m.arithmetic, m.rows_at_once) == (arithmetic, 1) for m in model_matrices(ops.model, 1))
 
 
 def test_timings_are_recorded_only_when_asked_for() -> None:

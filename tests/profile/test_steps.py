@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tenfold.profile.roofline import Roof, roof_of
 from tenfold.profile.step_report import as_json, shown
 from tenfold.profile.steps import BETWEEN, OpProfile, Shape, StepProfile, profile_steps, shapes
 from tenfold.profile.verdict import verdict
-from tests.helpers.models import random_weights, tiny_spec
+from tests.helpers.models import LEVELS, random_weights, tiny_spec
 
 LIMITS = MachineLimits(
     level="avx512",
@@ -27,16 +28,19 @@ LIMITS = MachineLimits(
     cache_bytes=16 << 20,
     macs={"f32": MacRate("fma", 200e9), "int8": MacRate("dot", 800e9), "bf16": MacRate("dot16", 400e9)},
 )
+TILES = {"amx-int8": MacRate("tile dot", 4e12), "amx-bf16": MacRate("tile dot16", 2e12)}
+WITH_TILES = replace(LIMITS, macs=LIMITS.macs | TILES)  # for kernels of any level
 
 
-def profiled(*wanted: Shape, kind: str = "Q4_1") -> list[StepProfile]:
-    ops = CpuOps(random_weights(tiny_spec(), kind=kind), threads=2)
-    return profile_steps(ops, list(wanted), LIMITS, WallClock(), repeats=2)
+def profiled(*wanted: Shape, level: str | None = None) -> list[StepProfile]:
+    ops = CpuOps(random_weights(tiny_spec(head_dim=32), kind="Q4_1"), threads=2, level=level)
+    return profile_steps(ops, list(wanted), WITH_TILES, WallClock(), repeats=2)
 
 
-def test_every_op_is_there_and_shares_sum_to_one() -> None:
-    steps = profiled(Shape("decode", 1, 10), Shape("decode", 9, 70), Shape("prefill", 40, 40))
-    report = json.loads(json.dumps(as_json(steps, LIMITS, "tiny", ["because"])))
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_op_is_there_and_shares_sum_to_one(level: str) -> None:
+    steps = profiled(Shape("decode", 1, 10), Shape("decode", 9, 70), Shape("prefill", 40, 40), level=level)
+    report = json.loads(json.dumps(as_json(steps, WITH_TILES, "tiny", ["because"])))
     assert [(s["phase"], s["rows"], s["context"]) for s in report["steps"]] == [
         ("decode", 1, 10),
         ("decode", 9, 70),
@@ -51,8 +55,13 @@ def test_every_op_is_there_and_shares_sum_to_one() -> None:
         assert len(step["verdict"]) == 3
     kernels = {op["op"]: op["kernel"] for op in report["steps"][1]["ops"]}
     assert kernels["mlp"].startswith("int4 g32 affine, ")
-    assert kernels["attend"] in ("bf16, keys bf16", "f32, keys bf16")
+    tiles = level.startswith("amx")
+    attend = "amx-bf16" if tiles else "bf16" if level == "avx512bf16" else "f32"
+    assert kernels["attend"] == f"{attend}, keys bf16"
     assert report["limits"]["macs_s"]["int8"] == {"instructions": "dot", "rate": 800e9}
+    for step, linear in ((steps[0], "int8"), (steps[2], "amx-int8" if tiles else "int8")):
+        used = {op.op: set(op.work.macs) for op in step.ops if op.work}
+        assert (used["mlp"], used["attend"]) == ({linear}, {attend})
 
 
 def test_the_table_shows_it() -> None:
@@ -60,7 +69,7 @@ def test_the_table_shows_it() -> None:
 
     steps = profiled(Shape("decode", 2, 17))
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(shown(steps, LIMITS, "tiny model", ["Because."]))
+    console.print(shown(steps, WITH_TILES, "tiny model", ["Because."]))
     text = console.export_text()
     for word in (
         "tiny model",
