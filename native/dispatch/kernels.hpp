@@ -51,11 +51,14 @@ struct Kernels {
                       ptrdiff_t out_stride, bool accumulate);
   int (*linear_rows)(const Packed& w, int rows);  // rows served by one pass over the weights, when there are `rows`
   const char* (*linear_arithmetic)(const Packed& w, int rows);  // what its multiply-adds are: f32, int8, amx-int8
+  int row_chunk;    // rows that linear_tile likes to be given at most: their activations stay in cache meanwhile
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
   // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.
   void (*quantize_tile)(const Packed& w, const float* rows, uint8_t* tile);
-  // Rows, `stride` floats apart, into lanes `lane` … of a panel's groups; cols is a multiple of 32.
-  void (*quantize)(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane);
+  bool whole_rows;  // whether quantize() wants all inputs of a row at once; else any groups of 32
+  size_t (*panel_bytes)(int cols);  // of 16 quantized rows; cols is a multiple of 32
+  // Rows, `stride` floats apart, into lanes `lane` … of a panel, from its first group or the one that `panel` points to.
+  void (*quantize)(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
   void (*scale)(float* x, float by, int n);

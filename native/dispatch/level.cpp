@@ -28,14 +28,19 @@ const Kernels& kernels() {
 #endif
 #if defined(TENFOLD_TILES)
   constexpr int kAttendQueries = 48;
+  constexpr bool kWholeRows = true;
+  constexpr int kRowChunk = 128;
 #else
   constexpr int kAttendQueries = 24;
+  constexpr bool kWholeRows = false;
+  constexpr int kRowChunk = 64;
 #endif
-  static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, dense_tiles(),
-                                quantize_tile, quantize,    rms_norm,    add,               scale,
-                                gate,          softcap,     rope,        store_kv,          kAttendQueries,
-                                attend,        attend_arithmetic,        merge,
-                                block_maxima,  block_masses, weigh,      depths};
+  static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, kRowChunk,
+                                dense_tiles(),
+                                quantize_tile, kWholeRows,  panel_bytes, quantize,          rms_norm,
+                                add,           scale,       gate,        softcap,           rope,
+                                store_kv,      kAttendQueries,           attend,            attend_arithmetic,
+                                merge,         block_maxima, block_masses, weigh,           depths};
   return table;
 }
 

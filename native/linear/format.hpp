@@ -33,6 +33,7 @@ struct Packed {
   int group = 0;   // inputs per weight scale: 32 or 16
   Scales scales = Scales::half;
   int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
+  bool fine = false;    // kernels that make whole numbers of weights keep 16 bits of each
   size_t code_offset = 0, tile_bytes = 0;
 
   size_t group_bytes() const { return static_cast<size_t>(kTile) * kGroup * bits / 8; }  // the codes of 32 inputs
@@ -52,14 +53,32 @@ struct alignas(64) ActGroup {
   Row rows[kPanel];
 };
 
-// Rows of activations, quantized (row r is lane r % 16 of panel r / 16) and (or) in float32.
+// 64 inputs of 16 rows of activations in 16 bits: x = scale * (256 high + low).
+struct alignas(64) DigitUnit {
+  int8_t high[kPanel][64], low[kPanel][64];
+};
+
+// What 16 rows of these have in common, in front of their units: scales, and sums of the two digits of a whole row.
+struct alignas(64) DigitRows {
+  float scale[kPanel];
+  int32_t high[kPanel], low[kPanel];
+
+  const DigitUnit* units() const { return reinterpret_cast<const DigitUnit*>(this + 1); }
+  DigitUnit* units() { return reinterpret_cast<DigitUnit*>(this + 1); }
+};
+
+// Rows of activations, quantized (row r is lane r % 16 of panel r / 16) and (or) in float32. A panel is ActGroups, or
+// DigitRows and their units: as the level's kernels have it.
 struct Acts {
-  const ActGroup* panels = nullptr;  // [rows / 16][groups]
-  ptrdiff_t groups = 0;
+  const uint8_t* panels = nullptr;
+  size_t panel_bytes = 0;
   const float* values = nullptr;
   ptrdiff_t value_stride = 0;
 
-  const ActGroup* panel(int row) const { return panels + row / kPanel * groups; }
+  template <typename T>
+  const T* panel_as(int row) const {
+    return reinterpret_cast<const T*>(panels + row / kPanel * panel_bytes);
+  }
 };
 
 }  // namespace tenfold

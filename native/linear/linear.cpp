@@ -2,7 +2,10 @@
 // the number of inputs alone, so that a row has the same bits whatever rows are beside it.
 #include "linear/linear.hpp"
 
+#include <algorithm>
+#include <array>
 #include <type_traits>
+#include <utility>
 
 #include "simd/simd.hpp"
 
@@ -208,7 +211,7 @@ void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, i
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i) sum[i] = zero();
     Tile tile(w, data);
-    const ActGroup* acts = x.panel(row + r);
+    const ActGroup* acts = x.panel_as<ActGroup>(row + r);
     in_turns<Tile, ROWS>(w.cols / kGroup, [&]<int GROUPS>(std::integral_constant<int, GROUPS>, int g) {
       ahead.fetch();
       PartScales scales[GROUPS * Tile::kParts];
@@ -236,7 +239,7 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
     span.take(tile, many);
     Ahead ahead(data + w.tile_bytes / groups * from, w.tile_bytes / groups * many, turns_of<Tile>(rows, many));
     in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
-      const ActGroup* acts = x.panel(row + r) + from;
+      const ActGroup* acts = x.panel_as<ActGroup>(row + r) + from;
       Vec sum[ROWS];
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; ++i) sum[i] = from == 0 ? zero() : load(sums[r + i]);
@@ -259,16 +262,7 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
 }
 
 #if defined(TENFOLD_TILES)
-#include "linear/tiled.hpp"
-#endif
-
-// Whether tiles of the matrix unit take the rows that they can.
-#if defined(TENFOLD_TILES)
-template <int GROUP>
-constexpr bool kTiled = GROUP == kGroup;
-#else
-template <int GROUP>
-constexpr bool kTiled = false;
+#include "linear/digits.hpp"
 #endif
 
 template <int BITS, int GROUP, Scales KIND>
@@ -276,25 +270,20 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
                ptrdiff_t out_stride, bool accumulate) {
   using Tile = PackedTile<BITS, GROUP, KIND>;
 #if defined(TENFOLD_TILES)
-  if (GROUP == kGroup && rows >= kTiledRows) tiles_ready();
-#endif
+  const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
+  return w.fine ? run(digits<Tile, true>) : run(digits<Tile, false>);
+#else
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
     int r = 0;
-#if defined(TENFOLD_TILES)
-    if constexpr (GROUP == kGroup)
-      for (; rows - r >= kTiledRows; r += kTiledChunk)
-        TiledColumn<Tile>(w, data).run(x, row + r, rows - r < kTiledChunk ? rows - r : kTiledChunk,
-                                       out + r * out_stride, out_stride, columns, accumulate);
-#endif
-    if constexpr (!kTiled<GROUP>)
-      for (; rows - r >= kUnpackedFrom; r += kUnpackedRows)
-        unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
-                            out + r * out_stride, out_stride, columns, accumulate);
+    for (; rows - r >= kUnpackedFrom; r += kUnpackedRows)
+      unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
+                          out + r * out_stride, out_stride, columns, accumulate);
     if (r < rows)
       packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
   }
+#endif
 }
 
 template <typename T>
@@ -400,14 +389,14 @@ int dense_tiles() { return kDenseTiles; }
 const char* linear_arithmetic(const Packed& w, [[maybe_unused]] int rows) {
   if (w.dense != Dense::none) return "f32";
 #if defined(TENFOLD_TILES)
-  if (w.group == kGroup && rows >= kTiledRows) return "amx-int8";
+  if (rows >= kDigitRows) return "amx-int8";
 #endif
   return "int8";
 }
 
 int linear_rows(const Packed& w, int rows) {
 #if defined(TENFOLD_TILES)
-  if (w.dense == Dense::none && w.group == kGroup && rows >= kTiledRows) return rows < kTiledChunk ? rows : kTiledChunk;
+  if (w.dense == Dense::none && rows >= kDigitRows) return rows < kDigitChunk ? rows : kDigitChunk;
 #endif
   if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
   if (w.dense == Dense::none) {

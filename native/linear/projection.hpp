@@ -12,10 +12,12 @@ namespace tenfold {
 class Projection {
  public:
   Projection(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-             const Kernels& kernels, int threads, Form form = Form::stored)
+             const Kernels& kernels, int threads, Form form, bool fine)
       : kernels_(kernels),
         pool_(std::clamp(threads, 1, 1024)),
-        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_, arena_)) {}
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_, arena_)) {
+    matrix_.view.fine = fine;
+  }
 
   int outputs() const { return matrix_.view.rows; }
   int inputs() const { return matrix_.view.cols; }
@@ -29,11 +31,11 @@ class Projection {
     acts.values = x;
     acts.value_stride = w.cols;
     if (w.dense == Dense::none) {
-      acts.groups = w.cols / kGroup;
-      ActGroup* panels = panels_.reserve(static_cast<size_t>(rows + kPanel - 1) / kPanel * acts.groups);
+      acts.panel_bytes = kernels_.panel_bytes(w.cols);
+      uint8_t* panels = panels_.reserve(static_cast<size_t>(rows + kPanel - 1) / kPanel * acts.panel_bytes);
       acts.panels = panels;
       for (int r = 0; r < rows; ++r)
-        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, 0, 1, w.cols, panels + r / kPanel * acts.groups, r % kPanel);
+        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, 0, 1, w.cols, panels + r / kPanel * acts.panel_bytes, r % kPanel);
     }
     constexpr int kTiles = 4, kRows = 64;
     const int columns = (w.tiles() + kTiles - 1) / kTiles;
@@ -51,7 +53,7 @@ class Projection {
   Pool pool_;
   Arena arena_;
   Matrix matrix_;
-  Array<ActGroup> panels_;
+  Array<uint8_t> panels_;
 };
 
 }  // namespace tenfold

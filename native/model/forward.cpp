@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kOwnRows = 8;       // up to so many rows, each thread makes an op's input for itself
 constexpr int kFetchedRows = 64;  // up to so many rows, where their keys and values will go is fetched ahead
-constexpr int kRowChunk = 64;     // rows whose activations stay in cache while weights pass
 constexpr int kUnit = kGroup;     // columns of the gated activation made, and quantized, together
 constexpr size_t kItemBytes = 65536;
 
@@ -45,13 +44,13 @@ void Model::each_row(int rows, const F& f) {
 void Model::shape_input(Input& input, int rows, int cols) {
   Acts& acts = input.acts;
   acts.value_stride = (cols + 31) / 32 * 32;
-  acts.groups = acts.value_stride / kGroup;
+  acts.panel_bytes = kernels_.panel_bytes(static_cast<int>(acts.value_stride));
   acts.values = input.values.reserve(static_cast<size_t>(rows) * acts.value_stride);
-  acts.panels = input.panels.reserve(static_cast<size_t>(ceil_div(rows, kPanel)) * acts.groups);
+  acts.panels = input.panels.reserve(static_cast<size_t>(ceil_div(rows, kPanel)) * acts.panel_bytes);
 }
 
 void Model::quantize_row(const Input& input, int row, const float* values, int cols) {
-  kernels_.quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.groups, row % kPanel);
+  kernels_.quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.panel_bytes, row % kPanel);
 }
 
 // What gives a thread the input of an op's linears: `rows` rows, made by make(input, row, thread). The threads make many
@@ -90,11 +89,18 @@ auto Model::normed(const std::vector<float>& weight, int rows, const int32_t* pi
   });
 }
 
+// Rows of `input`, whose values are there, quantized.
+auto Model::from_values(Input& input, int rows, int cols) {
+  return prepare(input, rows, cols, [this, &input, cols](Input& to, int row, int) {
+    quantize_row(to, row, input.values.data() + row * input.acts.value_stride, cols);
+  });
+}
+
 template <typename X, typename F>
 void Model::linear(const Job& job, const X& input, int rows, int unit, const F& also) {
-  const int tiles = job.w->tiles(), row_items = ceil_div(rows, kRowChunk);
+  const int tiles = job.w->tiles(), row_items = ceil_div(rows, kernels_.row_chunk);
   // Few rows: items of some tens of kilobytes of weights. Many: each tile is work enough.
-  const size_t wanted = std::max<size_t>(1, kItemBytes / (static_cast<size_t>(std::min(rows, kRowChunk)) + 3) * 4);
+  const size_t wanted = std::max<size_t>(1, kItemBytes / (static_cast<size_t>(std::min(rows, kernels_.row_chunk)) + 3) * 4);
   int step = std::max(1, static_cast<int>(wanted / job.w->tile_bytes));
   step = std::max(1, std::min(step, tiles / threads()));
   if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
@@ -102,7 +108,7 @@ void Model::linear(const Job& job, const X& input, int rows, int unit, const F& 
   const int column_items = ceil_div(tiles, step);
   pool_.run(column_items * row_items, [&](int item, int thread) {
     const Acts& x = input(thread);
-    const int row = item / column_items * kRowChunk, many = std::min(kRowChunk, rows - row);
+    const int row = item / column_items * kernels_.row_chunk, many = std::min(kernels_.row_chunk, rows - row);
     const int from = item % column_items * step, to = std::min(tiles, from + step);
     kernels_.linear_tile(*job.w, from, to - from, x, row, many, job.out + row * job.stride + from * kTile, job.stride,
                          job.accumulate);
@@ -139,7 +145,7 @@ void Model::upload(const BatchView& batch) {
   shape_input(attended_, batch_.size(), spec_.heads * spec_.head_dim);
   shape_input(gated_, batch_.size(), spec_.ffn);
   for (Own& own : own_) {
-    shape_input(own.input, std::min(kOwnRows, batch_.size()), std::max(spec_.hidden, spec_.heads * spec_.head_dim));
+    shape_input(own.input, std::min(kOwnRows, batch_.size()), std::max({spec_.hidden, spec_.heads * spec_.head_dim, spec_.ffn}));
     own.row.reserve(hidden_stride_);
   }
 }
@@ -231,8 +237,8 @@ void Model::qkv(int layer, const Kv& kv) {
   // An item makes heads whole, as few as fill tiles: they are finished while they are in the thread's cache.
   const int heads = kTile / std::gcd(kTile, spec_.head_dim);
   const int kv_units = ceil_div(spec_.kv_heads, heads), units = kv_units + ceil_div(spec_.heads, heads);
-  pool_.run(units * ceil_div(rows, kRowChunk), [&](int item, int thread) {
-    const int row = item / units * kRowChunk, many = std::min(kRowChunk, rows - row), unit = item % units;
+  pool_.run(units * ceil_div(rows, kernels_.row_chunk), [&](int item, int thread) {
+    const int row = item / units * kernels_.row_chunk, many = std::min(kernels_.row_chunk, rows - row), unit = item % units;
     const Acts& x = input(thread);
     if (unit < kv_units) {
       key_value_heads(l, rope, memory, unit * heads, std::min(spec_.kv_heads, (unit + 1) * heads), x, row, many);
@@ -310,26 +316,24 @@ void Model::attn_out(int layer) {
   const int rows = batch_.size();
   const Job job = {&l.o.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
   if (quantized(l.o.view)) {
-    linear(job, prepare(attended_, rows, l.o.view.cols, [&](Input& to, int row, int) {
-      quantize_row(to, row, attended_.values.data() + row * attended_.acts.value_stride, l.o.view.cols);
-    }), rows);
+    linear(job, from_values(attended_, rows, l.o.view.cols), rows);
   } else {
     linear(job, [&](int) -> const Acts& { return attended_.acts; }, rows);
   }
   if (spec_.post_norms) finish_residual(l.attn_post_norm);
 }
 
-// Columns kUnit * unit … of the gated activation for rows first … last - 1: gate, up, activation, and
-// quantization for the down projection, while all is in the thread's cache.
+// Columns kUnit * unit … of the gated activation for rows first … last - 1: gate, up, activation and, where groups
+// of inputs are quantized by themselves, that for the down projection, while all is in the thread's cache.
 void Model::gated_unit(const Layer& layer, const Acts& x, int unit, int first, int last, int thread) {
-  float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kRowChunk * kUnit;
-  float* up = gate + kRowChunk * kUnit;
+  float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kernels_.row_chunk * kUnit;
+  float* up = gate + kernels_.row_chunk * kUnit;
   const int columns = std::min(kUnit, spec_.ffn - unit * kUnit), tiles = ceil_div(columns, kTile);
   const int tile = unit * kUnit / kTile;
   kernels_.linear_tile(layer.gate.view, tile, tiles, x, first, last - first, gate, kUnit, false);
   kernels_.linear_tile(layer.up.view, tile, tiles, x, first, last - first, up, kUnit, false);
   const Acts& to = gated_.acts;
-  const bool codes = quantized(layer.down.view);
+  const bool codes = quantized(layer.down.view) && !kernels_.whole_rows;
   for (int row = first; row < last; ++row) {
     const int at = (row - first) * kUnit;
     float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + unit * kUnit;
@@ -338,7 +342,7 @@ void Model::gated_unit(const Layer& layer, const Acts& x, int unit, int first, i
   if (codes)
     for (int row = first; row < last; row += kPanel)
       kernels_.quantize(gate + (row - first) * kUnit, kUnit, std::min(kPanel, last - row), kUnit,
-                        gated_.panels.data() + row / kPanel * to.groups + unit, 0);
+                        gated_.panels.data() + row / kPanel * to.panel_bytes + unit * sizeof(ActGroup), 0);
 }
 
 void Model::mlp(int layer) {
@@ -347,16 +351,20 @@ void Model::mlp(int layer) {
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
   const auto input = normed(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
-  scratch_.reserve(static_cast<size_t>(threads()) * 2 * kRowChunk * kUnit);
+  scratch_.reserve(static_cast<size_t>(threads()) * 2 * kernels_.row_chunk * kUnit);
   const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 4 : 1, unit_items = ceil_div(units, step);
-  pool_.run(unit_items * ceil_div(rows, kRowChunk), [&](int item, int thread) {
-    const int first = item / unit_items * kRowChunk, last = std::min(rows, first + kRowChunk);
+  pool_.run(unit_items * ceil_div(rows, kernels_.row_chunk), [&](int item, int thread) {
+    const int first = item / unit_items * kernels_.row_chunk, last = std::min(rows, first + kernels_.row_chunk);
     const int from = item % unit_items * step;
     const Acts& x = input(thread);
     for (int unit = from; unit < std::min(units, from + step); ++unit) gated_unit(l, x, unit, first, last, thread);
   });
   const Job job = {&l.down.view, spec_.post_norms ? y_.data() : x_.data(), hidden_stride_, !spec_.post_norms};
-  linear(job, [&](int) -> const Acts& { return gated_.acts; }, rows);
+  if (quantized(l.down.view) && kernels_.whole_rows) {
+    linear(job, from_values(gated_, rows, spec_.ffn), rows);
+  } else {
+    linear(job, [&](int) -> const Acts& { return gated_.acts; }, rows);
+  }
   if (spec_.post_norms) finish_residual(l.mlp_post_norm);
 }
 

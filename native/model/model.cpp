@@ -145,6 +145,8 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
                                 "], the model needs [" + std::to_string(want_rows) + ", " +
                                 std::to_string(want_cols) + "]");
   *matrix = encode(form, kind, data, rows, cols, row_bytes, kernels_, pool_, arena_);
+  // What these lose by rounding costs most: with the others' bytes it is the larger half of all.
+  matrix->view.fine = name == "v" || layer == -1;
 }
 
 void Model::set_vector(int layer, const std::string& name, const float* data, int64_t size) {

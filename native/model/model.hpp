@@ -161,7 +161,7 @@ class Model {
   // Activations ready for linears: float rows, and quantized when some matrix wants them so.
   struct Input {
     Array<float> values;
-    Array<ActGroup> panels;
+    Array<uint8_t> panels;
     Acts acts;
   };
   // A thread's own.
@@ -176,6 +176,7 @@ class Model {
   void quantize_row(const Input& input, int row, const float* values, int cols);
   template <typename F>
   auto prepare(Input& together, int rows, int cols, const F& make);
+  auto from_values(Input& input, int rows, int cols);
   auto normed(const std::vector<float>& weight, int rows, const int32_t* pick,
               std::initializer_list<const Packed*> takers);
   // input(thread) is what they are applied to. Items begin at whole `unit`s of tiles; also(first tile, last + 1, row,

@@ -36,6 +36,45 @@ inline Vec activate(Activation kind, Vec x) {
 
 }  // namespace
 
+#if defined(TENFOLD_TILES)
+
+namespace {
+
+// Symmetric 16 bits for the whole row: scale = absmax / 32512, the largest number of two signed bytes. A row that holds
+// infinities or NaNs gets zeros and such a scale, so that every sum it enters is a NaN.
+void quantize_row(const float* x, int cols, DigitRows& panel, int lane) {
+  constexpr float kMost = 127.0f * 256.0f;
+  Vec peaks[2] = {zero(), zero()};
+  for (int i = 0; i < cols; i += 32)
+    for (int half = 0; half < 2; ++half) peaks[half] = vpeak(peaks[half], load(x + i + 16 * half));
+  const float largest = reduce_peak(vpeak(peaks[0], peaks[1]));
+  const bool finite = largest < __builtin_inff(), none = largest < 1e-30f;  // below, the inverse overflows
+  const Vec by = set1(finite && !none ? kMost / largest : 0.0f);
+  IVec high = iset1(0), low = iset1(0);
+  DigitUnit* units = panel.units();
+  for (int i = 0; i < cols; i += 16) {
+    const Vec v = finite ? mul(load(x + i), by) : zero();
+    store_digits(units[i / 64].high[lane] + i % 64, units[i / 64].low[lane] + i % 64, v, high, low);
+  }
+  if (cols % 64 != 0) {
+    __builtin_memset(units[cols / 64].high[lane] + 32, 0, 32);
+    __builtin_memset(units[cols / 64].low[lane] + 32, 0, 32);
+  }
+  panel.scale[lane] = none ? 0.0f : largest / kMost;
+  panel.high[lane] = reduce_add(high);
+  panel.low[lane] = reduce_add(low);
+}
+
+}  // namespace
+
+size_t panel_bytes(int cols) { return sizeof(DigitRows) + static_cast<size_t>((cols + 63) / 64) * sizeof(DigitUnit); }
+
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane) {
+  for (int i = 0; i < rows; ++i) quantize_row(x + i * stride, cols, *reinterpret_cast<DigitRows*>(panel), lane + i);
+}
+
+#else
+
 namespace {
 
 // Symmetric 8 bits per 32: scale = absmax / 127. Up to 16 groups at a time, so that the divisions are done for all at
@@ -66,7 +105,10 @@ inline void quantize_groups(int count, From from, To to, Lane lane) {
 
 }  // namespace
 
-void quantize(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane) {
+size_t panel_bytes(int cols) { return static_cast<size_t>(cols / kGroup) * sizeof(ActGroup); }
+
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* bytes, int lane) {
+  auto* panel = reinterpret_cast<ActGroup*>(bytes);
   const int groups = cols / kGroup;
   if (rows > 1) {
     for (int g = 0; g < groups; ++g)
@@ -80,6 +122,8 @@ void quantize(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* pa
         groups - g < 16 ? groups - g : 16, [&](int i) { return x + (g + i) * kGroup; },
         [&](int i) { return panel + g + i; }, [&](int) { return lane; });
 }
+
+#endif
 
 void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
   Vec sums[2] = {zero(), zero()};

@@ -4,7 +4,8 @@
 
 namespace tenfold::TENFOLD_LEVEL {
 
-void quantize(const float* x, ptrdiff_t stride, int rows, int cols, ActGroup* panel, int lane);
+size_t panel_bytes(int cols);
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane);
 void rms_norm(const float* x, const float* weight, int n, float eps, float* out);
 void add(float* x, const float* y, int n);
 void scale(float* x, float by, int n);

@@ -25,6 +25,8 @@ namespace {
 #endif
 
 #if defined(TENFOLD_TILES)
+#include "simd/words.hpp"
+
 #include "simd/tiles.hpp"
 #endif
 

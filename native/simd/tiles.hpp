@@ -7,20 +7,24 @@
 //   4, 5   16 x 64 bytes   32 bf16 of 16 rows; 16 pairs of 16 columns
 //   6      16 x 32 bytes   32 int8 or 16 bf16 of 16 rows
 //   7       8 x 64 bytes   8 quads or pairs of 16 columns
-constexpr int kTileRows[8] = {16, 16, 16, 16, 16, 16, 16, 8};
-constexpr int kTileBytes[8] = {64, 64, 64, 64, 64, 64, 32, 64};
+struct TileShapes {
+  uint8_t rows[8];
+  uint16_t bytes[8];
+};
+constexpr TileShapes kTiles = {{16, 16, 16, 16, 16, 16, 16, 8}, {64, 64, 64, 64, 64, 64, 32, 64}};
+constexpr TileShapes kWholeTiles = {{16, 16, 16, 16, 16, 16, 16, 16}, {64, 64, 64, 64, 64, 64, 64, 64}};
 
 #if TENFOLD_TILES == 1
 
-inline void tiles_ready() {
+inline void shape_tiles(const TileShapes& shapes) {
   struct alignas(64) {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   } config;
   for (int i = 0; i < 8; ++i) {
-    config.bytes[i] = static_cast<uint16_t>(kTileBytes[i]);
-    config.rows[i] = static_cast<uint8_t>(kTileRows[i]);
+    config.bytes[i] = shapes.bytes[i];
+    config.rows[i] = shapes.rows[i];
   }
   __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
@@ -53,28 +57,31 @@ inline uint8_t* tile_row(int tile, int row) {
   static thread_local uint8_t tiles[8][16][64];
   return tiles[tile][row];
 }
-inline void tiles_ready() {}
+inline TileShapes& tile_shapes() {
+  static thread_local TileShapes shapes = kTiles;
+  return shapes;
+}
+inline void shape_tiles(const TileShapes& shapes) { tile_shapes() = shapes; }
 template <int T>
 inline void tile_zero() {
-  for (int r = 0; r < kTileRows[T]; ++r) __builtin_memset(tile_row(T, r), 0, 64);
+  for (int r = 0; r < tile_shapes().rows[T]; ++r) __builtin_memset(tile_row(T, r), 0, 64);
 }
 template <int T>
 inline void tile_load(const void* p, ptrdiff_t stride) {
-  for (int r = 0; r < kTileRows[T]; ++r)
-    __builtin_memcpy(tile_row(T, r), static_cast<const uint8_t*>(p) + r * stride, kTileBytes[T]);
+  for (int r = 0; r < tile_shapes().rows[T]; ++r)
+    __builtin_memcpy(tile_row(T, r), static_cast<const uint8_t*>(p) + r * stride, tile_shapes().bytes[T]);
 }
 template <int T>
 inline void tile_store(void* p, ptrdiff_t stride) {
-  for (int r = 0; r < kTileRows[T]; ++r)
-    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), kTileBytes[T]);
+  for (int r = 0; r < tile_shapes().rows[T]; ++r)
+    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), tile_shapes().bytes[T]);
 }
 template <int SUM, int A, int B>
 inline void tile_dot_bytes() {
-  static_assert(kTileBytes[A] == 4 * kTileRows[B]);
   for (int m = 0; m < 16; ++m) {
     int32_t sums[16];
     __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
-    for (int k = 0; k < kTileRows[B]; ++k)
+    for (int k = 0; k < tile_shapes().rows[B]; ++k)
       for (int n = 0; n < 16; ++n)
         for (int i = 0; i < 4; ++i)
           sums[n] += static_cast<int8_t>(tile_row(A, m)[4 * k + i]) * tile_row(B, k)[4 * n + i];
@@ -83,7 +90,6 @@ inline void tile_dot_bytes() {
 }
 template <int SUM, int A, int B>
 inline void tile_dot_bf16() {
-  static_assert(kTileBytes[A] == 4 * kTileRows[B]);
   const auto value = [](const uint8_t* p) {
     uint16_t bits;
     __builtin_memcpy(&bits, p, 2);
@@ -94,7 +100,7 @@ inline void tile_dot_bf16() {
     __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
     for (int n = 0; n < 16; ++n) {
       float even = 0.0f, odd = 0.0f;
-      for (int k = 0; k < kTileRows[B]; ++k) {
+      for (int k = 0; k < tile_shapes().rows[B]; ++k) {
         even = __builtin_fmaf(value(tile_row(A, m) + 4 * k), value(tile_row(B, k) + 4 * n), even);
         odd = __builtin_fmaf(value(tile_row(A, m) + 4 * k + 2), value(tile_row(B, k) + 4 * n + 2), odd);
       }
@@ -106,6 +112,9 @@ inline void tile_dot_bf16() {
 }
 
 #endif
+
+inline void tiles_ready() { shape_tiles(kTiles); }
+inline void whole_tiles_ready() { shape_tiles(kWholeTiles); }  // 16 x 64 bytes, all eight
 
 // Whether the unit multiplies as the kernels rely on: bytes exactly, bf16 nearly.
 inline bool tiles_multiply() {

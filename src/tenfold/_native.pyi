@@ -124,8 +124,16 @@ class Projection:
     """One packed matrix by itself: x @ W.T, for tests and benchmarks."""
 
     def __init__(
-        self, kind: str, data: NDArray[np.uint8], cols: int, level: str = "", threads: int = 1, form: str = ""
-    ) -> None: ...
+        self,
+        kind: str,
+        data: NDArray[np.uint8],
+        cols: int,
+        level: str = "",
+        threads: int = 1,
+        form: str = "",
+        fine: bool = False,
+    ) -> None:
+        """``fine``: kernels that make whole numbers of weights keep 16 bits of each."""
     def apply(self, x: Float32) -> Float32: ...
     def row(self, index: int) -> Float32:
         """The exact values of one row of W."""
