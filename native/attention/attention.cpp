@@ -15,7 +15,6 @@ namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
 constexpr int kGroups = kKeyTile / 16;
-constexpr int kTogether = 3;  // queries whose softmax takes turns
 constexpr int kMaxHead = 4096;
 constexpr float kSlack = 8.0f;
 constexpr float kLog2e = 1.44269504f;
@@ -39,12 +38,22 @@ class Ahead {
   // Pass `pass` of `passes` over a tile fetches its share.
   void begin(int pass, int passes) { last_ = count_ * (pass + 1) / passes; }
   inline void fetch(int lines) {
-    for (; lines > 0 && part_ < last_; --lines) {
+    while (lines > 0 && part_ < last_) {
       Part& part = parts_[part_];
-      __builtin_prefetch(part.at, 0, 2);
-      part.at += 64;
-      if (part.at >= part.end) ++part_;
+      const char* at = part.at;
+      for (const char* end = at + 64 * lines; at < end && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
+      part.at = at;
+      if (at >= part.end) ++part_;
     }
+  }
+  // Sixteen at once, of parts whose sizes are multiples of that.
+  inline void fetch_tile() {
+    if (part_ == last_) return;
+    Part& part = parts_[part_];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 3);
+    part.at += 1024;
+    if (part.at == part.end) ++part_;
   }
 
  private:
@@ -54,8 +63,7 @@ class Ahead {
   Part parts_[4 * kGroups];
   int count_ = 0, part_ = 0, last_ = 0;
 };
-constexpr int kStepLines = 3;      // of a tile's lines, fetched per step of its products,
-constexpr int kSoftmaxLines = 12;  // and per query's softmax
+constexpr int kStepLines = 3;  // of a tile's lines, fetched per step of its products
 
 // The largest size of n values; a NaN where there is one.
 inline float peak_of(const float* x, int n) {
@@ -78,6 +86,9 @@ template <typename KV>
 struct Blocked : KV {
   using Type = typename KV::Type;
   static constexpr int kQueries = KV::kBlock;
+
+  static void prepare(int) {}
+  static void gather(const KvLayer&, int, int, const Type**, float*) {}
 
   // How many of `queries` the next pass takes.
   static int take(int queries) { return queries >= kQueries ? kQueries : (kQueries > 3 && queries >= 3 ? 3 : 1); }
@@ -139,43 +150,42 @@ inline Vec exp2_of(Vec x) {
   return add_exponent(p, shifted);
 }
 
-inline float exp2_of(float x) {
-  float lanes[16];
-  store(lanes, exp2_of(set1(x)));
-  return lanes[0];
-}
-
-// The softmax of one query so far: reference point, sums of weights by lane.
-struct State {
-  float most;
+// The softmax of one query: sums of weights by lane and reference point of this chunk; reference point and sum of the
+// weights of those before.
+struct alignas(64) State {
   float sums[16];
+  float most;
+  float total[2];
 };
 
-// One query's update for the scores of a tile; gives the weights of its keys.
-inline void softmax_update(const float* scores, Span seen, int padded, State& state, float* sum, Vec* weights) {
+// One query's update for the scores of a tile; gives the weights of its keys. EDGE: it may not see all of them.
+template <bool EDGE>
+[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, State& state, float* sum,
+                                                  Vec* weights) {
   const int low = seen.low, high = seen.high;
-  const bool edge = low > 0 || high < kKeyTile;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     s[g] = load(scores + 16 * g);
-    if (edge) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
+    if (EDGE) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
   }
   const Vec most = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
   Vec sums = load(state.sums);
   if (any_above(most, set1(state.most + kSlack))) {
     const float raised = reduce_max(most);
-    const Vec shrink = exp2_of(set1(state.most - raised));
-    sums = mul(sums, shrink);
-    for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
+    if (state.most != -__builtin_inff()) {  // else the sums are zero
+      const Vec shrink = exp2_of(set1(state.most - raised));
+      sums = mul(sums, shrink);
+      for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
+    }
     state.most = raised;
   }
   const Vec top = set1(state.most);
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     weights[g] = exp2_of(sub(s[g], top));
-    if (edge) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
+    if (EDGE) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
   }
   store(state.sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
 }
@@ -183,13 +193,10 @@ inline void softmax_update(const float* scores, Span seen, int padded, State& st
 // total <- total merged with a later chunk; state and total_state hold (most, sum of weights).
 inline void merge_chunk(float* total_state, float* total, const float* state, const float* sum, int padded) {
   const float most = state[0] > total_state[0] ? state[0] : total_state[0];
-  const float a = exp2_of(total_state[0] - most), b = exp2_of(state[0] - most);
+  const Vec a = exp2_of(set1(total_state[0] - most)), b = exp2_of(set1(state[0] - most));
   total_state[0] = most;
-  const float kept = total_state[1] * a;
-  const float added = state[1] * b;
-  total_state[1] = kept + added;
-  for (int d = 0; d < padded; d += 16)
-    store(total + d, fma(load(sum + d), set1(b), mul(load(total + d), set1(a))));
+  store_n(total_state + 1, add(mul(set1(total_state[1]), a), mul(set1(state[1]), b)), 1);
+  for (int d = 0; d < padded; d += 16) store(total + d, fma(load(sum + d), b, mul(load(total + d), a)));
 }
 
 inline void normalise(const float* sum, float l, int head_dim, float* out) {
@@ -211,8 +218,9 @@ struct Attention {
   const int heads, queries, padded;
   const size_t words;  // of a packed query
   uint32_t *q, *weights;
-  float *sum, *total, *scores, *total_state;
+  float *sum, *total, *scores, *room;
   State* state;
+  int prepared = 0;  // for passes over so many queries
 
   explicit Attention(const AttendItem& i)
       : item(i),
@@ -223,11 +231,11 @@ struct Attention {
         words(KV::query_words(*i.kv)) {
     sum = item.scratch;
     total = sum + queries * padded;
-    scores = total + queries * padded;
-    total_state = scores + KV::kQueries * kKeyTile;
-    state = reinterpret_cast<State*>(total_state + 2 * queries);
-    weights = reinterpret_cast<uint32_t*>(state + queries);
-    q = weights + KV::kQueries * KV::kWeightWords;
+    room = total + queries * padded;
+    scores = room + kKeyTile / 2 * padded;
+    state = reinterpret_cast<State*>(scores + KV::kQueries * kKeyTile);
+    q = reinterpret_cast<uint32_t*>(state + queries);
+    weights = q + queries * words;
   }
 
   int position(int row) const { return item.positions[row]; }
@@ -265,32 +273,51 @@ struct Attention {
     int start, from, to;  // first key; groups that any row sees
   };
 
+  Span seen_by(int row, const Tile& tile) const {
+    return {max_of(low_of(row) - tile.start, 0), min_of(position(row) + 1 - tile.start, kKeyTile)};
+  }
+
+  // The weights of a tile's keys for queries first … first + count - 1.
+  template <bool EDGE>
+  void softmax(const Tile& tile, int first, int count, Ahead& ahead) {
+    int row = first / heads, left = (row + 1) * heads - first;  // of the row's queries
+    for (int from = 0, many; from < count; from += many) {
+      many = min_of(count - from, KV::kTogether);
+      Span seen[KV::kTogether];
+      Vec w[KV::kTogether][kGroups];
+      for (int i = 0; i < many; ++i) {
+        seen[i] = {0, kKeyTile};
+        if (EDGE) {
+          if (left-- == 0) {
+            ++row;
+            left = heads - 1;
+          }
+          seen[i] = seen_by(row, tile);
+        }
+        ahead.fetch(KV::kSoftmaxLines);
+        const int query = first + from + i;
+        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, state[query], sum + query * padded, w[i]);
+      }
+      KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
+    }
+  }
+
   // Queries first … first + count - 1, which may belong to several rows.
   void block(const Tile& tile, int first, int count, Ahead& ahead) {
     const int first_row = first / heads, last_row = (first + count - 1) / heads;
     int low = kKeyTile, high = 0;
+    bool edge = false;  // some row does not see all keys
     for (int row = first_row; row <= last_row; ++row) {
-      low = min_of(low, max_of(low_of(row) - tile.start, 0));
-      high = max_of(high, min_of(position(row) + 1 - tile.start, kKeyTile));
+      const Span seen = seen_by(row, tile);
+      low = min_of(low, seen.low);
+      high = max_of(high, seen.high);
+      edge |= seen.low > 0 || seen.high < kKeyTile;
     }
     KV::score(kv, count, q + first * words, tile.from, (high + 15) / 16, tile.keys, tile.key_scales, scores, ahead);
-    int row = first_row, left = (first_row + 1) * heads - first;  // of the row's queries
-    for (int from = 0, many; from < count; from += many) {
-      many = min_of(count - from, kTogether);
-      Span seen[kTogether];
-      Vec w[kTogether][kGroups];
-      for (int i = 0; i < many; ++i, --left) {
-        if (left == 0) {
-          ++row;
-          left = heads;
-        }
-        seen[i] = {max_of(low_of(row) - tile.start, 0), min_of(position(row) + 1 - tile.start, kKeyTile)};
-        ahead.fetch(kSoftmaxLines);
-        const int query = first + from + i;
-        softmax_update(scores + (from + i) * kKeyTile, seen[i], padded, state[query], sum + query * padded, w[i]);
-      }
-      KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
-    }
+    if (edge)
+      softmax<true>(tile, first, count, ahead);
+    else
+      softmax<false>(tile, first, count, ahead);
     KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, ahead);
   }
 
@@ -329,12 +356,14 @@ struct Attention {
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
     }
+    KV::gather(kv, t.from, to, t.values, room);
     const int begin = first_row * heads, end = last_row * heads;
     const int passes = (end - begin + KV::kQueries - 1) / KV::kQueries;
     Ahead ahead;
     fetch_next(start, last_key, ahead);
     for (int i = begin, pass = 0, count; i < end; i += count) {
       count = KV::take(end - i);
+      if (count != prepared) KV::prepare(prepared = count);
       ahead.begin(min_of(pass++, passes - 1), passes);
       block(t, i, count, ahead);
     }
@@ -359,7 +388,7 @@ struct Attention {
 
   void run() {
     pack_queries();
-    for (int i = 0; i < queries; ++i) total_state[2 * i + 1] = 0.0f;
+    for (int i = 0; i < queries; ++i) state[i].total[1] = 0.0f;
     for (int number = item.first_chunk; number < item.last_chunk; ++number) {
       chunk(number);
       for (int i = 0; i < queries; ++i) {
@@ -370,17 +399,17 @@ struct Attention {
           copy(to + 2, sum + i * padded, padded);
         } else if (part[1] == 0.0f) {
           continue;  // sees no key of this chunk
-        } else if (total_state[2 * i + 1] == 0.0f) {
-          copy(total_state + 2 * i, part, 2);
+        } else if (state[i].total[1] == 0.0f) {
+          copy(state[i].total, part, 2);
           copy(total + i * padded, sum + i * padded, padded);
         } else {
-          merge_chunk(total_state + 2 * i, total + i * padded, part, sum + i * padded, padded);
+          merge_chunk(state[i].total, total + i * padded, part, sum + i * padded, padded);
         }
       }
     }
     if (item.partial != nullptr) return;
     for (int i = 0; i < queries; ++i)
-      normalise(total + i * padded, total_state[2 * i + 1], kv.head_dim,
+      normalise(total + i * padded, state[i].total[1], kv.head_dim,
                 item.out + item.row_numbers[i / heads] * item.out_stride + i % heads * kv.head_dim);
   }
 };
@@ -397,10 +426,7 @@ void store_kv(const KvLayer& kv, int32_t block, int head, int slot, const float*
 
 void attend(const AttendItem& item) {
 #if defined(TENFOLD_TILES)
-  if (TiledKv::takes(*item.kv)) {
-    tiles_ready();
-    return Attention<TiledKv>(item).run();
-  }
+  if (TiledKv::takes(*item.kv)) return Attention<TiledKv>(item).run();
 #endif
   if (item.kv->type == KvType::bf16) {
     Attention<Blocked<Bf16Kv>>(item).run();
