@@ -51,7 +51,7 @@ class Ahead {
     if (part_ == last_) return;
     Part& part = parts_[part_];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 3);
+    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
     part.at += 1024;
     if (part.at == part.end) ++part_;
   }
@@ -150,18 +150,12 @@ inline Vec exp2_of(Vec x) {
   return add_exponent(p, shifted);
 }
 
-// The softmax of one query: sums of weights by lane and reference point of this chunk; reference point and sum of the
-// weights of those before.
-struct alignas(64) State {
-  float sums[16];
-  float most;
-  float total[2];
-};
 
-// One query's update for the scores of a tile; gives the weights of its keys. EDGE: it may not see all of them.
+// One query's update for the scores of a tile: of the softmax's reference point, the sums of weights by lane and of
+// weighted values; gives the weights of its keys. EDGE: it may not see all of them.
 template <bool EDGE>
-[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, State& state, float* sum,
-                                                  Vec* weights) {
+[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, float& reference,
+                                                  float* lane_sums, float* sum, Vec* weights) {
   const int low = seen.low, high = seen.high;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
@@ -171,32 +165,37 @@ template <bool EDGE>
     if (EDGE) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
   }
   const Vec most = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
-  Vec sums = load(state.sums);
-  if (any_above(most, set1(state.most + kSlack))) {
+  Vec sums = load(lane_sums);
+  if (any_above(most, set1(reference + kSlack))) {
     const float raised = reduce_max(most);
-    if (state.most != -__builtin_inff()) {  // else the sums are zero
-      const Vec shrink = exp2_of(set1(state.most - raised));
+    if (reference != -__builtin_inff()) {  // else the sums are zero
+      const Vec shrink = exp2_of(set1(reference - raised));
       sums = mul(sums, shrink);
       for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
     }
-    state.most = raised;
+    reference = raised;
   }
-  const Vec top = set1(state.most);
+  const Vec top = set1(reference);
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     weights[g] = exp2_of(sub(s[g], top));
     if (EDGE) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
   }
-  store(state.sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
+  store(lane_sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
 }
 
-// total <- total merged with a later chunk; state and total_state hold (most, sum of weights).
-inline void merge_chunk(float* total_state, float* total, const float* state, const float* sum, int padded) {
-  const float most = state[0] > total_state[0] ? state[0] : total_state[0];
-  const Vec a = exp2_of(set1(total_state[0] - most)), b = exp2_of(set1(state[0] - most));
-  total_state[0] = most;
-  store_n(total_state + 1, add(mul(set1(total_state[1]), a), mul(set1(state[1]), b)), 1);
-  for (int d = 0; d < padded; d += 16) store(total + d, fma(load(sum + d), b, mul(load(total + d), a)));
+// A total merged with a later chunk, for sixteen queries: their reference points and sums of weights, and by what the
+// sums of values of both are multiplied.
+struct Merge {
+  Vec most, sum, total_by, chunk_by;
+};
+inline Merge merge_states(Vec total_most, Vec total_sum, Vec most, Vec sum) {
+  const Vec top = vmax(most, total_most);
+  const Vec total_by = exp2_of(sub(total_most, top)), chunk_by = exp2_of(sub(most, top));
+  return {top, add(mul(total_sum, total_by), mul(sum, chunk_by)), total_by, chunk_by};
+}
+inline void merge_values(float* total, const float* sum, Vec total_by, Vec chunk_by, int padded) {
+  for (int d = 0; d < padded; d += 16) store(total + d, fma(load(sum + d), chunk_by, mul(load(total + d), total_by)));
 }
 
 inline void normalise(const float* sum, float l, int head_dim, float* out) {
@@ -219,7 +218,7 @@ struct Attention {
   const size_t words;  // of a packed query
   uint32_t *q, *weights;
   float *sum, *total, *scores, *room;
-  State* state;
+  float *lane_sums, *most, *total_most, *total_sum;  // of the softmax: of this chunk, of those before
   int prepared = 0;  // for passes over so many queries
 
   explicit Attention(const AttendItem& i)
@@ -233,8 +232,12 @@ struct Attention {
     total = sum + queries * padded;
     room = total + queries * padded;
     scores = room + kKeyTile / 2 * padded;
-    state = reinterpret_cast<State*>(scores + KV::kQueries * kKeyTile);
-    q = reinterpret_cast<uint32_t*>(state + queries);
+    const int whole = (queries + 15) / 16 * 16;
+    lane_sums = scores + KV::kQueries * kKeyTile;
+    most = lane_sums + 16 * whole;
+    total_most = most + whole;
+    total_sum = total_most + whole;
+    q = reinterpret_cast<uint32_t*>(total_sum + whole);
     weights = q + queries * words;
   }
 
@@ -296,7 +299,8 @@ struct Attention {
         }
         ahead.fetch(KV::kSoftmaxLines);
         const int query = first + from + i;
-        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, state[query], sum + query * padded, w[i]);
+        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, most[query], lane_sums + 16 * query,
+                             sum + query * padded, w[i]);
       }
       KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
     }
@@ -371,8 +375,8 @@ struct Attention {
 
   void chunk(int number) {
     for (int i = 0; i < queries; ++i) {
-      state[i].most = -__builtin_inff();
-      store(state[i].sums, zero());
+      most[i] = -__builtin_inff();
+      store(lane_sums + 16 * i, zero());
     }
     for (int i = 0; i < queries * padded; ++i) sum[i] = 0.0f;
     int last_key = 0;
@@ -386,30 +390,54 @@ struct Attention {
     }
   }
 
-  void run() {
-    pack_queries();
-    for (int i = 0; i < queries; ++i) state[i].total[1] = 0.0f;
-    for (int number = item.first_chunk; number < item.last_chunk; ++number) {
-      chunk(number);
-      for (int i = 0; i < queries; ++i) {
-        const float part[2] = {state[i].most, reduce_add(load(state[i].sums))};
-        if (item.partial != nullptr) {
-          float* to = item.partial + (number - item.first_chunk) * item.chunk_stride + i * item.query_stride;
-          copy(to, part, 2);
-          copy(to + 2, sum + i * padded, padded);
-        } else if (part[1] == 0.0f) {
-          continue;  // sees no key of this chunk
-        } else if (state[i].total[1] == 0.0f) {
-          copy(state[i].total, part, 2);
+  // What chunk() found, for a merge of all chunks later.
+  void keep(float* partial) const {
+    for (int i = 0; i < queries; ++i, partial += item.query_stride) {
+      partial[0] = most[i];
+      partial[1] = reduce_add(load(lane_sums + 16 * i));
+      copy(partial + 2, sum + i * padded, padded);
+    }
+  }
+
+  // The same merged with the chunks before.
+  void merge() {
+    for (int first = 0; first < queries; first += 16) {
+      const int last = min_of(first + 16, queries);
+      float sums[16] = {}, total_by[16], chunk_by[16], merged_most[16], merged_sum[16];
+      for (int i = first; i < last; ++i) sums[i - first] = reduce_add(load(lane_sums + 16 * i));
+      const Merge merged = merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
+      store(merged_most, merged.most);
+      store(merged_sum, merged.sum);
+      store(total_by, merged.total_by);
+      store(chunk_by, merged.chunk_by);
+      for (int i = first, j = 0; i < last; ++i, ++j) {
+        if (sums[j] == 0.0f) continue;  // sees no key of this chunk
+        if (total_sum[i] == 0.0f) {
+          total_most[i] = most[i];
+          total_sum[i] = sums[j];
           copy(total + i * padded, sum + i * padded, padded);
         } else {
-          merge_chunk(state[i].total, total + i * padded, part, sum + i * padded, padded);
+          total_most[i] = merged_most[j];
+          total_sum[i] = merged_sum[j];
+          merge_values(total + i * padded, sum + i * padded, set1(total_by[j]), set1(chunk_by[j]), padded);
         }
       }
     }
+  }
+
+  void run() {
+    pack_queries();
+    for (int i = 0; i < queries; ++i) total_sum[i] = 0.0f;
+    for (int number = item.first_chunk; number < item.last_chunk; ++number) {
+      chunk(number);
+      if (item.partial != nullptr)
+        keep(item.partial + (number - item.first_chunk) * item.chunk_stride);
+      else
+        merge();
+    }
     if (item.partial != nullptr) return;
     for (int i = 0; i < queries; ++i)
-      normalise(total + i * padded, state[i].total[1], kv.head_dim,
+      normalise(total + i * padded, total_sum[i], kv.head_dim,
                 item.out + item.row_numbers[i / heads] * item.out_stride + i % heads * kv.head_dim);
   }
 };
@@ -450,19 +478,23 @@ const char* attend_arithmetic(const KvLayer& kv) {
 // The merge of one query's chunks, each `chunk_stride` floats after the one before; the first chunk's memory
 // takes the total.
 void merge(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out) {
-  float state[2] = {-__builtin_inff(), 0.0f};
+  float most = -__builtin_inff(), sum = 0.0f;
   float* total = const_cast<float*>(partials) + 2;
   for (int c = 0; c < chunks; ++c) {
     const float* next = partials + c * chunk_stride;
     if (next[1] == 0.0f) continue;
-    if (state[1] == 0.0f) {
-      copy(state, next, 2);
+    if (sum == 0.0f) {
+      most = next[0];
+      sum = next[1];
       if (c > 0) copy(total, next + 2, padded);
     } else {
-      merge_chunk(state, total, next, next + 2, padded);
+      const Merge merged = merge_states(set1(most), set1(sum), set1(next[0]), set1(next[1]));
+      store_n(&most, merged.most, 1);
+      store_n(&sum, merged.sum, 1);
+      merge_values(total, next + 2, merged.total_by, merged.chunk_by, padded);
     }
   }
-  normalise(total, state[1], head_dim, out);
+  normalise(total, sum, head_dim, out);
 }
 
 }  // namespace tenfold::TENFOLD_LEVEL
