@@ -15,7 +15,6 @@ namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
 constexpr int kGroups = kKeyTile / 16;
-constexpr int kTogether = 3;  // queries whose softmax takes turns
 constexpr int kMaxHead = 4096;
 constexpr float kSlack = 8.0f;
 constexpr float kLog2e = 1.44269504f;
@@ -39,12 +38,22 @@ class Ahead {
   // Pass `pass` of `passes` over a tile fetches its share.
   void begin(int pass, int passes) { last_ = count_ * (pass + 1) / passes; }
   inline void fetch(int lines) {
-    for (; lines > 0 && part_ < last_; --lines) {
+    while (lines > 0 && part_ < last_) {
       Part& part = parts_[part_];
-      __builtin_prefetch(part.at, 0, 2);
-      part.at += 64;
-      if (part.at >= part.end) ++part_;
+      const char* at = part.at;
+      for (const char* end = at + 64 * lines; at < end && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
+      part.at = at;
+      if (at >= part.end) ++part_;
     }
+  }
+  // Sixteen at once, of parts whose sizes are multiples of that.
+  inline void fetch_tile() {
+    if (part_ == last_) return;
+    Part& part = parts_[part_];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
+    part.at += 1024;
+    if (part.at == part.end) ++part_;
   }
 
  private:
@@ -54,8 +63,7 @@ class Ahead {
   Part parts_[4 * kGroups];
   int count_ = 0, part_ = 0, last_ = 0;
 };
-constexpr int kStepLines = 3;      // of a tile's lines, fetched per step of its products,
-constexpr int kSoftmaxLines = 12;  // and per query's softmax
+constexpr int kStepLines = 3;  // of a tile's lines, fetched per step of its products
 
 // The largest size of n values; a NaN where there is one.
 inline float peak_of(const float* x, int n) {
@@ -78,6 +86,9 @@ template <typename KV>
 struct Blocked : KV {
   using Type = typename KV::Type;
   static constexpr int kQueries = KV::kBlock;
+
+  static void prepare(int) {}
+  static void gather(const KvLayer&, int, int, const Type**, float*) {}
 
   // How many of `queries` the next pass takes.
   static int take(int queries) { return queries >= kQueries ? kQueries : (kQueries > 3 && queries >= 3 ? 3 : 1); }
@@ -139,57 +150,52 @@ inline Vec exp2_of(Vec x) {
   return add_exponent(p, shifted);
 }
 
-inline float exp2_of(float x) {
-  float lanes[16];
-  store(lanes, exp2_of(set1(x)));
-  return lanes[0];
-}
 
-// The softmax of one query so far: reference point, sums of weights by lane.
-struct State {
-  float most;
-  float sums[16];
-};
-
-// One query's update for the scores of a tile; gives the weights of its keys.
-inline void softmax_update(const float* scores, Span seen, int padded, State& state, float* sum, Vec* weights) {
+// One query's update for the scores of a tile: of the softmax's reference point, the sums of weights by lane and of
+// weighted values; gives the weights of its keys. EDGE: it may not see all of them.
+template <bool EDGE>
+[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, float& reference,
+                                                  float* lane_sums, float* sum, Vec* weights) {
   const int low = seen.low, high = seen.high;
-  const bool edge = low > 0 || high < kKeyTile;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     s[g] = load(scores + 16 * g);
-    if (edge) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
+    if (EDGE) s[g] = keep_lanes(s[g], low - 16 * g, high - 16 * g, minus_inf);
   }
   const Vec most = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
-  Vec sums = load(state.sums);
-  if (any_above(most, set1(state.most + kSlack))) {
+  Vec sums = load(lane_sums);
+  if (any_above(most, set1(reference + kSlack))) {
     const float raised = reduce_max(most);
-    const Vec shrink = exp2_of(set1(state.most - raised));
-    sums = mul(sums, shrink);
-    for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
-    state.most = raised;
+    if (reference != -__builtin_inff()) {  // else the sums are zero
+      const Vec shrink = exp2_of(set1(reference - raised));
+      sums = mul(sums, shrink);
+      for (int d = 0; d < padded; d += 16) store(sum + d, mul(load(sum + d), shrink));
+    }
+    reference = raised;
   }
-  const Vec top = set1(state.most);
+  const Vec top = set1(reference);
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     weights[g] = exp2_of(sub(s[g], top));
-    if (edge) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
+    if (EDGE) weights[g] = keep_lanes(weights[g], low - 16 * g, high - 16 * g, zero());
   }
-  store(state.sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
+  store(lane_sums, add(sums, add(add(weights[0], weights[1]), add(weights[2], weights[3]))));
 }
 
-// total <- total merged with a later chunk; state and total_state hold (most, sum of weights).
-inline void merge_chunk(float* total_state, float* total, const float* state, const float* sum, int padded) {
-  const float most = state[0] > total_state[0] ? state[0] : total_state[0];
-  const float a = exp2_of(total_state[0] - most), b = exp2_of(state[0] - most);
-  total_state[0] = most;
-  const float kept = total_state[1] * a;
-  const float added = state[1] * b;
-  total_state[1] = kept + added;
-  for (int d = 0; d < padded; d += 16)
-    store(total + d, fma(load(sum + d), set1(b), mul(load(total + d), set1(a))));
+// A total merged with a later chunk, for sixteen queries: their reference points and sums of weights, and by what the
+// sums of values of both are multiplied.
+struct Merge {
+  Vec most, sum, total_by, chunk_by;
+};
+inline Merge merge_states(Vec total_most, Vec total_sum, Vec most, Vec sum) {
+  const Vec top = vmax(most, total_most);
+  const Vec total_by = exp2_of(sub(total_most, top)), chunk_by = exp2_of(sub(most, top));
+  return {top, add(mul(total_sum, total_by), mul(sum, chunk_by)), total_by, chunk_by};
+}
+inline void merge_values(float* total, const float* sum, Vec total_by, Vec chunk_by, int padded) {
+  for (int d = 0; d < padded; d += 16) store(total + d, fma(load(sum + d), chunk_by, mul(load(total + d), total_by)));
 }
 
 inline void normalise(const float* sum, float l, int head_dim, float* out) {
@@ -211,8 +217,9 @@ struct Attention {
   const int heads, queries, padded;
   const size_t words;  // of a packed query
   uint32_t *q, *weights;
-  float *sum, *total, *scores, *total_state;
-  State* state;
+  float *sum, *total, *scores, *room;
+  float *lane_sums, *most, *total_most, *total_sum;  // of the softmax: of this chunk, of those before
+  int prepared = 0;  // for passes over so many queries
 
   explicit Attention(const AttendItem& i)
       : item(i),
@@ -223,11 +230,15 @@ struct Attention {
         words(KV::query_words(*i.kv)) {
     sum = item.scratch;
     total = sum + queries * padded;
-    scores = total + queries * padded;
-    total_state = scores + KV::kQueries * kKeyTile;
-    state = reinterpret_cast<State*>(total_state + 2 * queries);
-    weights = reinterpret_cast<uint32_t*>(state + queries);
-    q = weights + KV::kQueries * KV::kWeightWords;
+    room = total + queries * padded;
+    scores = room + kKeyTile / 2 * padded;
+    const int whole = (queries + 15) / 16 * 16;
+    lane_sums = scores + KV::kQueries * kKeyTile;
+    most = lane_sums + 16 * whole;
+    total_most = most + whole;
+    total_sum = total_most + whole;
+    q = reinterpret_cast<uint32_t*>(total_sum + whole);
+    weights = q + queries * words;
   }
 
   int position(int row) const { return item.positions[row]; }
@@ -265,32 +276,52 @@ struct Attention {
     int start, from, to;  // first key; groups that any row sees
   };
 
+  Span seen_by(int row, const Tile& tile) const {
+    return {max_of(low_of(row) - tile.start, 0), min_of(position(row) + 1 - tile.start, kKeyTile)};
+  }
+
+  // The weights of a tile's keys for queries first … first + count - 1.
+  template <bool EDGE>
+  void softmax(const Tile& tile, int first, int count, Ahead& ahead) {
+    int row = first / heads, left = (row + 1) * heads - first;  // of the row's queries
+    for (int from = 0, many; from < count; from += many) {
+      many = min_of(count - from, KV::kTogether);
+      Span seen[KV::kTogether];
+      Vec w[KV::kTogether][kGroups];
+      for (int i = 0; i < many; ++i) {
+        seen[i] = {0, kKeyTile};
+        if (EDGE) {
+          if (left-- == 0) {
+            ++row;
+            left = heads - 1;
+          }
+          seen[i] = seen_by(row, tile);
+        }
+        ahead.fetch(KV::kSoftmaxLines);
+        const int query = first + from + i;
+        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, most[query], lane_sums + 16 * query,
+                             sum + query * padded, w[i]);
+      }
+      KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
+    }
+  }
+
   // Queries first … first + count - 1, which may belong to several rows.
   void block(const Tile& tile, int first, int count, Ahead& ahead) {
     const int first_row = first / heads, last_row = (first + count - 1) / heads;
     int low = kKeyTile, high = 0;
+    bool edge = false;  // some row does not see all keys
     for (int row = first_row; row <= last_row; ++row) {
-      low = min_of(low, max_of(low_of(row) - tile.start, 0));
-      high = max_of(high, min_of(position(row) + 1 - tile.start, kKeyTile));
+      const Span seen = seen_by(row, tile);
+      low = min_of(low, seen.low);
+      high = max_of(high, seen.high);
+      edge |= seen.low > 0 || seen.high < kKeyTile;
     }
     KV::score(kv, count, q + first * words, tile.from, (high + 15) / 16, tile.keys, tile.key_scales, scores, ahead);
-    int row = first_row, left = (first_row + 1) * heads - first;  // of the row's queries
-    for (int from = 0, many; from < count; from += many) {
-      many = min_of(count - from, kTogether);
-      Span seen[kTogether];
-      Vec w[kTogether][kGroups];
-      for (int i = 0; i < many; ++i, --left) {
-        if (left == 0) {
-          ++row;
-          left = heads;
-        }
-        seen[i] = {max_of(low_of(row) - tile.start, 0), min_of(position(row) + 1 - tile.start, kKeyTile)};
-        ahead.fetch(kSoftmaxLines);
-        const int query = first + from + i;
-        softmax_update(scores + (from + i) * kKeyTile, seen[i], padded, state[query], sum + query * padded, w[i]);
-      }
-      KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
-    }
+    if (edge)
+      softmax<true>(tile, first, count, ahead);
+    else
+      softmax<false>(tile, first, count, ahead);
     KV::add_values(kv, count, weights, tile.values, low, high, sum + first * padded, ahead);
   }
 
@@ -329,12 +360,14 @@ struct Attention {
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
     }
+    KV::gather(kv, t.from, to, t.values, room);
     const int begin = first_row * heads, end = last_row * heads;
     const int passes = (end - begin + KV::kQueries - 1) / KV::kQueries;
     Ahead ahead;
     fetch_next(start, last_key, ahead);
     for (int i = begin, pass = 0, count; i < end; i += count) {
       count = KV::take(end - i);
+      if (count != prepared) KV::prepare(prepared = count);
       ahead.begin(min_of(pass++, passes - 1), passes);
       block(t, i, count, ahead);
     }
@@ -342,8 +375,8 @@ struct Attention {
 
   void chunk(int number) {
     for (int i = 0; i < queries; ++i) {
-      state[i].most = -__builtin_inff();
-      store(state[i].sums, zero());
+      most[i] = -__builtin_inff();
+      store(lane_sums + 16 * i, zero());
     }
     for (int i = 0; i < queries * padded; ++i) sum[i] = 0.0f;
     int last_key = 0;
@@ -357,30 +390,54 @@ struct Attention {
     }
   }
 
-  void run() {
-    pack_queries();
-    for (int i = 0; i < queries; ++i) total_state[2 * i + 1] = 0.0f;
-    for (int number = item.first_chunk; number < item.last_chunk; ++number) {
-      chunk(number);
-      for (int i = 0; i < queries; ++i) {
-        const float part[2] = {state[i].most, reduce_add(load(state[i].sums))};
-        if (item.partial != nullptr) {
-          float* to = item.partial + (number - item.first_chunk) * item.chunk_stride + i * item.query_stride;
-          copy(to, part, 2);
-          copy(to + 2, sum + i * padded, padded);
-        } else if (part[1] == 0.0f) {
-          continue;  // sees no key of this chunk
-        } else if (total_state[2 * i + 1] == 0.0f) {
-          copy(total_state + 2 * i, part, 2);
+  // What chunk() found, for a merge of all chunks later.
+  void keep(float* partial) const {
+    for (int i = 0; i < queries; ++i, partial += item.query_stride) {
+      partial[0] = most[i];
+      partial[1] = reduce_add(load(lane_sums + 16 * i));
+      copy(partial + 2, sum + i * padded, padded);
+    }
+  }
+
+  // The same merged with the chunks before.
+  void merge() {
+    for (int first = 0; first < queries; first += 16) {
+      const int last = min_of(first + 16, queries);
+      float sums[16] = {}, total_by[16], chunk_by[16], merged_most[16], merged_sum[16];
+      for (int i = first; i < last; ++i) sums[i - first] = reduce_add(load(lane_sums + 16 * i));
+      const Merge merged = merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
+      store(merged_most, merged.most);
+      store(merged_sum, merged.sum);
+      store(total_by, merged.total_by);
+      store(chunk_by, merged.chunk_by);
+      for (int i = first, j = 0; i < last; ++i, ++j) {
+        if (sums[j] == 0.0f) continue;  // sees no key of this chunk
+        if (total_sum[i] == 0.0f) {
+          total_most[i] = most[i];
+          total_sum[i] = sums[j];
           copy(total + i * padded, sum + i * padded, padded);
         } else {
-          merge_chunk(total_state + 2 * i, total + i * padded, part, sum + i * padded, padded);
+          total_most[i] = merged_most[j];
+          total_sum[i] = merged_sum[j];
+          merge_values(total + i * padded, sum + i * padded, set1(total_by[j]), set1(chunk_by[j]), padded);
         }
       }
     }
+  }
+
+  void run() {
+    pack_queries();
+    for (int i = 0; i < queries; ++i) total_sum[i] = 0.0f;
+    for (int number = item.first_chunk; number < item.last_chunk; ++number) {
+      chunk(number);
+      if (item.partial != nullptr)
+        keep(item.partial + (number - item.first_chunk) * item.chunk_stride);
+      else
+        merge();
+    }
     if (item.partial != nullptr) return;
     for (int i = 0; i < queries; ++i)
-      normalise(total + i * padded, total_state[2 * i + 1], kv.head_dim,
+      normalise(total + i * padded, total_sum[i], kv.head_dim,
                 item.out + item.row_numbers[i / heads] * item.out_stride + i % heads * kv.head_dim);
   }
 };
@@ -397,10 +454,7 @@ void store_kv(const KvLayer& kv, int32_t block, int head, int slot, const float*
 
 void attend(const AttendItem& item) {
 #if defined(TENFOLD_TILES)
-  if (TiledKv::takes(*item.kv)) {
-    tiles_ready();
-    return Attention<TiledKv>(item).run();
-  }
+  if (TiledKv::takes(*item.kv)) return Attention<TiledKv>(item).run();
 #endif
   if (item.kv->type == KvType::bf16) {
     Attention<Blocked<Bf16Kv>>(item).run();
@@ -424,19 +478,23 @@ const char* attend_arithmetic(const KvLayer& kv) {
 // The merge of one query's chunks, each `chunk_stride` floats after the one before; the first chunk's memory
 // takes the total.
 void merge(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out) {
-  float state[2] = {-__builtin_inff(), 0.0f};
+  float most = -__builtin_inff(), sum = 0.0f;
   float* total = const_cast<float*>(partials) + 2;
   for (int c = 0; c < chunks; ++c) {
     const float* next = partials + c * chunk_stride;
     if (next[1] == 0.0f) continue;
-    if (state[1] == 0.0f) {
-      copy(state, next, 2);
+    if (sum == 0.0f) {
+      most = next[0];
+      sum = next[1];
       if (c > 0) copy(total, next + 2, padded);
     } else {
-      merge_chunk(state, total, next, next + 2, padded);
+      const Merge merged = merge_states(set1(most), set1(sum), set1(next[0]), set1(next[1]));
+      store_n(&most, merged.most, 1);
+      store_n(&sum, merged.sum, 1);
+      merge_values(total, next + 2, merged.total_by, merged.chunk_by, padded);
     }
   }
-  normalise(total, state[1], head_dim, out);
+  normalise(total, sum, head_dim, out);
 }
 
 }  // namespace tenfold::TENFOLD_LEVEL

@@ -3,6 +3,8 @@
 struct Bf16Kv {
   using Type = uint16_t;
   static constexpr int kBlock = kPairQueries;
+  static constexpr int kTogether = 3;       // queries whose softmax takes turns
+  static constexpr int kSoftmaxLines = 12;  // fetched ahead during each
   static constexpr int kWeightWords = kKeyTile / 2 * kPairWords;
   // Vectors that a loaded pair of a query is multiplied with: loads bind where there are many queries.
   template <int QUERIES, int COUNT>

@@ -4,6 +4,8 @@
 struct Int8Kv {
   using Type = uint8_t;
   static constexpr int kBlock = kQuadQueries;
+  static constexpr int kTogether = 3;       // queries whose softmax takes turns
+  static constexpr int kSoftmaxLines = 12;  // fetched ahead during each
   static constexpr int kWeightQuads = kKeyTile / 4;
   static constexpr int kWeightWords = 2 * kWeightQuads + 1;  // high bytes, low bytes, scale
   static constexpr int kQueryMax = 8191;                     // so that 2048 products fit in 31 bits

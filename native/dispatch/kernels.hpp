@@ -79,9 +79,9 @@ struct Kernels {
 };
 
 // Floats of scratch that attend needs for `queries` query vectors: packed query, sums and state of each, scores and
-// weights of a pass over up to 16.
+// weights of a pass over up to 16, values of a tile of keys.
 constexpr size_t attend_scratch(size_t queries, size_t padded) {
-  return queries * (3 * padded + 32) + 16 * (2 * kKeyTile + padded) + 64;
+  return (queries + 15) / 16 * 16 * (3 * padded + 32) + 16 * (2 * kKeyTile + padded) + kKeyTile / 2 * padded + 64;
 }
 
 }  // namespace tenfold

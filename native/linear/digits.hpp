@@ -282,7 +282,7 @@ template <typename Tile, bool FINE>
 void digits(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out, ptrdiff_t out_stride,
             bool accumulate) {
   const bool few = rows < kDigitRows || row % kPanel != 0;
-  if (!few) whole_tiles_ready();
+  if (!few) tiles_ready(tiles_of(std::min(rows, kPanel)));
   for (int t = tile, many; t < tile + tiles; t += many, out += many * kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int width = w.rows - t * kTile;

@@ -50,6 +50,10 @@ inline Pair load_pair(const uint32_t* p) { return _mm512_set1_epi32(static_cast<
 inline Vec dot_pairs(Vec sum, Pairs a, Pair x) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(x));
 }
+// In one store: a load of all 32 values that follows need not wait until it has left for memory.
+inline void store_bf16(void* p, Vec a, Vec b) {
+  _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+}
 // Sixteen values, rounded to bf16, as the pairs that load_pair() takes.
 inline void store_pairs(uint32_t* p, Vec x) { store_bf16(p, x); }
 #else
@@ -70,6 +74,10 @@ inline Pair load_pair(const uint32_t* p) {
 }
 inline Vec dot_pairs(const Vec& sum, const Pairs& a, const Pair& x) {
   return fma(a.even, x.even, fma(a.odd, x.odd, sum));
+}
+inline void store_bf16(void* p, const Vec& a, const Vec& b) {
+  store_bf16(p, a);
+  store_bf16(static_cast<uint8_t*>(p) + 32, b);
 }
 inline void store_pairs(uint32_t* p, const Vec& x) {
   float rounded[16];

@@ -1,33 +1,25 @@
 // AMX tiles: a matrix unit of eight registers of 16 rows x 64 bytes. TENFOLD_TILES is 1 for the instructions and 2 for
 // the same in plain C++, with which every machine tests the kernels' logic. Included inside a level's namespace.
 //
-// One configuration serves all kernels. Each call that uses tiles loads it: another library on the same thread may have
-// loaded its own, or released the tiles.
-//   0 … 3  16 x 64 bytes   sums: 16 x 16 int32 or float32
-//   4, 5   16 x 64 bytes   32 bf16 of 16 rows; 16 pairs of 16 columns
-//   6      16 x 32 bytes   32 int8 or 16 bf16 of 16 rows
-//   7       8 x 64 bytes   8 quads or pairs of 16 columns
-struct TileShapes {
-  uint8_t rows[8];
-  uint16_t bytes[8];
+// Each call that uses tiles loads its configuration: another library on the same thread may have loaded its own, or
+// released the tiles.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16];  // of a row
+  uint8_t rows[16];
 };
-constexpr TileShapes kTiles = {{16, 16, 16, 16, 16, 16, 16, 8}, {64, 64, 64, 64, 64, 64, 32, 64}};
-constexpr TileShapes kWholeTiles = {{16, 16, 16, 16, 16, 16, 16, 16}, {64, 64, 64, 64, 64, 64, 64, 64}};
+
+// Products of up to 16 rows, which take less time for fewer:
+//   0 … 5  rows x 64 bytes   sums: 16 int32 or float32 of each row; 64 int8 or 32 bf16 of it
+//   6, 7     16 x 64 bytes   quads of int8 or pairs of bf16, of 16 columns
+constexpr TileConfig tiles_of(int rows) {
+  const auto r = static_cast<uint8_t>(rows);
+  return {.bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {r, r, r, r, r, r, 16, 16}};
+}
 
 #if TENFOLD_TILES == 1
 
-inline void shape_tiles(const TileShapes& shapes) {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int i = 0; i < 8; ++i) {
-    config.bytes[i] = shapes.bytes[i];
-    config.rows[i] = shapes.rows[i];
-  }
-  __asm__ volatile("ldtilecfg %0" : : "m"(config));
-}
+inline void tiles_ready(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" : : "m"(config)); }
 template <int T>
 inline void tile_zero() {
   __asm__ volatile("tilezero %%tmm%c0" : : "i"(T));
@@ -57,31 +49,31 @@ inline uint8_t* tile_row(int tile, int row) {
   static thread_local uint8_t tiles[8][16][64];
   return tiles[tile][row];
 }
-inline TileShapes& tile_shapes() {
-  static thread_local TileShapes shapes = kTiles;
-  return shapes;
+inline TileConfig& tile_config() {
+  static thread_local TileConfig config;
+  return config;
 }
-inline void shape_tiles(const TileShapes& shapes) { tile_shapes() = shapes; }
+inline void tiles_ready(const TileConfig& config) { tile_config() = config; }
 template <int T>
 inline void tile_zero() {
-  for (int r = 0; r < tile_shapes().rows[T]; ++r) __builtin_memset(tile_row(T, r), 0, 64);
+  for (int r = 0; r < tile_config().rows[T]; ++r) __builtin_memset(tile_row(T, r), 0, 64);
 }
 template <int T>
 inline void tile_load(const void* p, ptrdiff_t stride) {
-  for (int r = 0; r < tile_shapes().rows[T]; ++r)
-    __builtin_memcpy(tile_row(T, r), static_cast<const uint8_t*>(p) + r * stride, tile_shapes().bytes[T]);
+  for (int r = 0; r < tile_config().rows[T]; ++r)
+    __builtin_memcpy(tile_row(T, r), static_cast<const uint8_t*>(p) + r * stride, tile_config().bytes[T]);
 }
 template <int T>
 inline void tile_store(void* p, ptrdiff_t stride) {
-  for (int r = 0; r < tile_shapes().rows[T]; ++r)
-    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), tile_shapes().bytes[T]);
+  for (int r = 0; r < tile_config().rows[T]; ++r)
+    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), tile_config().bytes[T]);
 }
 template <int SUM, int A, int B>
 inline void tile_dot_bytes() {
-  for (int m = 0; m < 16; ++m) {
+  for (int m = 0; m < tile_config().rows[A]; ++m) {
     int32_t sums[16];
     __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
-    for (int k = 0; k < tile_shapes().rows[B]; ++k)
+    for (int k = 0; k < tile_config().rows[B]; ++k)
       for (int n = 0; n < 16; ++n)
         for (int i = 0; i < 4; ++i)
           sums[n] += static_cast<int8_t>(tile_row(A, m)[4 * k + i]) * tile_row(B, k)[4 * n + i];
@@ -95,12 +87,12 @@ inline void tile_dot_bf16() {
     __builtin_memcpy(&bits, p, 2);
     return bf16_to_float(bits);
   };
-  for (int m = 0; m < 16; ++m) {
+  for (int m = 0; m < tile_config().rows[A]; ++m) {
     float sums[16];
     __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
     for (int n = 0; n < 16; ++n) {
       float even = 0.0f, odd = 0.0f;
-      for (int k = 0; k < tile_shapes().rows[B]; ++k) {
+      for (int k = 0; k < tile_config().rows[B]; ++k) {
         even = __builtin_fmaf(value(tile_row(A, m) + 4 * k), value(tile_row(B, k) + 4 * n), even);
         odd = __builtin_fmaf(value(tile_row(A, m) + 4 * k + 2), value(tile_row(B, k) + 4 * n + 2), odd);
       }
@@ -113,14 +105,11 @@ inline void tile_dot_bf16() {
 
 #endif
 
-inline void tiles_ready() { shape_tiles(kTiles); }
-inline void whole_tiles_ready() { shape_tiles(kWholeTiles); }  // 16 x 64 bytes, all eight
-
 // Whether the unit multiplies as the kernels rely on: bytes exactly, bf16 nearly.
 inline bool tiles_multiply() {
-  alignas(64) int8_t a[16][32];
-  alignas(64) uint8_t b[8][64];
-  alignas(64) uint16_t x[16][16], y[8][32];
+  alignas(64) int8_t a[16][64];
+  alignas(64) uint8_t b[16][64];
+  alignas(64) uint16_t x[16][32], y[16][32];
   uint32_t random = 12345;
   const auto next = [&] { return (random = random * 1664525u + 1013904223u) >> 24; };
   for (auto& row : a)
@@ -133,24 +122,24 @@ inline bool tiles_multiply() {
     for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
   alignas(64) int32_t dots[16][16];
   alignas(64) float sums[16][16];
-  tiles_ready();
+  tiles_ready(tiles_of(16));
   tile_zero<0>();
-  tile_load<6>(a, sizeof a[0]);
-  tile_load<7>(b, sizeof b[0]);
-  tile_dot_bytes<0, 6, 7>();
+  tile_load<4>(a, sizeof a[0]);
+  tile_load<6>(b, sizeof b[0]);
+  tile_dot_bytes<0, 4, 6>();
   tile_store<0>(dots, sizeof dots[0]);
   tile_zero<1>();
-  tile_load<6>(x, sizeof x[0]);
+  tile_load<5>(x, sizeof x[0]);
   tile_load<7>(y, sizeof y[0]);
-  tile_dot_bf16<1, 6, 7>();
+  tile_dot_bf16<1, 5, 7>();
   tile_store<1>(sums, sizeof sums[0]);
   bool right = true;
   for (int m = 0; m < 16; ++m)
     for (int n = 0; n < 16; ++n) {
       int32_t dot = 0;
       double sum = 0.0;
-      for (int k = 0; k < 32; ++k) dot += a[m][k] * b[k / 4][4 * n + k % 4];
-      for (int k = 0; k < 16; ++k) sum += static_cast<double>(bf16_to_float(x[m][k])) * bf16_to_float(y[k / 2][2 * n + k % 2]);
+      for (int k = 0; k < 64; ++k) dot += a[m][k] * b[k / 4][4 * n + k % 4];
+      for (int k = 0; k < 32; ++k) sum += static_cast<double>(bf16_to_float(x[m][k])) * bf16_to_float(y[k / 2][2 * n + k % 2]);
       const double error = sums[m][n] - sum;
       right = right && dots[m][n] == dot && error < 1e-3 && error > -1e-3;
     }
