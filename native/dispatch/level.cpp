@@ -27,7 +27,7 @@ const Kernels& kernels() {
       "portable";
 #endif
 #if defined(TENFOLD_TILES)
-  constexpr int kAttendQueries = 48;
+  constexpr int kAttendQueries = 96;
   constexpr bool kWholeRows = true;
   constexpr int kRowChunk = 128;
 #else
