@@ -46,13 +46,13 @@ class Ahead {
       if (at >= part.end) ++part_;
     }
   }
-  // Sixteen at once, of parts whose sizes are multiples of that.
-  inline void fetch_tile() {
+  // Eight at once, of parts whose sizes are multiples of that.
+  inline void fetch_eight() {
     if (part_ == last_) return;
     Part& part = parts_[part_];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
-    part.at += 1024;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
+    part.at += 512;
     if (part.at == part.end) ++part_;
   }
 
