@@ -41,7 +41,7 @@ class Ahead {
     while (lines > 0 && part_ < last_) {
       Part& part = parts_[part_];
       const char* at = part.at;
-      for (const char* end = at + 64 * lines; at < end && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
+      for (; lines > 0 && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
       part.at = at;
       if (at >= part.end) ++part_;
     }
@@ -405,7 +405,8 @@ struct Attention {
       const int last = min_of(first + 16, queries);
       float sums[16] = {}, total_by[16], chunk_by[16], merged_most[16], merged_sum[16];
       for (int i = first; i < last; ++i) sums[i - first] = reduce_add(load(lane_sums + 16 * i));
-      const Merge merged = merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
+      const Merge merged =
+          merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
       store(merged_most, merged.most);
       store(merged_sum, merged.sum);
       store(total_by, merged.total_by);
