@@ -41,18 +41,18 @@ class Ahead {
     while (lines > 0 && part_ < last_) {
       Part& part = parts_[part_];
       const char* at = part.at;
-      for (const char* end = at + 64 * lines; at < end && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
+      for (; lines > 0 && at < part.end; at += 64, --lines) __builtin_prefetch(at, 0, 2);
       part.at = at;
       if (at >= part.end) ++part_;
     }
   }
-  // Sixteen at once, of parts whose sizes are multiples of that.
-  inline void fetch_tile() {
+  // Eight at once, of parts whose sizes are multiples of that.
+  inline void fetch_eight() {
     if (part_ == last_) return;
     Part& part = parts_[part_];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
-    part.at += 1024;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) __builtin_prefetch(part.at + 64 * i, 0, 2);
+    part.at += 512;
     if (part.at == part.end) ++part_;
   }
 
@@ -405,7 +405,8 @@ struct Attention {
       const int last = min_of(first + 16, queries);
       float sums[16] = {}, total_by[16], chunk_by[16], merged_most[16], merged_sum[16];
       for (int i = first; i < last; ++i) sums[i - first] = reduce_add(load(lane_sums + 16 * i));
-      const Merge merged = merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
+      const Merge merged =
+          merge_states(load(total_most + first), load(total_sum + first), load(most + first), load(sums));
       store(merged_most, merged.most);
       store(merged_sum, merged.sum);
       store(total_by, merged.total_by);

@@ -3,7 +3,8 @@
 // the same. Included inside a level's namespace by attention.cpp.
 //
 // Four tiles of sums at once share each tile of queries or of weights (4); tiles of keys or values take turns (6, 7).
-// Values are taken 32 keys at a time: the unit needs as long for half of them.
+// Values are taken 32 keys at a time: the unit needs as long for half of them. With each tile of 16 lines, as many are
+// fetched ahead.
 struct TiledKv : Bf16Kv {
   static constexpr int kQueries = 16;
   static constexpr int kTogether = 1;
@@ -55,8 +56,9 @@ struct TiledKv : Bf16Kv {
     for (int p = 0; p < pairs; p += 16) {
       tile_load<4>(q + p, 4 * pairs);
       each(from, to, [&]<int G>(std::integral_constant<int, G>) {
-        ahead.fetch_tile();
+        ahead.fetch_eight();
         tile_load<6 + G % 2>(keys[G] + 32 * p, 64);
+        ahead.fetch_eight();
         tile_dot_bf16<G, 4, 6 + G % 2>();
       });
     }
@@ -74,8 +76,9 @@ struct TiledKv : Bf16Kv {
       for (int g = low / 32 * 2; 16 * g < high; g += 2) {
         tile_load<4>(weights + 8 * g, 4 * kWeightWords);
         each(0, tiles, [&]<int I>(std::integral_constant<int, I>) {
-          ahead.fetch_tile();
+          ahead.fetch_eight();
           tile_load<6 + I % 2>(values[g] + 2 * (d + 16 * I), stride);
+          ahead.fetch_eight();
           tile_dot_bf16<I, 4, 6 + I % 2>();
         });
       }
