@@ -33,7 +33,6 @@ class Column {
     const Vec tiny = set1(1e-30f);
     inverse_ = select_below(top, tiny, zero(), div(set1(256.0f * kTop), top));
     unit_ = select_below(top, tiny, zero(), div(top, set1(FINE ? 256.0f * kTop : kTop)));
-    if constexpr (Tile::kBytes) shift_ = 7 - w.zero_shift;
   }
 
   Vec unit() const { return unit_; }
@@ -72,13 +71,16 @@ class Column {
     }
   }
 
+  // Bits that codes of eight do not use: Q6_K's have six.
+  static constexpr int kSpare = Tile::kBytes && Tile::kSuperBlock ? 2 : 0;
+
   [[gnu::always_inline]] inline void codes(int i, Words* first, Words* second) const {
     if constexpr (Tile::kBytes) {
       for (int run = 0; run < 2; ++run) {
         const Bytes x = subtract_bytes(load_bytes(tile_.codes + 128 * i + 64 * run), zero_);
         Words* to = run == 0 ? first : second;
-        to[0] = shift_words(x, 8 + shift_);
-        to[1] = shift_words(shift_words(odd_bytes(x), 8), shift_);
+        to[0] = shift_words<8 + kSpare>(x);
+        to[1] = shift_words<kSpare>(upper_bytes(x));
       }
     } else if constexpr (Tile::kBits == 4) {
       nibble_words(tile_.codes, i, first, second);
@@ -101,7 +103,7 @@ class Column {
   }
 
   Tile tile_;
-  int zero_, shift_ = 0;
+  int zero_;
   Vec inverse_, unit_;
 };
 

@@ -20,7 +20,11 @@ inline Bytes low_bytes(Words even, Words odd) {
 }
 inline Words even_bytes(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi16(0x00ff)); }
 inline Words odd_bytes(Bytes x) { return _mm512_srli_epi16(x, 8); }
-inline Words shift_words(Words x, int left) { return _mm512_sll_epi16(x, _mm_cvtsi32_si128(left)); }
+inline Words upper_bytes(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi16(static_cast<int16_t>(0xff00))); }
+template <int LEFT>
+inline Words shift_words(Words x) {
+  return LEFT == 0 ? x : _mm512_slli_epi16(x, LEFT);
+}
 inline Bytes subtract_bytes(Bytes x, int y) { return _mm512_sub_epi8(x, _mm512_set1_epi8(static_cast<int8_t>(y))); }
 // Of a group's packed codes of four bits, those of runs 2i and 2i + 1 as words.
 inline void nibble_words(const uint8_t* group, int i, Words* first, Words* second) {
@@ -72,16 +76,18 @@ inline Words even_bytes(Bytes x) {
 inline Words odd_bytes(Bytes x) {
   return halves(x, x, [](__m256i v, __m256i) { return _mm256_srli_epi16(v, 8); });
 }
-inline Words shift_words(Words x, int left) {
-  return halves(x, x, [&](__m256i v, __m256i) { return _mm256_sll_epi16(v, _mm_cvtsi32_si128(left)); });
+inline Words upper_bytes(Bytes x) {
+  return halves(x, x, [](__m256i v, __m256i) { return _mm256_and_si256(v, _mm256_set1_epi16(static_cast<int16_t>(0xff00))); });
+}
+template <int LEFT>
+inline Words shift_words(Words x) {
+  return halves(x, x, [](__m256i v, __m256i) { return _mm256_slli_epi16(v, LEFT); });
 }
 inline Bytes high_bytes(Words even, Words odd) {
-  return halves(odd_bytes(even), odd, [](__m256i e, __m256i o) {
-    return _mm256_or_si256(e, _mm256_and_si256(o, _mm256_set1_epi16(static_cast<int16_t>(0xff00))));
-  });
+  return halves(odd_bytes(even), upper_bytes(odd), [](__m256i e, __m256i o) { return _mm256_or_si256(e, o); });
 }
 inline Bytes low_bytes(Words even, Words odd) {
-  return halves(even_bytes(even), shift_words(odd, 8), [](__m256i e, __m256i o) { return _mm256_or_si256(e, o); });
+  return halves(even_bytes(even), shift_words<8>(odd), [](__m256i e, __m256i o) { return _mm256_or_si256(e, o); });
 }
 inline Bytes subtract_bytes(Bytes x, int y) {
   return halves(x, x, [&](__m256i v, __m256i) { return _mm256_sub_epi8(v, _mm256_set1_epi8(static_cast<int8_t>(y))); });
