@@ -1,4 +1,7 @@
-"""The linear kernels: every encoding at every level against exact products, and against themselves."""
+"""The linear kernels: every encoding at every level against exact products, and against themselves.
+
+Levels with a tile unit compute quantized products in another way, alike among themselves: see also test_digits.
+"""
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from numpy.typing import NDArray
 
 from tenfold import _native
 from tenfold.model.encodings import decode, encoding_named
+from tests.helpers.digits import OTHER_LEVELS, TILE_LEVELS, bound
 from tests.helpers.fuzz import DENSE, QUANTIZED, stored
 from tests.helpers.models import LEVELS
 
@@ -26,7 +30,7 @@ def close(got: NDArray[np.float32], weights: NDArray[np.float32], x: NDArray[np.
     assert (error <= 2e-6 * (np.abs(acts) @ np.abs(wide).T)).all()
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_product_is_exact_on_exact_activations(kind: str, level: str) -> None:
     cols = 512 if encoding_named(kind).values == 256 else 96
@@ -47,7 +51,11 @@ def test_the_largest_sums_of_codes_are_exact(kind: str, code: int, level: str) -
     weights = decode(kind, data, (16, cols))
     x = np.full((26, cols), 127, np.float32)  # enough rows for tiles that are unpacked
     x[1::2] = -127
-    close(_native.Projection(kind, data, cols, level).apply(x), weights, x)
+    got = _native.Projection(kind, data, cols, level).apply(x)
+    if level in TILE_LEVELS:
+        assert (np.abs(got - x.astype(np.float64) @ weights.astype(np.float64).T) <= bound(kind, data, x)).all()
+    else:
+        close(got, weights, x)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -81,13 +89,14 @@ def test_quantized_activations_cost_little(kind: str) -> None:
 def test_a_row_has_the_same_bits_in_any_company(kind: str) -> None:
     x = np.random.default_rng(6).standard_normal((71, 256)).astype(np.float32)
     data = stored(kind, 83, 256)
-    best = _native.Projection(kind, data, 256)
-    together = best.apply(x)
-    for first, last in [(0, 1), (1, 3), (3, 6), (6, 13), (13, 28), (28, 71), (70, 71)]:
-        np.testing.assert_array_equal(best.apply(x[first:last]), together[first:last])
-    for level in LEVELS:
-        other = _native.Projection(kind, data, 256, level, threads=3)
-        np.testing.assert_array_equal(other.apply(x), together, err_msg=level)
+    for family in [LEVELS] if kind in DENSE else [family for family in (OTHER_LEVELS, TILE_LEVELS) if family]:
+        best = _native.Projection(kind, data, 256, family[0])
+        together = best.apply(x)
+        for first, last in [(0, 1), (1, 3), (3, 6), (6, 13), (13, 28), (28, 71), (70, 71)]:
+            np.testing.assert_array_equal(best.apply(x[first:last]), together[first:last])
+        for level in family:
+            other = _native.Projection(kind, data, 256, level, threads=3)
+            np.testing.assert_array_equal(other.apply(x), together, err_msg=level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
