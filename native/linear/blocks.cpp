@@ -120,16 +120,16 @@ void q6_k(const uint8_t* p, Block& b) {
 }
 
 constexpr Encoding kEncodings[] = {
-    {"Q4_0", 32, 18, 4, 32, Scales::half, 3, q4_0},
-    {"Q4_1", 32, 20, 4, 32, Scales::affine, -1, q4_1},
-    {"Q5_0", 32, 22, 5, 32, Scales::half, 4, q5_0},
-    {"Q5_1", 32, 24, 5, 32, Scales::affine, -1, q5_1},
-    {"Q8_0", 32, 34, 8, 32, Scales::half, 7, q8_0},
-    {"Q2_K", 256, 84, 4, 16, Scales::super_affine, -1, q2_k},
-    {"Q3_K", 256, 110, 4, 16, Scales::super, 2, q3_k},
-    {"Q4_K", 256, 144, 4, 32, Scales::super_affine, -1, q4_k},
-    {"Q5_K", 256, 176, 5, 32, Scales::super_affine, -1, q5_k},
-    {"Q6_K", 256, 210, 8, 16, Scales::super, 5, q6_k},
+    {"Q4_0", 32, 18, 4, 32, Scales::half, 3, 15, q4_0},
+    {"Q4_1", 32, 20, 4, 32, Scales::affine, -1, 15, q4_1},
+    {"Q5_0", 32, 22, 5, 32, Scales::half, 4, 31, q5_0},
+    {"Q5_1", 32, 24, 5, 32, Scales::affine, -1, 31, q5_1},
+    {"Q8_0", 32, 34, 8, 32, Scales::half, 7, 255, q8_0},
+    {"Q2_K", 256, 84, 4, 16, Scales::super_affine, -1, 3, q2_k},
+    {"Q3_K", 256, 110, 4, 16, Scales::super, 2, 7, q3_k},
+    {"Q4_K", 256, 144, 4, 32, Scales::super_affine, -1, 15, q4_k},
+    {"Q5_K", 256, 176, 5, 32, Scales::super_affine, -1, 31, q5_k},
+    {"Q6_K", 256, 210, 8, 16, Scales::super, 5, 63, q6_k},
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Encoding {
   int elements, bytes;  // of a block
   int bits, group;
   Scales scales;
-  int zero_shift;
+  int zero_shift, most;  // the largest code
   void (*unpack)(const uint8_t* from, Block& to);
 };
 

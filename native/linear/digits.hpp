@@ -23,12 +23,13 @@ template <typename Tile, bool FINE>
 class Column {
  public:
   Column(const Packed& w, const uint8_t* data) : tile_(w, data), zero_(1 << (w.zero_shift < 0 ? 0 : w.zero_shift)) {
+    const Vec most = set1(static_cast<float>(w.most));
     Tile ahead = tile_;
     Vec top = zero();
     PartScales parts[Tile::kParts];
     for (int g = 0; g < w.cols / kGroup; ++g) {
       ahead.next_scales(parts);
-      for (const PartScales& part : parts) top = vmax(top, largest(part));
+      for (const PartScales& part : parts) top = vpeak(top, largest(part, most));
     }
     const Vec tiny = set1(1e-30f);
     inverse_ = select_below(top, tiny, zero(), div(set1(256.0f * kTop), top));
@@ -56,9 +57,10 @@ class Column {
   }
 
  private:
-  inline Vec largest(const PartScales& part) const {
-    if constexpr (Tile::kBytes) return mul(vabs(part.s), set1(static_cast<float>(zero_)));
-    return vmax(vabs(part.m), vabs(fma(part.s, set1(static_cast<float>((1 << Tile::kBits) - 1)), part.m)));
+  // A NaN stays one: see vpeak().
+  inline Vec largest(const PartScales& part, Vec most) const {
+    if constexpr (Tile::kBytes) return mul(part.s, set1(static_cast<float>(zero_)));
+    return vpeak(part.m, fma(part.s, most, part.m));
   }
 
   inline WordScales words(const PartScales& part) const {

@@ -28,6 +28,7 @@ Packed target(Form form, const Packed& stored) {
     w.group = kGroup;
     w.scales = form == Form::int8 ? Scales::half : Scales::affine;
     w.zero_shift = form == Form::int8 ? 7 : -1;
+    w.most = form == Form::int8 ? 255 : 15;
   }
   return w;
 }

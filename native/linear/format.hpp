@@ -33,6 +33,7 @@ struct Packed {
   int group = 0;   // inputs per weight scale: 32 or 16
   Scales scales = Scales::half;
   int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
+  int most = 0;         // the largest code
   bool fine = false;    // kernels that make whole numbers of weights keep 16 bits of each
   size_t code_offset = 0, tile_bytes = 0;
 

@@ -153,6 +153,7 @@ Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t 
     w.group = encoding->group;
     w.scales = encoding->scales;
     w.zero_shift = encoding->zero_shift;
+    w.most = encoding->most;
   } else {
     w.dense = kind == "F32" ? Dense::f32 : kind == "F16" ? Dense::f16 : kind == "BF16" ? Dense::bf16 : Dense::none;
     if (w.dense == Dense::none) throw std::invalid_argument("no packing for tensors of kind " + kind);

@@ -147,6 +147,10 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
   *matrix = encode(form, kind, data, rows, cols, row_bytes, kernels_, pool_, arena_);
   // What these lose by rounding costs most: with the others' bytes it is the larger half of all.
   matrix->view.fine = name == "v" || layer == -1;
+  // 2^31 / (255 x 127), half of it where two products share a sum.
+  if (const int64_t most = matrix->view.fine ? 1 << 15 : 1 << 16; kernels_.whole_rows && cols > most)
+    throw std::invalid_argument(name + " has " + std::to_string(cols) + " inputs; this CPU's kernels sum up to " +
+                                std::to_string(most));
 }
 
 void Model::set_vector(int layer, const std::string& name, const float* data, int64_t size) {

@@ -48,11 +48,12 @@ class Parts:
     codes: Int64
     bits: int
     zero_shift: int | None
+    most: int  # the largest code
 
     @property
     def ends(self) -> Float64:
         """What the scales allow weights to reach: by the code 0, and by the largest of so many bits."""
-        return np.stack([self.m, f32(self.s * ((1 << self.bits) - 1) + self.m) if self.bits < 8 else -self.m])
+        return np.stack([self.m, f32(self.s * self.most + self.m) if self.bits < 8 else -self.m])
 
 
 def take_apart(kind: str, data: NDArray[np.uint8], cols: int) -> Parts:
@@ -85,7 +86,8 @@ def take_apart(kind: str, data: NDArray[np.uint8], cols: int) -> Parts:
     else:
         m = f32(offset[0] * (decoded(0.0, 1.0)[:, :, :1] if kind in CODES else 1.0))
     assert (codes == np.rint(codes)).all() and codes.min() >= 0 and codes.max() < 1 << bits
-    return Parts(s, m, codes.astype(np.int64), bits, zero_shift)
+    most = {"Q2_K": 3, "Q3_K": 7}.get(kind, (1 << bits) - 1)
+    return Parts(s, m, codes.astype(np.int64), bits, zero_shift, most)
 
 
 @dataclass(frozen=True)
