@@ -13,7 +13,8 @@ MODEL ?= smollm2-135m
 # make test TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
-PYTEST_FLAGS ?=
+# A process per core; a file's tests stay together, for they share what they load.
+PYTEST_FLAGS ?= -n auto --dist loadfile
 BENCH_FLAGS ?= --workload mixed -n 64 -c 16
 
 VENV := .venv

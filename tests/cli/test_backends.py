@@ -28,6 +28,7 @@ COMMANDS = [("serve", "--port", "0"), ("generate", "hi"), ("chat", "hi"), ("benc
             "--weights int8 needs --backend cpu; --backend cuda takes auto, int4, bf16, fp8",
         ),
         ("--weights int4 --backend reference", "--weights int4 needs --backend cpu or cuda"),
+        ("--level avx2 --backend cuda", "--level avx2 needs --backend cpu"),
         ("--tensor-parallel 2", "--tensor-parallel 2 needs --backend cuda"),
         ("--memory-reserve inf", "--memory-reserve must be"),
         ("--load-format dummy --model nothing", "'nothing'; with --load-format dummy there are llama-3-8b"),

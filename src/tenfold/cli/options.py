@@ -100,6 +100,14 @@ Threads = Annotated[
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
+Level = Annotated[
+    str | None,
+    typer.Option(
+        show_default="the best",
+        help="A level of CPU kernels: amx, avx512bf16, avx512, avx2 or portable.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 BackendOption = Annotated[
     Backend,
     typer.Option(
@@ -294,6 +302,7 @@ def engine_config(
     *,
     backend: Backend,
     threads: int,
+    level: str | None = None,
     weights: Weights,
     max_context: int | None,
     kv_tokens: int | None,
@@ -311,6 +320,7 @@ def engine_config(
         load_format=load_format.value,
         backend=backend.value,
         threads=threads,
+        level=level,
         weights=weights.value,
         max_context=max_context,
         kv_tokens=kv_tokens,

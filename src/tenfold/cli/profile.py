@@ -45,7 +45,7 @@ def profile(
     prefill: Annotated[str | None, typer.Option(show_default=PREFILLS, help="Prompt tokens; none: no prefill.")] = None,
     level: Annotated[
         str | None,
-        typer.Option(show_default="the best", help="A level of kernels: avx512bf16, avx512, avx2 or portable."),
+        typer.Option(show_default="the best", help="A level of kernels: amx, avx512bf16, avx512, avx2 or portable."),
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, show_default="11", help="Medians are over so many.")] = None,
     engine: Annotated[bool, typer.Option("--engine", help="The running engine's step instead, part by part.")] = False,

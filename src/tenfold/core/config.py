@@ -189,7 +189,8 @@ class EngineConfig:
 
     ``model`` is a name, a Hugging Face id or a path; under ``load_format`` ``dummy``, the name of a model whose shape
     is taken, with random weights. ``backend`` is one of ``BACKENDS``, and ``weights`` (docs/quantization.md) and
-    ``kv_type`` are of those it takes. ``threads`` 0 means one per physical core this process may use.
+    ``kv_type`` are of those it takes. ``threads`` 0 means one per physical core this process may use. ``level`` forces
+    one of the CPU's levels of kernels (docs/quantization.md); None: the best one.
     ``max_context`` None takes the model's own. The KV pool has ``kv_tokens`` slots; None sizes it from free memory
     and ``max_context``. ``draft_model`` is a file or a model of the same vocabulary that drafts for it; ``auto`` takes
     the one made for the model, if it is in the cache, and ``off`` none. ``profile`` records where the loop's time goes.
@@ -199,6 +200,7 @@ class EngineConfig:
     load_format: str = "auto"  # of LOAD_FORMATS
     backend: str = "cpu"
     threads: int = 0
+    level: str | None = None
     weights: str = "auto"
     max_context: int | None = None
     kv_tokens: int | None = None
@@ -218,6 +220,8 @@ class EngineConfig:
             raise ConfigError(f"unknown load format {self.load_format!r}: choose one of {', '.join(LOAD_FORMATS)}")
         _check_goes("--weights", self.weights, self.backend, WEIGHTS)
         _check_goes("--kv", self.kv_type, self.backend, KV_TYPES)
+        if self.level is not None and self.backend != "cpu":
+            raise ConfigError(f"--level {self.level} needs --backend cpu")
         if self.cuda.tensor_parallel > 1 and self.backend != "cuda":
             raise ConfigError(f"--tensor-parallel {self.cuda.tensor_parallel} needs --backend cuda")
 

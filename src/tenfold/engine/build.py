@@ -209,7 +209,13 @@ def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:
     if config.backend == "cpu":
         from tenfold.ops.cpu import CpuOps
 
-        ops: Ops = CpuOps(checkpoint.weights, threads=config.threads, form=config.weights, kv_type=config.kv_type)
+        ops: Ops = CpuOps(
+            checkpoint.weights,
+            threads=config.threads,
+            level=config.level,
+            form=config.weights,
+            kv_type=config.kv_type,
+        )
         return ops
     if config.backend == "reference":
         from tenfold.ops.reference import ReferenceOps
