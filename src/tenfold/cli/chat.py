@@ -77,7 +77,7 @@ def chat(
             model or DEFAULT_MODEL,
             backend=backend,
             threads=threads,
-        level=level,
+            level=level,
             weights=weights,
             max_context=max_context,
             kv_tokens=kv_tokens,
