@@ -239,6 +239,12 @@ def test_stop_while_loading_leaves_nothing(smollm2_path: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
+def stopped(pid: int) -> bool:
+    """Whether all threads of a process are, after SIGSTOP."""
+    states = [(task / "stat").read_text().rpartition(") ")[2][0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
+
+
 def test_the_engine_can_be_looked_into(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps and its machine travel; one that is stopped is told of, and nobody waits for it for ever."""
 
@@ -255,6 +261,8 @@ def test_the_engine_can_be_looked_into(smollm2_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr("tenfold.engine.process.PATIENCE", 0.2)
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
+        while not stopped(engine.pid):  # a thread that is running stops a moment later, and may answer first
+            await asyncio.sleep(0.01)
         with pytest.raises(EngineUnavailable, match="not answered"):
             await engine.inspect(1000)
         os.kill(engine.pid, signal.SIGCONT)
