@@ -150,7 +150,6 @@ inline Vec exp2_of(Vec x) {
   return add_exponent(p, shifted);
 }
 
-
 // One query's update for the scores of a tile: of the softmax's reference point, the sums of weights by lane and of
 // weighted values; gives the weights of its keys. EDGE: it may not see all of them.
 template <bool EDGE>

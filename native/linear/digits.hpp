@@ -3,8 +3,9 @@
 //
 // A row of activations is a scale times 16-bit numbers, as two signed bytes each: x = scale * (256 high + low). An
 // output's weights are a unit times whole numbers, made on the fly of codes and scales, to the nearest 1/127 of the
-// largest that its scales allow; those of `fine` matrices to 1/256 of that, as two bytes. Sums of products are exact,
-// so that any order gives the same bits, and so do vectors, tiles and their emulation.
+// largest that its scales allow; those of `fine` matrices as two bytes, to 1/256 of that where codes have eight bits, to
+// a tenth or less with fewer, whose rounded scale counts. Sums of products are exact, so that any order gives the same
+// bits, and so do vectors, tiles and their emulation.
 
 constexpr int kUnitBytes = 1024;  // 64 inputs of a tile, a byte each, as the tile unit takes them: [16][16 outputs][4]
 constexpr int kSpan = 9;          // units whose bytes lie in the first-level cache, for all panels of a chunk

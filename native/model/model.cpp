@@ -148,7 +148,7 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
   // What these lose by rounding costs most: with the others' bytes it is the larger half of all.
   matrix->view.fine = name == "v" || layer == -1;
   // 2^31 / (255 x 127), half of it where two products share a sum.
-  if (const int64_t most = matrix->view.fine ? 1 << 15 : 1 << 16; kernels_.whole_rows && cols > most)
+  if (const int64_t most = matrix->view.fine ? 1 << 15 : 1 << 16; kernels_.whole_rows && matrix->view.dense == Dense::none && cols > most)
     throw std::invalid_argument(name + " has " + std::to_string(cols) + " inputs; this CPU's kernels sum up to " +
                                 std::to_string(most));
 }
