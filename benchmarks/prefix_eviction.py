@@ -140,7 +140,7 @@ class Belady(LeastRecent):
         """See EvictionOrder."""
         while True:
             _, _, stamp, block = heapq.heappop(self._heap)
-            if block in self and self._stamps[block] == stamp:
+            if block in self._blocks and self._stamps[block] == stamp:
                 self.remove(block)
                 return block
 

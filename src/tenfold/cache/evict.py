@@ -1,6 +1,7 @@
 """The order in which cached blocks are given up: the seam, and the plain way."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Protocol
 
 from tenfold.cache.prefix import Node, PrefixIndex
@@ -17,8 +18,8 @@ class EvictionOrder(Protocol):
     def __len__(self) -> int:
         """Cached blocks."""
 
-    def __contains__(self, block: int) -> bool:
-        """Whether ``block`` is cached."""
+    def __iter__(self) -> Iterator[int]:
+        """All of them."""
 
     def push(self, block: int) -> None:
         """Nobody holds ``block`` any more. What follows it came before it, where one sequence held both."""
@@ -51,8 +52,8 @@ class LeastRecent:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def __contains__(self, block: int) -> bool:
-        return block in self._blocks
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._blocks)
 
     def push(self, block: int) -> None:
         """See EvictionOrder."""

@@ -86,12 +86,10 @@ class BlockPool:
 
     def check(self, references: dict[int, int]) -> None:
         """Assert conservation, given how often each block stands in the block tables."""
-        free = set(self._free)
+        free, cached = set(self._free), set(self._cached)
+        held = {block: refs for block, refs in enumerate(self._refs) if refs}
+        assert held == references, f"refs and uses that differ: {held.items() ^ references.items()}"
         assert len(free) == len(self._free), "a block is twice in the free list"
-        cached = 0
-        for block, refs in enumerate(self._refs):
-            assert refs == references.get(block, 0), f"block {block}: {refs} refs, {references.get(block, 0)} uses"
-            states = (block in free, block in self._cached, refs > 0)
-            assert sum(states) == 1, f"block {block} is in no or two states"
-            cached += states[1]
-        assert cached == len(self._cached)
+        assert len(cached) == len(self._cached)
+        assert free | cached | held.keys() == set(range(self.blocks)), "a block is in no state"
+        assert len(free) + len(cached) + len(held) == self.blocks, "a block is in two states"

@@ -6,6 +6,7 @@ per block, and each node knows what it follows and how many follow it.
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 
 
@@ -108,15 +109,13 @@ class PrefixIndex:
 
     def check(self) -> None:
         """Assert that the tree is whole."""
-        children: dict[Node, int] = {}
-        assert len(self._at) == len(self._nodes)
-        for name, node in self._nodes.items():
-            assert node.name == name and self._at[node.block] is node
-            if node.parent is not None:
-                assert self._nodes.get(node.parent.name) is node.parent, "a prefix is findable, its beginning is not"
-                assert node.depth == node.parent.depth + 1
-                children[node.parent] = children.get(node.parent, 0) + 1
+        nodes = list(self._nodes.values())
+        assert [node.name for node in nodes] == list(self._nodes)
+        assert [self.at(node.block) for node in nodes] == nodes and len(self._at) == len(nodes)
+        children = Counter([node.parent for node in nodes if node.parent is not None])
+        assert [self.find(node.name) for node in children] == list(children), "findable, but not its beginning"
+        assert not [node for node in nodes if node.parent is not None and node.depth != node.parent.depth + 1]
         assert self._spare == {spare: node for node, spares in self._spares.items() for spare in spares}
         assert all(self._nodes.get(node.name) is node and spares for node, spares in self._spares.items())
         assert not self._spare.keys() & self._at.keys()
-        assert all(node.children == children.get(node, 0) for node in self._nodes.values())
+        assert children == {node: node.children for node in nodes if node.children}

@@ -5,7 +5,8 @@ not taken to grow with the number of uses. What is older than blocks usually are
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from math import log2
 
 from tenfold.cache.prefix import Node, PrefixIndex
@@ -62,9 +63,8 @@ class LeastWorth:
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, block: int) -> bool:
-        node = self._index.at(block)
-        return node is not None and (block in self._queues[node.queue] or block in self._aside)
+    def __iter__(self) -> Iterator[int]:
+        return chain(self._aside, *self._queues.values())
 
     def push(self, block: int) -> None:
         """See EvictionOrder."""
@@ -130,7 +130,8 @@ class LeastWorth:
         assert len(self._gone) <= self._remembered
         assert all(self._index.at(block) is node and node.children for block, node in self._aside.items())
         for at, queue in self._queues.items():
-            assert all(self._index.at(block) is node and node.queue == at for block, node in queue.items())
+            assert list(map(self._index.at, queue)) == list(queue.values())
+            assert {node.queue for node in queue.values()} <= {at}
 
     def _sort(self, node: Node, queue: int) -> None:
         """Say in which queue a held node will be."""
