@@ -43,11 +43,11 @@ def good(server: Server, bounds: Slo) -> int:
 def test_what_is_accepted_is_kept() -> None:
     """At any load: of those let in, nearly all get what they were promised; and overload costs nothing."""
     kept = {}
-    for rate in (3.0, 6.0, 12.0, 24.0):
+    for rate, seconds in ((3.0, 20.0), (6.0, 20.0), (12.0, 60.0), (24.0, 60.0)):
         server = Server(BOUNDS, blocks=1500)
-        offer(server, rate, 60.0)
-        kept[rate] = good(server, BOUNDS)
-        assert kept[rate] >= 0.85 * len(server.times), rate
+        offer(server, rate, seconds)
+        kept[rate] = good(server, BOUNDS) / seconds
+        assert kept[rate] >= 0.85 * len(server.times) / seconds, rate
     assert kept[24.0] >= 0.9 * max(kept.values())
 
 
@@ -55,7 +55,7 @@ def test_first_come_collapses_where_bounds_do_not() -> None:
     counts = {}
     for name, policy in (("slack", Policy()), ("arrival", FIRST_COME)):
         server = Server(BOUNDS, policy=policy)
-        offer(server, 12.0, 60.0)
+        offer(server, 12.0, 30.0)
         counts[name] = good(server, BOUNDS)
     assert counts["slack"] > 2 * counts["arrival"]
 
@@ -194,7 +194,7 @@ def test_places_are_also_those_of_who_is_promised_nothing() -> None:
         server = Server(Slo(ttft=20.0), blocks=400, max_running=4, classes=classes)
         kind = "bulk" if len(classes) > 3 else None
         rng, at = random.Random(2), 0.0
-        for i in range(400):
+        for i in range(200):
             at += rng.expovariate(12.0)
             server.run(until=at)
             server.now = max(server.now, at)
@@ -203,7 +203,7 @@ def test_places_are_also_those_of_who_is_promised_nothing() -> None:
             if i == 40:
                 server.add("batch", 400, 60, slo_class="batch")
         server.run()
-        assert server.ttft("batch") < (60 if kind else 5)  # bulk is not refused, so all of it is twice as much as fits
+        assert server.ttft("batch") < (35 if kind else 5)  # bulk is not refused: all of it takes 42 s
 
 
 def test_a_large_one_that_is_owed_a_place_does_not_hold_up_timely_ones() -> None:

@@ -372,7 +372,7 @@ def chats(server: Server, seconds: float, times: int) -> dict[str, list[str]]:
 
 def others_p95(times: int, policy: Policy) -> tuple[float, int]:
     """Of the seven others: the 95th percentile of their TTFT, and refusals. All who are served keep their TPOT."""
-    server = Server(Slo(ttft=5.0, tpot=0.1), policy=policy, blocks=8000)
+    server = Server(Slo(ttft=5.0, tpot=0.1), policy=policy, blocks=2000)
     names = [name for tenant, all_ in chats(server, 60.0, times).items() if tenant != "0" for name in all_]
     assert max(server.tpot(name) for name in server.times) <= 0.1
     found = sorted(server.ttft(name) for name in names if name in server.times)
