@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -26,6 +27,15 @@ MACHINE = Machine(
 def machine(tmp_path: Path) -> str:
     path = tmp_path / "machine.json"
     MACHINE.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> str:
+    """A fifth as fast: few requests fill it."""
+    path = tmp_path / "slow.json"
+    parts = tuple(5 * part for part in MACHINE.fit.parts)
+    msgspec.structs.replace(MACHINE, fit=StepFit(parts)).save(path)
     return str(path)
 
 
@@ -83,10 +93,10 @@ def test_a_machine_that_could_not_run(cli: Cli, tmp_path: Path) -> None:
         refused(cli("simulate", "--machine", str(path)), "bad.json")
 
 
-def test_plan(cli: Cli, machine: str, tmp_path: Path) -> None:
+def test_plan(cli: Cli, slow: str, tmp_path: Path) -> None:
     page, path = tmp_path / "plan.html", tmp_path / "plan.json"
-    common = ("plan", "--machine", f"{machine}=0.5", "--workload", "chat", "--seconds", "30")
-    result = cli(*common, "--slo", "ttft=1s,tpot=50ms", "--rate", "10", "--json", "-o", str(path), "--html", str(page))
+    common = ("plan", "--machine", f"{slow}=0.5", "--workload", "chat", "--seconds", "30")
+    result = cli(*common, "--slo", "ttft=5s,tpot=250ms", "--rate", "3", "--json", "-o", str(path), "--html", str(page))
     assert result.exit_code == 0, result.output
     told = json.loads(path.read_text())
     assert told["chosen"]["attained"] >= 0.9
@@ -98,9 +108,9 @@ def test_plan(cli: Cli, machine: str, tmp_path: Path) -> None:
     assert "Nothing that was tried" in " ".join(nothing.stdout.split())
 
 
-def test_tune_writes_what_serve_takes(cli: Cli, machine: str, tmp_path: Path) -> None:
+def test_tune_writes_what_serve_takes(cli: Cli, slow: str, tmp_path: Path) -> None:
     path = tmp_path / "tenfold.toml"
-    common = ("tune", "--machine", machine, "--workload", "chat", "--seconds", "30", "--slo", "ttft=1s,tpot=50ms")
+    common = ("tune", "--machine", slow, "--workload", "chat", "--seconds", "30", "--slo", "ttft=5s,tpot=250ms")
     result = cli(*common, "--json", "-o", str(path))
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -214,7 +224,6 @@ def test_doctor_of_this_machine(cli: Cli) -> None:
 def test_a_servers_machine_and_limits_travel() -> None:
     """What `/debug/steps` and `/debug/machine` say can be read again."""
     import httpx
-    import msgspec
 
     from tenfold.server.protocol import StepReports
 
