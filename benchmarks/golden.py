@@ -7,8 +7,9 @@ windows of 512 tokens without overlap, of which the second half counts.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +105,20 @@ class Flip:
     margin: float
 
 
-def golden_steps(ops: Ops, cases: Sequence[Case]) -> Iterator[Float32]:
+def golden_steps(ops: Ops, cases: Sequence[Case], chunks: Iterable[int] = repeat(1)) -> Iterator[Float32]:
     """Decode all cases together along the golden ids: the logits [cases, vocab] of each output position.
 
-    The array may be reused by the next step.
+    After the prompts, the steps have ``chunks`` tokens of each case. The array may be reused by the next step.
     """
-    length = max(len(case.prompt_ids) + len(case.output_ids) for case in cases)
-    sequences = Sequences(ops, len(cases), length)
-    tokens: list[Sequence[int]] = [case.prompt_ids for case in cases]
-    for position in range(len(cases[0].output_ids)):
-        yield sequences.step(tokens)
-        tokens = [[case.output_ids[position]] for case in cases]
+    count = len(cases[0].output_ids)
+    sequences = Sequences(ops, len(cases), max(len(case.prompt_ids) for case in cases) + count)
+    yield sequences.step([case.prompt_ids for case in cases])
+    at, sizes = 0, iter(chunks)
+    while at < count - 1:
+        end = min(at + next(sizes), count - 1)
+        logits = sequences.step([case.output_ids[at:end] for case in cases], wanted=end - at)
+        yield from logits.reshape(len(cases), end - at, -1).swapaxes(0, 1)
+        at = end
 
 
 def flips_at(position: int, logits: Float32, cases: Sequence[Case]) -> list[Flip]:
@@ -151,7 +155,11 @@ def window_logits(ops: Ops, windows: Sequence[Sequence[int]]) -> Iterator[Float3
 
 def surprise(logits: Float32, targets: Sequence[int]) -> float:
     """Sum of -ln p of the targets, one per row of ``logits``."""
-    return -sum(float(log_softmax(row)[target]) for row, target in zip(logits, targets, strict=True))
+    total = 0.0
+    for row, target in zip(logits, targets, strict=True):
+        top = row.max()
+        total += math.log(float(np.exp(row - top).sum(dtype=np.float64))) - float(row[target] - top)
+    return total
 
 
 def perplexity(ops: Ops, windows: Sequence[Sequence[int]]) -> float:
