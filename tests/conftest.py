@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+# Of processes that have a core each, further threads of NumPy and torch would only wait for one another. They read this
+# when they are first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 # Without a GPU Triton's kernels run in its interpreter: that is decided when Triton is first imported, by any test.
 if not Path("/proc/driver/nvidia/version").exists():
     os.environ["TRITON_INTERPRET"] = "1"
