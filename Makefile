@@ -13,8 +13,9 @@ MODEL ?= smollm2-135m
 # make test TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
-# A process per core; a file's tests stay together, for they share what they load.
-PYTEST_FLAGS ?= -n auto --dist loadfile
+# A process per core; a file's tests stay together, for they share what they load. In their order: files of few tests that
+# take long are not left for the end.
+PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 BENCH_FLAGS ?= --workload mixed -n 64 -c 16
 
 VENV := .venv
