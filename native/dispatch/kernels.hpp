@@ -51,6 +51,10 @@ struct Kernels {
                       ptrdiff_t out_stride, bool accumulate);
   int (*linear_rows)(const Packed& w, int rows);  // rows served by one pass over the weights, when there are `rows`
   const char* (*linear_arithmetic)(const Packed& w, int rows);  // what its multiply-adds are: f32, int8, amx-int8
+  // Bytes of a tile in the form that linear_tile wants it in, and from the packed form to that, in place, with room for as
+  // much. 0: as it is packed.
+  size_t (*settled_bytes)(const Packed& w);
+  void (*settle)(const Packed& w, uint8_t* tile, uint8_t* room);
   int row_chunk;    // rows that linear_tile likes to be given at most: their activations stay in cache meanwhile
   int dense_tiles;  // tiles that linear_tile likes to be given at once for few rows of a dense matrix
   // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.

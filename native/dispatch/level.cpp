@@ -29,13 +29,13 @@ const Kernels& kernels() {
 #if defined(TENFOLD_TILES)
   constexpr int kAttendQueries = 96;
   constexpr bool kWholeRows = true;
-  constexpr int kRowChunk = 128;
+  constexpr int kRowChunk = 256;
 #else
   constexpr int kAttendQueries = 24;
   constexpr bool kWholeRows = false;
   constexpr int kRowChunk = 64;
 #endif
-  static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, kRowChunk,
+  static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, settled_bytes, settle, kRowChunk,
                                 dense_tiles(),
                                 quantize_tile, kWholeRows,  panel_bytes, quantize,          rms_norm,
                                 add,           scale,       gate,        softcap,           rope,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "linear/blocks.hpp"
@@ -67,6 +68,18 @@ void round_tile(const Packed& w, const float* rows, uint8_t* tile) {
   }
 }
 
+Matrix settled(Matrix matrix, const Kernels& kernels, Pool& pool) {
+  Packed& w = matrix.view;
+  if (kernels.settled_bytes(w) == 0) return matrix;
+  std::vector<std::vector<uint8_t>> rooms(pool.threads(), std::vector<uint8_t>(w.tile_bytes));
+  const FlushSubnormals flush;
+  pool.run(w.tiles(), [&](int t, int thread) {
+    kernels.settle(w, matrix.memory.data() + static_cast<size_t>(t) * w.tile_bytes, rooms[thread].data());
+  });
+  w.looked = true;
+  return matrix;
+}
+
 }  // namespace
 
 Form form_named(const std::string& name) {
@@ -78,11 +91,19 @@ Form form_named(const std::string& name) {
 }
 
 Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-              const Kernels& kernels, Pool& pool, Arena& arena) {
-  if (form == Form::stored) return pack(kind, data, rows, cols, row_bytes, pool, arena);
+              bool fine, const Kernels& kernels, Pool& pool, Arena& arena) {
+  const auto with_room = [&](Packed w) {
+    w.fine = fine;
+    w.tile_bytes = kernels.settled_bytes(w);
+    return w;
+  };
   const Packed stored = stored_form(kind, rows, cols, row_bytes);
+  const auto as_stored = [&] {
+    return settled(pack(with_room(stored), kind, data, row_bytes, pool, arena), kernels, pool);
+  };
+  if (form == Form::stored) return as_stored();
   const Encoding* encoding = find_encoding(kind);
-  Matrix matrix = empty_matrix(target(form, stored), arena);
+  Matrix matrix = empty_matrix(with_room(target(form, stored)), arena);
   const Packed& w = matrix.view;
   const uint32_t limit = form == Form::bf16 ? kRoundsToInfinite : float_to_bits(kLargestWeight) + 1;
   std::vector<std::vector<float>> buffers(pool.threads(), std::vector<float>(static_cast<size_t>(kTile) * w.cols));
@@ -110,9 +131,9 @@ Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t r
   const uint32_t peak = *std::max_element(peaks.begin(), peaks.end());
   if (peak >= kInfinite) throw std::invalid_argument("holds weights that are infinite or no numbers");
   const bool faint = form != Form::bf16 && peak != 0 && peak < float_to_bits(kSmallestPeak);
-  if (peak < limit && !faint) return matrix;
+  if (peak < limit && !faint) return settled(std::move(matrix), kernels, pool);
   matrix = Matrix();  // a large one is given back before as much is taken again
-  return pack(kind, data, rows, cols, row_bytes, pool, arena);
+  return as_stored();
 }
 
 }  // namespace tenfold

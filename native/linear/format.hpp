@@ -11,6 +11,11 @@
 //   super   per 256 inputs: d [16] (and dmin [16]) as float16, then per group int8 [16] (and int8 [16]):
 //           s = d * int8, m = dmin * int8: GGUF's K-quants, exactly
 // Dense: [cols][16] values per tile.
+// Looked-up: what levels with a tile unit make of tiles with codes of four or five bits. A weight is a unit per output
+// times the high byte, less 128, of by * code + plus (16 bits): the units as float32 [16], then for each 32 inputs `by`
+// and `plus` (once more where 16 inputs have scales of their own), 16-bit [4][4] each, that of output 4i + j at [j][i];
+// the codes, 4 runs of 64 bytes, run j with 16 bytes of each output 4i + j in turn, of which byte b holds inputs b and
+// 16 + b in its halves; and 64 bytes of fifth bits: bit 16i + b of 64 for run j, inputs 0 … 15, then 16 … 31.
 #pragma once
 
 #include <cstddef>
@@ -35,11 +40,18 @@ struct Packed {
   int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
   int most = 0;         // the largest code
   bool fine = false;    // kernels that make whole numbers of weights keep 16 bits of each
+  bool looked = false;  // in the looked-up form
   size_t code_offset = 0, tile_bytes = 0;
 
   size_t group_bytes() const { return static_cast<size_t>(kTile) * kGroup * bits / 8; }  // the codes of 32 inputs
   int tiles() const { return (rows + kTile - 1) / kTile; }
 };
+
+constexpr size_t kLookedUnits = sizeof(float) * kTile;
+// Bytes of a group in the looked-up form.
+constexpr size_t looked_group(int bits, int parts) {
+  return static_cast<size_t>(2 * sizeof(uint16_t) * kTile * parts + kTile * kGroup * bits / 8);
+}
 
 constexpr int kPanel = 16;  // rows of activations that lie side by side
 
@@ -59,7 +71,8 @@ struct alignas(64) DigitUnit {
   int8_t high[kPanel][64], low[kPanel][64];
 };
 
-// What 16 rows of these have in common, in front of their units: scales, and sums of the two digits of a whole row.
+// What 16 rows of these have in common, in front of their units: scales, and sums of the two digits of a whole row,
+// times -128: bytes of weights are that much too large.
 struct alignas(64) DigitRows {
   float scale[kPanel];
   int32_t high[kPanel], low[kPanel];

@@ -262,16 +262,19 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
 }
 
 #if defined(TENFOLD_TILES)
+#include "linear/column.hpp"
+#include "linear/lookup.hpp"
 #include "linear/digits.hpp"
 #endif
 
-template <int BITS, int GROUP, Scales KIND>
+template <typename Tile>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
-  using Tile = PackedTile<BITS, GROUP, KIND>;
 #if defined(TENFOLD_TILES)
   const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
-  return w.fine ? run(digits<Tile, true>) : run(digits<Tile, false>);
+  if constexpr (Tile::kBytes)
+    if (!w.fine) return run(digit_tiles<Tile, false>);
+  run(digit_tiles<Tile, true>);  // others have been settled
 #else
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
@@ -357,6 +360,35 @@ void dense(const Packed& w, int tile, int tiles, const Acts& x, int row, int row
   for (; tile < last; ++tile, out += kTile) dense_rows<T, 1>(w, tile, x, row, rows, out, out_stride, accumulate);
 }
 
+#if defined(TENFOLD_TILES)
+template <int BITS>
+void looked_up(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out, ptrdiff_t out_stride,
+               bool accumulate) {
+  const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
+  w.group == kGroup ? run(looked_tiles<BITS, 1>) : run(looked_tiles<BITS, 2>);
+}
+#endif
+
+// f.template operator()<Tile>() for the tile of a quantized matrix.
+template <typename F>
+void with_tile(const Packed& w, const F& f) {
+  const bool four = w.bits == 4, five = w.bits == 5;
+  switch (w.scales) {
+    case Scales::half:
+      if (five) return f.template operator()<PackedTile<5, 32, Scales::half>>();
+      return four ? f.template operator()<PackedTile<4, 32, Scales::half>>() : f.template operator()<PackedTile<8, 32, Scales::half>>();
+    case Scales::affine:
+      if (five) return f.template operator()<PackedTile<5, 32, Scales::affine>>();
+      return four ? f.template operator()<PackedTile<4, 32, Scales::affine>>() : f.template operator()<PackedTile<8, 32, Scales::affine>>();
+    case Scales::super:
+      return four ? f.template operator()<PackedTile<4, 16, Scales::super>>() : f.template operator()<PackedTile<8, 16, Scales::super>>();
+    case Scales::super_affine:
+      if (w.group == 16) return f.template operator()<PackedTile<4, 16, Scales::super_affine>>();
+      return four ? f.template operator()<PackedTile<4, 32, Scales::super_affine>>()
+                  : f.template operator()<PackedTile<5, 32, Scales::super_affine>>();
+  }
+}
+
 }  // namespace
 
 void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
@@ -368,21 +400,27 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
     case Dense::bf16: return run(dense<Bf16>);
     case Dense::none: break;
   }
-  const bool four = w.bits == 4, five = w.bits == 5;
-  switch (w.scales) {
-    case Scales::half:
-      if (five) return run(quantized<5, 32, Scales::half>);
-      return four ? run(quantized<4, 32, Scales::half>) : run(quantized<8, 32, Scales::half>);
-    case Scales::affine:
-      if (five) return run(quantized<5, 32, Scales::affine>);
-      return four ? run(quantized<4, 32, Scales::affine>) : run(quantized<8, 32, Scales::affine>);
-    case Scales::super:
-      return four ? run(quantized<4, 16, Scales::super>) : run(quantized<8, 16, Scales::super>);
-    case Scales::super_affine:
-      if (w.group == 16) return run(quantized<4, 16, Scales::super_affine>);
-      return four ? run(quantized<4, 32, Scales::super_affine>) : run(quantized<5, 32, Scales::super_affine>);
-  }
+#if defined(TENFOLD_TILES)
+  if (w.looked) return w.bits == 4 ? run(looked_up<4>) : run(looked_up<5>);
+#endif
+  with_tile(w, [&]<typename Tile>() { run(quantized<Tile>); });
 }
+
+#if defined(TENFOLD_TILES)
+size_t settled_bytes(const Packed& w) {
+  if (w.dense != Dense::none || w.bits > 5 || w.fine) return 0;
+  return kLookedUnits + static_cast<size_t>(w.cols / kGroup) * looked_group(w.bits, kGroup / w.group);
+}
+
+void settle(const Packed& w, uint8_t* tile, uint8_t* room) {
+  with_tile(w, [&]<typename Tile>() {
+    if constexpr (!Tile::kBytes) make_looked<Tile>(w, tile, room);
+  });
+}
+#else
+size_t settled_bytes(const Packed&) { return 0; }
+void settle(const Packed&, uint8_t*, uint8_t*) {}
+#endif
 
 int dense_tiles() { return kDenseTiles; }
 

@@ -1,5 +1,6 @@
 #include "linear/pack.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -27,7 +28,7 @@ void lay_out(Packed& w) {
   const size_t groups = w.cols / kGroup;
   const size_t scales = super(w) ? super_bytes(w) * (w.cols / kSuper) : groups * 2 * kTile * (affine(w) ? 2 : 1);
   w.code_offset = round_up(scales, 64);
-  w.tile_bytes = w.code_offset + groups * w.group_bytes();
+  w.tile_bytes = std::max(w.tile_bytes, w.code_offset + groups * w.group_bytes());
 }
 
 // Of the quad of input k of a 5-bit group: 8 bytes, two outputs in each.
@@ -175,9 +176,8 @@ Matrix empty_matrix(const Packed& form, Arena& arena) {
   return matrix;
 }
 
-Matrix pack(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes, Pool& pool,
-            Arena& arena) {
-  Matrix matrix = empty_matrix(stored_form(kind, rows, cols, row_bytes), arena);
+Matrix pack(const Packed& form, const std::string& kind, const uint8_t* data, int64_t row_bytes, Pool& pool, Arena& arena) {
+  Matrix matrix = empty_matrix(form, arena);
   const Packed& w = matrix.view;
   const Encoding* encoding = find_encoding(kind);
   constexpr int kBatch = 8;

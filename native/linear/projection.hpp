@@ -15,8 +15,8 @@ class Projection {
              const Kernels& kernels, int threads, Form form, bool fine)
       : kernels_(kernels),
         pool_(std::clamp(threads, 1, 1024)),
-        matrix_(encode(form, kind, data, rows, cols, row_bytes, kernels, pool_, arena_)) {
-    matrix_.view.fine = fine;
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, fine, kernels, pool_, arena_)) {
+    if (matrix_.view.looked) plain_ = encode(form, kind, data, rows, cols, row_bytes, true, kernels, pool_, arena_);
   }
 
   int outputs() const { return matrix_.view.rows; }
@@ -46,13 +46,13 @@ class Projection {
     });
   }
 
-  void row(int index, float* out) const { decode_row(matrix_.view, index, out); }
+  void row(int index, float* out) const { decode_row(matrix_.view.looked ? plain_.view : matrix_.view, index, out); }
 
  private:
   const Kernels& kernels_;
   Pool pool_;
   Arena arena_;
-  Matrix matrix_;
+  Matrix matrix_, plain_;  // plain: whose rows can be read, where the other's cannot
   Array<uint8_t> panels_;
 };
 

@@ -61,8 +61,8 @@ void quantize_row(const float* x, int cols, DigitRows& panel, int lane) {
     __builtin_memset(units[cols / 64].low[lane] + 32, 0, 32);
   }
   panel.scale[lane] = none ? 0.0f : largest / kMost;
-  panel.high[lane] = reduce_add(high);
-  panel.low[lane] = reduce_add(low);
+  panel.high[lane] = -128 * reduce_add(high);
+  panel.low[lane] = -128 * reduce_add(low);
 }
 
 }  // namespace

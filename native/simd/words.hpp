@@ -50,6 +50,48 @@ inline void store_digits(int8_t* high, int8_t* low, Vec x, IVec& high_sum, IVec&
   low_sum = iadd(low_sum, l);
 }
 
+// Of 16-byte parts: part i of the first holds the i-th of four words in all its places.
+inline Words four_words(const uint8_t* p) {
+  int64_t words;
+  __builtin_memcpy(&words, p, sizeof words);
+  const __m512i which = _mm512_setr_epi64(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302,
+                                          0x0504050405040504, 0x0504050405040504, 0x0706070607060706, 0x0706070607060706);
+  return _mm512_shuffle_epi8(_mm512_set1_epi64(words), which);
+}
+inline Bytes same_parts(const void* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+// Of each part the high bytes of a's words, then of b's.
+inline Bytes join_high(Words a, Words b) {
+  return _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
+}
+inline Bytes low_nibbles(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+inline Bytes high_nibbles(Bytes x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+// Of each part, bytes 0 ... 15 of the table; from the second table where the bit in `second` is set.
+inline Bytes look_up(Bytes table, Bytes index) { return _mm512_shuffle_epi8(table, index); }
+inline Bytes look_up(Bytes table, Bytes other, Bytes index, const uint8_t* second) {
+  uint64_t mask;
+  __builtin_memcpy(&mask, second, sizeof mask);
+  return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(table, index), mask, other, index);
+}
+// Quad q of part i of x[j] becomes quad j of part i of x[q].
+inline void transpose_quads(Bytes* x) {
+  const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+  const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+  x[0] = _mm512_unpacklo_epi64(a, c);
+  x[1] = _mm512_unpackhi_epi64(a, c);
+  x[2] = _mm512_unpacklo_epi64(b, d);
+  x[3] = _mm512_unpackhi_epi64(b, d);
+}
+// Lane 4i + j: the sum of the four lanes of part i of x[j].
+inline IVec sum_parts(const IVec* x) {
+  const __m512i a = iadd(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+  const __m512i b = iadd(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+  return iadd(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+// sum + products of four unsigned bytes of a with four signed ones of b, exactly.
+inline IVec dot_parts(IVec sum, Bytes a, Bytes b) { return dot_quads(sum, a, b); }
+
 #else
 
 using Words = Bytes;
@@ -135,6 +177,64 @@ inline void store_digits(int8_t* high, int8_t* low, Vec x, IVec& high_sum, IVec&
   };
   half(x.a, 0, high_sum.a, low_sum.a);
   half(x.b, 8, high_sum.b, low_sum.b);
+}
+
+inline Words four_words(const uint8_t* p) {
+  int64_t words;
+  __builtin_memcpy(&words, p, sizeof words);
+  const auto both = [&](int64_t first, int64_t second) {
+    return _mm256_shuffle_epi8(_mm256_set1_epi64x(words), _mm256_setr_epi64x(first, first, second, second));
+  };
+  return {both(0x0100010001000100, 0x0302030203020302), both(0x0504050405040504, 0x0706070607060706)};
+}
+inline Bytes same_parts(const void* p) {
+  const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  return {x, x};
+}
+inline Bytes join_high(Words a, Words b) {
+  return halves(a, b, [](__m256i x, __m256i y) {
+    return _mm256_packus_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8));
+  });
+}
+inline Bytes low_nibbles(Bytes x) {
+  return halves(x, x, [](__m256i v, __m256i) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); });
+}
+inline Bytes look_up(Bytes table, Bytes index) {
+  return halves(table, index, [](__m256i t, __m256i i) { return _mm256_shuffle_epi8(t, i); });
+}
+inline Bytes look_up(Bytes table, Bytes other, Bytes index, const uint8_t* second) {
+  alignas(32) uint8_t which[64];
+  for (int i = 0; i < 64; ++i) which[i] = second[i / 8] >> i % 8 & 1 ? 0xff : 0;
+  const Bytes a = look_up(table, index), b = look_up(other, index), mask = load_bytes(which);
+  return {_mm256_blendv_epi8(a.a, b.a, mask.a), _mm256_blendv_epi8(a.b, b.b, mask.b)};
+}
+inline void transpose_quads(Bytes* x) {
+  const auto low = [](__m256i u, __m256i v) { return _mm256_unpacklo_epi32(u, v); };
+  const auto high = [](__m256i u, __m256i v) { return _mm256_unpackhi_epi32(u, v); };
+  const auto low_two = [](__m256i u, __m256i v) { return _mm256_unpacklo_epi64(u, v); };
+  const auto high_two = [](__m256i u, __m256i v) { return _mm256_unpackhi_epi64(u, v); };
+  const Bytes a = halves(x[0], x[1], low), b = halves(x[0], x[1], high);
+  const Bytes c = halves(x[2], x[3], low), d = halves(x[2], x[3], high);
+  x[0] = halves(a, c, low_two);
+  x[1] = halves(a, c, high_two);
+  x[2] = halves(b, d, low_two);
+  x[3] = halves(b, d, high_two);
+}
+inline IVec sum_parts(const IVec* x) {
+  Bytes parts[4];
+  for (int j = 0; j < 4; ++j) parts[j] = {x[j].a, x[j].b};
+  transpose_quads(parts);
+  IVec sum = {parts[0].a, parts[0].b};
+  for (int j = 1; j < 4; ++j) sum = iadd(sum, IVec{parts[j].a, parts[j].b});
+  return sum;
+}
+inline IVec dot_parts(IVec sum, Bytes a, Bytes b) {
+  const auto add = [](__m256i s, __m256i x, __m256i y) {
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0x00ff)), _mm256_srai_epi16(_mm256_slli_epi16(y, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(y, 8));
+    return _mm256_add_epi32(s, _mm256_add_epi32(even, odd));
+  };
+  return {add(sum.a, a.a, b.a), add(sum.b, a.b, b.b)};
 }
 
 #endif
