@@ -29,14 +29,14 @@ const Kernels& kernels() {
 #if defined(TENFOLD_TILES)
   constexpr int kAttendQueries = 96;
   constexpr bool kWholeRows = true;
-  constexpr int kRowChunk = 256;
+  constexpr int kRowChunk = 256, kTilesTogether = 2;
 #else
   constexpr int kAttendQueries = 24;
   constexpr bool kWholeRows = false;
-  constexpr int kRowChunk = 64;
+  constexpr int kRowChunk = 64, kTilesTogether = 1;
 #endif
   static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, settled_bytes, settle, kRowChunk,
-                                dense_tiles(),
+                                dense_tiles(), kTilesTogether,
                                 quantize_tile, kWholeRows,  panel_bytes, quantize,          rms_norm,
                                 add,           scale,       gate,        softcap,           rope,
                                 store_kv,      kAttendQueries,           attend,            attend_arithmetic,

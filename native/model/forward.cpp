@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kOwnRows = 8;       // up to so many rows, each thread makes an op's input for itself
 constexpr int kFetchedRows = 64;  // up to so many rows, where their keys and values will go is fetched ahead
-constexpr int kUnit = kGroup;     // columns of the gated activation made, and quantized, together
 constexpr size_t kItemBytes = 65536;
 
 bool quantized(const Packed& w) { return w.dense == Dense::none; }
@@ -103,7 +102,8 @@ void Model::linear(const Job& job, const X& input, int rows, int unit, const F& 
   const size_t wanted = std::max<size_t>(1, kItemBytes / (static_cast<size_t>(std::min(rows, kernels_.row_chunk)) + 3) * 4);
   int step = std::max(1, static_cast<int>(wanted / job.w->tile_bytes));
   step = std::max(1, std::min(step, tiles / threads()));
-  if (step > kernels_.dense_tiles) step = step / kernels_.dense_tiles * kernels_.dense_tiles;
+  const int together = quantized(*job.w) ? kernels_.tiles_together : kernels_.dense_tiles;
+  step = step > together ? step / together * together : quantized(*job.w) ? together : step;
   step = ceil_div(step, unit) * unit;
   const int column_items = ceil_div(tiles, step);
   pool_.run(column_items * row_items, [&](int item, int thread) {
@@ -323,26 +323,26 @@ void Model::attn_out(int layer) {
   if (spec_.post_norms) finish_residual(l.attn_post_norm);
 }
 
-// Columns kUnit * unit … of the gated activation for rows first … last - 1: gate, up, activation and, where groups
+// Columns gate_unit() * unit … of the gated activation for rows first … last - 1: gate, up, activation and, where groups
 // of inputs are quantized by themselves, that for the down projection, while all is in the thread's cache.
 void Model::gated_unit(const Layer& layer, const Acts& x, int unit, int first, int last, int thread) {
-  float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kernels_.row_chunk * kUnit;
-  float* up = gate + kernels_.row_chunk * kUnit;
-  const int columns = std::min(kUnit, spec_.ffn - unit * kUnit), tiles = ceil_div(columns, kTile);
-  const int tile = unit * kUnit / kTile;
-  kernels_.linear_tile(layer.gate.view, tile, tiles, x, first, last - first, gate, kUnit, false);
-  kernels_.linear_tile(layer.up.view, tile, tiles, x, first, last - first, up, kUnit, false);
+  const int width = gate_unit(), from = unit * width;
+  float* gate = scratch_.data() + static_cast<size_t>(thread) * 2 * kernels_.row_chunk * width;
+  float* up = gate + kernels_.row_chunk * width;
+  const int columns = std::min(width, spec_.ffn - from), tiles = ceil_div(columns, kTile), tile = from / kTile;
+  kernels_.linear_tile(layer.gate.view, tile, tiles, x, first, last - first, gate, width, false);
+  kernels_.linear_tile(layer.up.view, tile, tiles, x, first, last - first, up, width, false);
   const Acts& to = gated_.acts;
   const bool codes = quantized(layer.down.view) && !kernels_.whole_rows;
   for (int row = first; row < last; ++row) {
-    const int at = (row - first) * kUnit;
-    float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + unit * kUnit;
+    const int at = (row - first) * width;
+    float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + from;
     kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
   }
   if (codes)
     for (int row = first; row < last; row += kPanel)
-      kernels_.quantize(gate + (row - first) * kUnit, kUnit, std::min(kPanel, last - row), kUnit,
-                        gated_.panels.data() + row / kPanel * to.panel_bytes + unit * sizeof(ActGroup), 0);
+      kernels_.quantize(gate + (row - first) * width, width, std::min(kPanel, last - row), columns,
+                        gated_.panels.data() + row / kPanel * to.panel_bytes + from / kGroup * sizeof(ActGroup), 0);
 }
 
 void Model::mlp(int layer) {
@@ -351,8 +351,9 @@ void Model::mlp(int layer) {
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
   const auto input = normed(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
-  scratch_.reserve(static_cast<size_t>(threads()) * 2 * kernels_.row_chunk * kUnit);
-  const int units = ceil_div(spec_.ffn, kUnit), step = rows < 8 ? 4 : 1, unit_items = ceil_div(units, step);
+  scratch_.reserve(static_cast<size_t>(threads()) * 2 * kernels_.row_chunk * gate_unit());
+  const int units = ceil_div(spec_.ffn, gate_unit()), step = rows < 8 ? 4 * kGroup / gate_unit() : 1;
+  const int unit_items = ceil_div(units, step);
   pool_.run(unit_items * ceil_div(rows, kernels_.row_chunk), [&](int item, int thread) {
     const int first = item / unit_items * kernels_.row_chunk, last = std::min(rows, first + kernels_.row_chunk);
     const int from = item % unit_items * step;

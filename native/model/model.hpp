@@ -1,6 +1,7 @@
 // One loaded model: packed weights, workspace and the ops of ops/base.py over them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <initializer_list>
@@ -187,6 +188,8 @@ class Model {
   void linear(const Job& job, const X& input, int rows);
   template <typename F>
   void each_row(int rows, const F& f);
+  // Columns of the gated activation that are made, and quantized, together.
+  int gate_unit() const { return std::max(kGroup, kernels_.tiles_together * 2 * kTile); }
   void gated_unit(const Layer& layer, const Acts& x, int unit, int first, int last, int thread);
   void finish_residual(const std::vector<float>& post_norm);
   void fetch_slot(const KvLayer& kv, int head, int row) const;

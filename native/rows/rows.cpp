@@ -24,7 +24,7 @@ inline void put(float* p, Vec x, int count) {
 }
 
 inline Vec sigmoid_times(Vec x, Vec y) {  // y * sigmoid(x)
-  return div(y, add(set1(1.0f), vexp(sub(zero(), x))));
+  return mul(y, inverse_of(add(set1(1.0f), vexp(sub(zero(), x)))));
 }
 
 inline Vec activate(Activation kind, Vec x) {
@@ -52,13 +52,10 @@ void quantize_row(const float* x, int cols, DigitRows& panel, int lane) {
   const Vec by = set1(finite && !none ? kMost / largest : 0.0f);
   IVec high = iset1(0), low = iset1(0);
   DigitUnit* units = panel.units();
-  for (int i = 0; i < cols; i += 16) {
-    const Vec v = finite ? mul(load(x + i), by) : zero();
-    store_digits(units[i / 64].high[lane] + i % 64, units[i / 64].low[lane] + i % 64, v, high, low);
-  }
-  if (cols % 64 != 0) {
-    __builtin_memset(units[cols / 64].high[lane] + 32, 0, 32);
-    __builtin_memset(units[cols / 64].low[lane] + 32, 0, 32);
+  for (int i = 0; i < cols; i += 64) {
+    Vec v[4];
+    for (int j = 0; j < 4; ++j) v[j] = finite && i + 16 * j < cols ? mul(load(x + i + 16 * j), by) : zero();
+    store_digits(units[i / 64].high[lane], units[i / 64].low[lane], v, high, low);
   }
   panel.scale[lane] = none ? 0.0f : largest / kMost;
   panel.high[lane] = -128 * reduce_add(high);

@@ -36,6 +36,10 @@ inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+// Within an eighth of 1 / x, for positive x of less than 2^125.
+inline Vec rough_inverse(Vec x) {
+  return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_set1_epi32(kInverseBits), _mm512_castps_si512(x)));
+}
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }

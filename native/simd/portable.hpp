@@ -95,6 +95,9 @@ inline Vec mul(const Vec& x, const Vec& y) {
 inline Vec div(const Vec& x, const Vec& y) {
   return each([&](int i) { return x.v[i] / y.v[i]; });
 }
+inline Vec rough_inverse(const Vec& x) {
+  return each([&](int i) { return __builtin_bit_cast(float, static_cast<uint32_t>(kInverseBits) - __builtin_bit_cast(uint32_t, x.v[i])); });
+}
 inline Vec fma(const Vec& x, const Vec& y, const Vec& z) {
   return each([&](int i) { return fma1(x.v[i], y.v[i], z.v[i]); });
 }

