@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -156,6 +157,29 @@ def test_constrained_answers(served: Served) -> None:
             messages=[{"role": "user", "content": "x"}],
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}},
         )
+
+
+def test_forced_calls(served: Served) -> None:
+    city = {"type": "string", "enum": ["Bern", "Basel"]}
+    schema = {"type": "object", "properties": {"city": city}, "required": ["city"], "additionalProperties": False}
+    tools: Any = [{"type": "function", "function": {"name": name, "parameters": schema}} for name in ("rain", "sun")]
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="x", max_retries=0) as api:
+        common: Any = {"model": "smol", "messages": [{"role": "user", "content": "Does it rain in Bern?"}]}
+        common |= {"tools": tools, "max_tokens": 120, "temperature": 0}
+        named = {"type": "function", "function": {"name": "sun"}}
+        whole = api.chat.completions.create(**common, tool_choice=named).choices[0]
+        with api.chat.completions.stream(**common, tool_choice="required", parallel_tool_calls=False) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        with pytest.raises(openai.BadRequestError, match="the grammar of the tools") as caught:
+            bad = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+            tools[0]["function"]["parameters"] = bad
+            api.chat.completions.create(**common, tool_choice="required")
+    assert caught.value.param == "tools"
+    for choice, names in ((whole, {"sun"}), (streamed, {"rain", "sun"})):
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or ()
+        assert call.function.name in names
+        assert json.loads(call.function.arguments)["city"] in ("Bern", "Basel")
 
 
 def test_chat_and_bench_talk_to_it(served: Served) -> None:

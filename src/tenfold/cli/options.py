@@ -78,6 +78,16 @@ class Profile(StrEnum):
     fcfs = "fcfs"
 
 
+class ToolParser(StrEnum):
+    """How the model writes calls of tools."""
+
+    auto = "auto"
+    hermes = "hermes"
+    llama3 = "llama3"
+    mistral = "mistral"
+    none = "none"
+
+
 LIMITS = SchedulerConfig()
 GPU_LIMITS = SchedulerConfig(max_step_tokens=8192, max_running=256)  # what keeps its processors busy
 CUDA = CudaConfig()

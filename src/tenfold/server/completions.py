@@ -11,18 +11,18 @@ from tenfold.core.errors import InvalidRequest
 from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.observe.timeline import RequestTimeline
+from tenfold.server.chat_format import ChatFormat
+from tenfold.server.conversation import conversation_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
-from tenfold.server.formats import ChatFormat, CompletionFormat, Format, Head
+from tenfold.server.formats import CompletionFormat, Format, Head
 from tenfold.server.generation import Job, answer
 from tenfold.server.objectives import Objective, objective_of
 from tenfold.server.params import (
     MAX_CHOICES,
-    chat_params,
     check_context,
     check_ids,
     completion_params,
-    messages_of,
 )
 from tenfold.server.protocol import ChatBody, CompletionBody, SamplingBody
 from tenfold.server.service import Loaded, Service, require_prompt
@@ -66,15 +66,17 @@ async def chat(service: Service, exchange: Exchange) -> None:
     body = decode(await exchange.json_body(), _chat_decoder)
     service.check_model(body.model)
     loaded = service.require()
-    params = chat_params(body, loaded.info.vocab_size)
-    ids = await loaded.codec.encode_chat(
-        messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
-    )
-    check_context(len(require_prompt(ids, "messages")), params, loaded.info, param="messages")
+    asked = await conversation_of(body, loaded)
     objective = objective_of(body, exchange.headers, exchange.tenant)
     head = _head(service, "chatcmpl-", objective)
-    shape = ChatFormat(head, params.n, token_bytes=loaded.codec.tokenizer.token_bytes, reports_usage=_at_end(body))
-    await _run(service, exchange, body, _requests(head.id, [ids], params, arrival, objective), shape)
+    shape = ChatFormat(
+        head,
+        asked.params.n,
+        token_bytes=loaded.codec.tokenizer.token_bytes,
+        reading=asked.reading,
+        reports_usage=_at_end(body),
+    )
+    await _run(service, exchange, body, _requests(head.id, [asked.ids], asked.params, arrival, objective), shape)
 
 
 async def _run(

@@ -134,7 +134,9 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
                 if not exchange.status:
                     await exchange.start_events()
                 told = timeline.report(choice, output) if job.timeline and output.finish is not None else None
-                await exchange.send_event(event(choice, output, tally.usage() if job.usage_in_events else None, told))
+                data = event(choice, output, tally.usage() if job.usage_in_events else None, told)
+                if data:
+                    await exchange.send_event(data)
                 timeline.sent(choice, output)
     except Exception as error:
         if not exchange.status:

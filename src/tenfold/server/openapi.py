@@ -8,7 +8,7 @@ import msgspec
 
 from tenfold.cost.machine import Machine
 from tenfold.observe.requests import RequestReport
-from tenfold.server import protocol
+from tenfold.server import protocol, route_protocol
 from tenfold.server.config import ServerConfig
 
 DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
@@ -34,15 +34,29 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         protocol.ChatResponse,
         protocol.ChatChunk,
     ),
-    ("/v1/models", "get", "The names the model is served under", None, protocol.ModelList, None),
-    ("/v1/models/{model}", "get", "One of them", None, protocol.ModelCard, None),
-    ("/tokenize", "post", "Text or messages to token ids", protocol.TokenizeBody, protocol.TokenizeResponse, None),
-    ("/detokenize", "post", "Token ids to text", protocol.DetokenizeBody, protocol.DetokenizeResponse, None),
-    ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
-    ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
-    ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
+    ("/v1/models", "get", "The names the model is served under", None, route_protocol.ModelList, None),
+    ("/v1/models/{model}", "get", "One of them", None, route_protocol.ModelCard, None),
+    (
+        "/tokenize",
+        "post",
+        "Text or messages to token ids",
+        route_protocol.TokenizeBody,
+        route_protocol.TokenizeResponse,
+        None,
+    ),
+    (
+        "/detokenize",
+        "post",
+        "Token ids to text",
+        route_protocol.DetokenizeBody,
+        route_protocol.DetokenizeResponse,
+        None,
+    ),
+    ("/health", "get", "200 only when requests can be served", None, route_protocol.HealthResponse, None),
+    ("/version", "get", "Tenfold's version, and what runs", None, route_protocol.VersionResponse, None),
+    ("/debug/requests", "get", "Where the time of the last requests went", None, route_protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
-    ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, protocol.StepReports, None),
+    ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, route_protocol.StepReports, None),
     ("/debug/machine", "get", "What a simulation must know of the machine", None, Machine, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )

@@ -12,6 +12,7 @@ from tenfold.engine.client import EngineClient
 from tenfold.observe.metrics import Metrics
 from tenfold.observe.requests import RequestLog
 from tenfold.server.config import ServerConfig
+from tenfold.server.dialect import Dialect, dialect_of
 from tenfold.server.errors import HttpError, ModelNotFound
 from tenfold.server.text import TextCodec
 
@@ -22,6 +23,7 @@ class Loaded:
 
     info: EngineInfo
     codec: TextCodec
+    dialect: Dialect
     since: int
 
 
@@ -43,7 +45,8 @@ class Service:
 
     def load(self, info: EngineInfo, codec: TextCodec) -> None:
         """The model is there: requests are served from now on."""
-        self._loaded = Loaded(info, codec, int(time.time()))
+        template = None if codec.template is None else codec.template.source
+        self._loaded = Loaded(info, codec, dialect_of(template, self.config), int(time.time()))
 
     @property
     def loaded(self) -> Loaded | None:

@@ -1,0 +1,46 @@
+"""A whole answer put together from its parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenfold.core.request import RequestOutput
+from tenfold.server.parts import CallEnd, CallStart, CallText, Text
+from tenfold.server.reading import AnswerReader
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function that is called; ``arguments`` is a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """Text and calls. A call with broken arguments is text, as the model wrote it."""
+
+    text: str
+    calls: tuple[Call, ...]
+
+
+def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> WholeAnswer:
+    """What a choice's outputs are together."""
+    texts: list[str] = []
+    calls: list[Call] = []
+    begun, arguments = CallStart(0, "", ""), ""
+    for part in reader.push("".join(output.text for output in outputs), last=True):
+        match part:
+            case Text(text):
+                texts.append(text)
+            case CallStart():
+                begun, arguments = part, ""
+            case CallText(_, text):
+                arguments += text
+            case CallEnd(_, written, whole):
+                if whole:
+                    calls.append(Call(begun.id, begun.name, arguments))
+                else:
+                    texts.append(written)
+    return WholeAnswer("".join(texts), tuple(calls))
