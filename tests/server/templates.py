@@ -11,6 +11,14 @@ HERMES = """\
 {%- endfor %}
 {%- if add_generation_prompt %}assistant:{% endif %}"""
 
+# The same with thoughts, as Qwen3 has it.
+THINKING = HERMES.replace(
+    "{%- if add_generation_prompt %}assistant:",
+    """\
+{%- for message in messages if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endfor %}
+{%- if add_generation_prompt %}assistant:{{ '<think>\\n' if opens else '' }}""",
+)
+
 LLAMA3 = """\
 {%- if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}
 {%- for message in messages %}

@@ -139,7 +139,7 @@ def test_an_answer_of_a_form_may_be_calls_instead(ask: Ask) -> None:
     engine = FakeEngine(says=CALL)
     assert chat(ask, engine, response_format={"type": "json_object"}).status_code == 200
     constraint = engine.requests[-1].params.constraint
-    assert constraint is not None and constraint.text.startswith("start: answer | calls")
+    assert constraint is not None and constraint.text.startswith("start: (answer | calls)")
 
 
 def test_calls_and_results_come_back(ask: Ask) -> None:
@@ -223,7 +223,7 @@ def test_marks_that_are_special_tokens_are_seen_and_forced_by_id(ask: Ask) -> No
     assert ask("POST", PATH, engine=engine, settings=settings, json=body).status_code == 200
     params = engine.requests[-1].params
     assert not params.skip_special_tokens
-    assert params.constraint is not None and params.constraint.text.startswith('start: calls\ncalls: <[1]> "["')
+    assert params.constraint is not None and params.constraint.text.startswith('start: (calls)\ncalls: <[1]> "["')
     assert ask("POST", PATH, engine=engine, settings=settings, json={"messages": HELLO}).status_code == 200
     assert engine.requests[-1].params.skip_special_tokens
 

@@ -88,6 +88,14 @@ class ToolParser(StrEnum):
     none = "none"
 
 
+class ReasoningParser(StrEnum):
+    """How the model writes what it thinks before an answer."""
+
+    auto = "auto"
+    think = "think"
+    none = "none"
+
+
 LIMITS = SchedulerConfig()
 GPU_LIMITS = SchedulerConfig(max_step_tokens=8192, max_running=256)  # what keeps its processors busy
 CUDA = CudaConfig()

@@ -59,6 +59,10 @@ def serve(
         options.ToolParser,
         typer.Option(help="How the model writes calls of tools; auto: as its chat template shows; none: no tools."),
     ] = options.ToolParser.auto,
+    reasoning_parser: Annotated[
+        options.ReasoningParser,
+        typer.Option(help="Whether answers begin with <think>…</think>; auto: as the chat template shows."),
+    ] = options.ReasoningParser.auto,
     log_level: Annotated[
         options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
     ] = options.LogLevel.warning,
@@ -101,6 +105,7 @@ def serve(
         grace=grace,
         price=price,
         tool_parser=tool_parser.value,
+        reasoning_parser=reasoning_parser.value,
     )
     scheduler = options.scheduler_config(
         max_step_tokens,

@@ -8,7 +8,7 @@ from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline
 from tenfold.server.formats import NO_TIMELINES, Frame, Head, ending, fixed
 from tenfold.server.logprobs import chat_logprobs
-from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text
+from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text, Thought
 from tenfold.server.protocol import ChatChoice, ChatMessage, ChatResponse, Delta, Usage
 from tenfold.server.reading import Reading
 from tenfold.server.tool_protocol import FunctionCall, FunctionDelta, ToolCall, ToolCallDelta
@@ -102,15 +102,22 @@ def _reason(output: RequestOutput, *, called: bool) -> str | None:
 
 def _message(answer: WholeAnswer) -> ChatMessage:
     calls = [ToolCall(id=call.id, function=FunctionCall(call.name, call.arguments)) for call in answer.calls]
-    return ChatMessage(content=answer.text if answer.text or not calls else None, tool_calls=calls or msgspec.UNSET)
+    return ChatMessage(
+        content=answer.text if answer.text or not (calls or answer.thoughts) else None,
+        reasoning_content=answer.thoughts or msgspec.UNSET,
+        tool_calls=calls or msgspec.UNSET,
+    )
 
 
 def _delta(parts: Iterable[Part]) -> Delta:
     """All that one output brings; pieces of one call together."""
+    thoughts: list[str] = []
     texts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     for part in parts:
         match part:
+            case Thought(text):
+                thoughts.append(text)
             case Text(text):
                 texts.append(text)
             case CallStart(index, name_of_call, name):
@@ -123,5 +130,7 @@ def _delta(parts: Iterable[Part]) -> Delta:
             case CallEnd():
                 pass
     return Delta(
-        content="".join(texts) if texts else msgspec.UNSET, tool_calls=list(calls.values()) if calls else msgspec.UNSET
+        content="".join(texts) or msgspec.UNSET,
+        reasoning_content="".join(thoughts) or msgspec.UNSET,
+        tool_calls=list(calls.values()) or msgspec.UNSET,
     )

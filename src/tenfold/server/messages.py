@@ -33,6 +33,8 @@ def messages_of(messages: Sequence[Message], fit_id: Callable[[str], str] = str)
         if message.tool_call_id is not None:
             turn["tool_call_id"] = fit_id(message.tool_call_id)
             name = name or called.get(message.tool_call_id)
+        if message.reasoning_content is not None:
+            turn["reasoning_content"] = message.reasoning_content
         if name is not None:
             turn["name"] = name
         plain.append(turn)

@@ -1,4 +1,4 @@
-"""What an answer is made of, as it comes: text, and calls of tools."""
+"""What an answer is made of, as it comes: thoughts, text, and calls of tools."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Text:
     """Text for the reader."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text that the model wrote for itself."""
 
     text: str
 
@@ -36,4 +43,9 @@ class CallEnd:
     whole: bool
 
 
-Part = Text | CallStart | CallText | CallEnd
+Part = Thought | Text | CallStart | CallText | CallEnd
+
+
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest end of ``text`` that is a proper beginning of ``mark``: what may become one."""
+    return next((size for size in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-size:])), 0)

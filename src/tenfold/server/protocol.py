@@ -38,6 +38,7 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
     tool_calls: list[SentCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -237,11 +238,12 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer's turn."""
+    """The answer's turn; ``reasoning_content`` is what the model thought before it."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -273,6 +275,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
     content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[ToolCallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 

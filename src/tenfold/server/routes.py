@@ -9,7 +9,7 @@ from tenfold.core.errors import EngineUnavailable, InvalidRequest, NotFound
 from tenfold.engine.inspection import KEPT
 from tenfold.observe.about import tenfold_version
 from tenfold.observe.metrics import CONTENT_TYPE
-from tenfold.server.conversation import prompt_ids
+from tenfold.server.conversation import prompt_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
 from tenfold.server.openapi import DOCS_PAGE, openapi
@@ -78,13 +78,14 @@ async def tokenize(service: Service, exchange: Exchange) -> None:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", param="prompt")
     if body.messages is not None:
-        ids = await prompt_ids(
+        text = await prompt_of(
             loaded,
             body.messages,
             toolbox_of(body.tools, None, parallel=None),
             add_generation_prompt=body.add_generation_prompt is not False,
             variables={},
         )
+        ids = await loaded.codec.encode(text, add_special=False)
     else:
         ids = await loaded.codec.encode(body.prompt or "", add_special=body.add_special_tokens is not False)
     await exchange.send_json(TokenizeResponse(list(ids), len(ids), loaded.info.max_context))

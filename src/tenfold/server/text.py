@@ -58,20 +58,25 @@ class TextCodec:
         return tuple(self.tokenizer.encode(text, add_special=add_special))
 
     async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation as the model's template writes it."""
+        text = await self.write_chat(messages, add_generation_prompt=add_generation_prompt)
+        return await self.encode(text, add_special=False)
+
+    async def write_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool,
         variables: Mapping[str, Any] = NO_VARIABLES,
-    ) -> tuple[int, ...]:
-        """Token ids of a conversation as the model's template writes it, given ``variables``."""
+    ) -> str:
+        """A conversation as the model's template writes it, given ``variables``."""
         if self.template is None:
             raise InvalidRequest("this model has no chat template: use /v1/completions with a prompt", param="messages")
         if len(messages) > OFFLOAD_MESSAGES:
-            text = await asyncio.to_thread(self.template.render, messages, add_generation_prompt, **variables)
-        else:
-            text = self.template.render(messages, add_generation_prompt, **variables)
-        return await self.encode(text, add_special=False)
+            return await asyncio.to_thread(self.template.render, messages, add_generation_prompt, **variables)
+        return self.template.render(messages, add_generation_prompt, **variables)
 
     async def decode(self, ids: Sequence[int]) -> str:
         """The ids' text, special tokens included."""

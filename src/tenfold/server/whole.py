@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenfold.core.request import RequestOutput
-from tenfold.server.parts import CallEnd, CallStart, CallText, Text
+from tenfold.server.parts import CallEnd, CallStart, CallText, Text, Thought
 from tenfold.server.reading import AnswerReader
 
 
@@ -19,19 +19,23 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """Text and calls. A call with broken arguments is text, as the model wrote it."""
+    """Thoughts, text and calls. A call with broken arguments is text, as the model wrote it."""
 
+    thoughts: str
     text: str
     calls: tuple[Call, ...]
 
 
 def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> WholeAnswer:
     """What a choice's outputs are together."""
+    thoughts: list[str] = []
     texts: list[str] = []
     calls: list[Call] = []
     begun, arguments = CallStart(0, "", ""), ""
     for part in reader.push("".join(output.text for output in outputs), last=True):
         match part:
+            case Thought(text):
+                thoughts.append(text)
             case Text(text):
                 texts.append(text)
             case CallStart():
@@ -43,4 +47,4 @@ def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> Whol
                     calls.append(Call(begun.id, begun.name, arguments))
                 else:
                     texts.append(written)
-    return WholeAnswer("".join(texts), tuple(calls))
+    return WholeAnswer("".join(thoughts), "".join(texts), tuple(calls))

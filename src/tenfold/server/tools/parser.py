@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text
+from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text, overlap
 from tenfold.server.tools.forms import CallForm
 from tenfold.server.tools.reader import CallReader
 
@@ -59,7 +59,7 @@ class CallParser:
             self._before, self._buffer = buffer[len(visible) : after], buffer[after:]
             self._led, self._place = not form.lead, self._before_object
             return True
-        visible = buffer[: len(buffer) - _overlap(buffer, form.opening)].rstrip()
+        visible = buffer[: len(buffer) - overlap(buffer, form.opening)].rstrip()
         self._buffer = buffer[len(visible) :]
         self._text(visible)
         return False
@@ -127,8 +127,3 @@ class CallParser:
     def _call(self, part: CallStart | CallText | CallEnd) -> None:
         if self._most is None or part.index < self._most:
             self._parts.append(part)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of ``text`` that is a proper beginning of ``mark``."""
-    return next((size for size in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-size:])), 0)
