@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -180,6 +181,20 @@ def test_forced_calls(served: Served) -> None:
         (call,) = choice.message.tool_calls or ()
         assert call.function.name in names
         assert json.loads(call.function.arguments)["city"] in ("Bern", "Basel")
+
+
+def test_anthropics_client(served: Served) -> None:
+    city = {"type": "object", "properties": {"city": {"enum": ["Bern", "Basel"]}}, "required": ["city"]}
+    ask: Any = {"model": "smol", "max_tokens": 60, "messages": [{"role": "user", "content": "Does it rain in Bern?"}]}
+    with anthropic.Anthropic(base_url=served.url, api_key="x", max_retries=0) as api:
+        with api.messages.stream(**ask, extra_body={"temperature": 0}) as stream:
+            text = "".join(stream.text_stream)
+        whole = api.messages.create(**ask, extra_body={"temperature": 0})
+        tools: Any = [{"name": "rain", "input_schema": {**city, "additionalProperties": False}}]
+        called = api.messages.create(**ask, tools=tools, tool_choice={"type": "tool", "name": "rain"})
+    assert whole.content[0].type == "text" and whole.content[0].text == text
+    assert called.stop_reason == "tool_use"
+    assert called.content[0].type == "tool_use" and called.content[0].input["city"] in ("Bern", "Basel")
 
 
 def test_chat_and_bench_talk_to_it(served: Served) -> None:

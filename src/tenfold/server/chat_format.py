@@ -6,6 +6,7 @@ import msgspec
 
 from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline
+from tenfold.server.errors import ApiError
 from tenfold.server.formats import NO_TIMELINES, Frame, Head, ending, fixed
 from tenfold.server.logprobs import chat_logprobs
 from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text, Thought
@@ -67,9 +68,13 @@ class ChatFormat:
         self._openings[choice] = self._plain[choice]  # only a choice's first event names the role
         return event
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage) -> bytes:
         """See :class:`Format`."""
-        return self._frame.usage_event(usage)
+        return self._frame.end(usage)
+
+    def failure(self, told: ApiError) -> bytes:
+        """See :class:`Format`."""
+        return self._frame.failure(told)
 
     def whole(
         self,

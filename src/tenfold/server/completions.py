@@ -1,9 +1,9 @@
-"""POST /v1/completions and POST /v1/chat/completions."""
+"""POST /v1/completions and POST /v1/chat/completions, and what all routes that generate share."""
 
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -12,7 +12,7 @@ from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.observe.timeline import RequestTimeline
 from tenfold.server.chat_format import ChatFormat
-from tenfold.server.conversation import conversation_of
+from tenfold.server.conversation import Conversation, conversation_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
 from tenfold.server.formats import CompletionFormat, Format, Head
@@ -64,19 +64,30 @@ async def chat(service: Service, exchange: Exchange) -> None:
     """Answer a conversation."""
     arrival = service.clock.now()
     body = decode(await exchange.json_body(), _chat_decoder)
+
+    def shape(head: Head, asked: Conversation) -> Format:
+        token_bytes = service.require().codec.tokenizer.token_bytes
+        n = asked.params.n
+        return ChatFormat(head, n, token_bytes=token_bytes, reading=asked.reading, reports_usage=_at_end(body))
+
+    await converse(service, exchange, body, arrival, "chatcmpl-", shape)
+
+
+async def converse(
+    service: Service,
+    exchange: Exchange,
+    body: ChatBody,
+    arrival: float,
+    prefix: str,
+    shape: Callable[[Head, Conversation], Format],
+) -> None:
+    """Answer a conversation in the ``shape`` of some API, with ids that begin with ``prefix``."""
     service.check_model(body.model)
-    loaded = service.require()
-    asked = await conversation_of(body, loaded)
+    asked = await conversation_of(body, service.require())
     objective = objective_of(body, exchange.headers, exchange.tenant)
-    head = _head(service, "chatcmpl-", objective)
-    shape = ChatFormat(
-        head,
-        asked.params.n,
-        token_bytes=loaded.codec.tokenizer.token_bytes,
-        reading=asked.reading,
-        reports_usage=_at_end(body),
-    )
-    await _run(service, exchange, body, _requests(head.id, [asked.ids], asked.params, arrival, objective), shape)
+    head = _head(service, prefix, objective)
+    requests = _requests(head.id, [asked.ids], asked.params, arrival, objective)
+    await _run(service, exchange, body, requests, shape(head, asked))
 
 
 async def _run(
@@ -88,7 +99,6 @@ async def _run(
         n=requests[0].params.n,
         format=shape,
         stream=bool(body.stream),
-        usage_at_end=_at_end(body),
         usage_in_events=options is not None and bool(options.continuous_usage_stats),
         timeline=bool(body.timeline),
         price=service.config.price,

@@ -13,6 +13,7 @@ import msgspec
 
 from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline, cost_of
+from tenfold.server.errors import ApiError
 from tenfold.server.logprobs import legacy_logprobs
 from tenfold.server.protocol import (
     CompletionChoice,
@@ -23,6 +24,7 @@ from tenfold.server.protocol import (
 )
 
 _encode = msgspec.json.Encoder().encode
+_DONE = b"data: [DONE]\n\n"
 NO_TIMELINES: Mapping[int, ChoiceTimeline] = MappingProxyType({})
 
 
@@ -88,8 +90,12 @@ class Format(Protocol):
         """The stream event of an output, empty where it has nothing to tell; ``usage`` and ``timeline`` if given."""
         ...
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The event without choices that reports usage at a stream's end."""
+    def end(self, usage: Usage) -> bytes:
+        """What ends a stream that went well."""
+        ...
+
+    def failure(self, told: ApiError) -> bytes:
+        """What ends a stream that did not."""
         ...
 
     def whole(
@@ -111,14 +117,19 @@ class Frame:
             same["warnings"] = head.warnings
         self.open = b"data: " + _encode(same)[:-1] + b',"choices":['
         self.close = b'],"usage":null}\n\n' if reports_usage else b"]}\n\n"
+        self._reports_usage = reports_usage
 
     def closing(self, usage: Usage | None) -> bytes:
         """The end of an event."""
         return self.close if usage is None else b'],"usage":' + _encode(usage) + b"}\n\n"
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage) -> bytes:
+        """See :class:`Format`: an event without choices reports usage where that was asked for."""
+        return (self.open + self.closing(usage) if self._reports_usage else b"") + _DONE
+
+    def failure(self, told: ApiError) -> bytes:
         """See :class:`Format`."""
-        return self.open + self.closing(usage)
+        return b"data: " + told.body() + b"\n\n"
 
 
 def fixed(head: Head) -> dict[str, Any]:
@@ -179,9 +190,13 @@ class CompletionFormat:
             )
         )
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage) -> bytes:
         """See :class:`Format`."""
-        return self._frame.usage_event(usage)
+        return self._frame.end(usage)
+
+    def failure(self, told: ApiError) -> bytes:
+        """See :class:`Format`."""
+        return self._frame.failure(told)
 
     def whole(
         self,

@@ -9,6 +9,7 @@ import msgspec
 from tenfold.cost.machine import Machine
 from tenfold.observe.requests import RequestReport
 from tenfold.server import protocol, route_protocol
+from tenfold.server.anthropic import protocol as anthropic
 from tenfold.server.config import ServerConfig
 
 DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
@@ -33,6 +34,22 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         protocol.ChatBody,
         protocol.ChatResponse,
         protocol.ChatChunk,
+    ),
+    (
+        "/v1/messages",
+        "post",
+        "Answer a conversation, as Anthropic's clients ask",
+        anthropic.MessagesBody,
+        anthropic.AnswerMessage,
+        anthropic.MessageEvent,
+    ),
+    (
+        "/v1/messages/count_tokens",
+        "post",
+        "The tokens of such a conversation",
+        anthropic.CountBody,
+        anthropic.CountResponse,
+        None,
     ),
     ("/v1/models", "get", "The names the model is served under", None, route_protocol.ModelList, None),
     ("/v1/models/{model}", "get", "One of them", None, route_protocol.ModelCard, None),
@@ -61,10 +78,18 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )
 
+# schemas of errors that are not OpenAI's
+_ERRORS: dict[str, Any] = {
+    "/v1/messages": anthropic.MessageErrorResponse,
+    "/v1/messages/count_tokens": anthropic.MessageErrorResponse,
+}
+
 _NAMES = re.compile(r"\{(\w+)\}")
 _EXAMPLES: dict[str, Any] = {
     "/v1/completions": {"prompt": "The sky is", "max_tokens": 16, "temperature": 0},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is a token?"}], "stream": True},
+    "/v1/messages": {"messages": [{"role": "user", "content": "What is a token?"}], "max_tokens": 64},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "What is a token?"}]},
     "/tokenize": {"prompt": "The sky is"},
     "/detokenize": {"tokens": [1, 2, 3]},
 }
@@ -72,7 +97,10 @@ _EXAMPLES: dict[str, Any] = {
 
 def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {protocol.ErrorResponse}
+    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {
+        protocol.ErrorResponse,
+        *_ERRORS.values(),
+    }
     ordered = sorted(kinds, key=lambda kind: str(kind.__name__))
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
@@ -105,7 +133,10 @@ def _operation(path: str, summary: str, request: Any, response: Any, event: Any)
         "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
         "responses": {
             "200": {"description": "success", "content": content or {"text/plain": {"schema": {"type": "string"}}}},
-            "default": {"description": "error", "content": {_JSON: {"schema": _ref(protocol.ErrorResponse)}}},
+            "default": {
+                "description": "error",
+                "content": {_JSON: {"schema": _ref(_ERRORS.get(path, protocol.ErrorResponse))}},
+            },
         },
     }
     for name in _NAMES.findall(path):

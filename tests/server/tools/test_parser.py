@@ -50,6 +50,7 @@ CASES: list[tuple[CallForm, str, Seen]] = [
     (HERMES, '<tool_call>{"arguments": {"q": 1}, "id": "x", "name": "f"}', [("call", "f", '{"q": 1}')]),
     (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"q\\": 1}"}</tool_call>', [("call", "f", '{"q": 1}')]),
     (HERMES, '<tool_call>{"name": "f", "arguments": null}</tool_call>', [("call", "f", "{}")]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"a": "1\n\t"}}', [("call", "f", '{"a": "1\\n\\t"}')]),
     (LLAMA3, '{"name": "f", "parameters": {"a": 1}}', [("call", "f", '{"a": 1}')]),
     (
         LLAMA3,

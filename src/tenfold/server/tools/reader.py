@@ -110,6 +110,8 @@ class CallReader:
     def _in_nested(self, character: str) -> bool:
         if self._in_string:
             self._inside(character)
+            if character < " ":  # models write line breaks as they are, which JSON does not allow
+                character = json.dumps(character)[1:-1]
         elif character == '"':
             self._in_string = True
         elif character in _PAIRS:
@@ -137,9 +139,10 @@ class CallReader:
             return self.name is not None
         if self._key in _KEYS:  # an object in a text, or none at all
             inner = "{}" if self._token == "null" else _parsed(self._token)
-            if not isinstance(inner, str) or not isinstance(_parsed(inner), dict):
+            value = _parsed(inner) if isinstance(inner, str) else None
+            if not isinstance(value, dict):
                 return False
-            self._arguments = [inner]
+            self._arguments = [json.dumps(value, ensure_ascii=False)]
         return True
 
     def _after(self, character: str) -> bool:
