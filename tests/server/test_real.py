@@ -183,6 +183,20 @@ def test_forced_calls(served: Served) -> None:
         assert json.loads(call.function.arguments)["city"] in ("Bern", "Basel")
 
 
+def test_responses(served: Served) -> None:
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="x", max_retries=0) as api:
+        ask: Any = {"model": "smol", "input": "Name a colour of the sky.", "temperature": 0, "max_output_tokens": 24}
+        whole = api.responses.create(**ask)
+        with api.responses.stream(**ask) as stream:
+            pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    assert whole.output_text and "".join(pieces) == whole.output_text
+    chat = httpx.post(
+        served.url + "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": ask["input"]}], "temperature": 0, "max_tokens": 24},
+    )
+    assert chat.json()["choices"][0]["message"]["content"] == whole.output_text
+
+
 def test_anthropics_client(served: Served) -> None:
     city = {"type": "object", "properties": {"city": {"enum": ["Bern", "Basel"]}}, "required": ["city"]}
     ask: Any = {"model": "smol", "max_tokens": 60, "messages": [{"role": "user", "content": "Does it rain in Bern?"}]}

@@ -17,6 +17,7 @@ from tenfold.server.anthropic import routes as anthropic
 from tenfold.server.anthropic.format import error_body
 from tenfold.server.errors import ApiError, api_error
 from tenfold.server.exchange import JSON, ClientGone, Exchange
+from tenfold.server.responses import routes as responses
 from tenfold.server.service import Service
 
 Handler = Callable[[Service, Exchange], Awaitable[None]]
@@ -42,6 +43,7 @@ _TABLE = (
     _Row("/v1/chat/completions", "POST", completions.chat),
     _Row("/v1/messages", "POST", anthropic.messages, errors=error_body),
     _Row("/v1/messages/count_tokens", "POST", anthropic.count_tokens, errors=error_body),
+    _Row("/v1/responses", "POST", responses.responses),
     _Row("/v1/models", "GET", routes.models),
     _Row("/v1/models/{model:path}", "GET", routes.model),
     _Row("/health", "GET", routes.health, public=True),

@@ -11,6 +11,7 @@ from tenfold.observe.requests import RequestReport
 from tenfold.server import protocol, route_protocol
 from tenfold.server.anthropic import protocol as anthropic
 from tenfold.server.config import ServerConfig
+from tenfold.server.responses import protocol as responses
 
 DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
 
@@ -51,6 +52,14 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         anthropic.CountResponse,
         None,
     ),
+    (
+        "/v1/responses",
+        "post",
+        "Answer a conversation, in items; nothing is stored",
+        responses.ResponsesBody,
+        responses.ResponseObject,
+        responses.ResponseEvent,
+    ),
     ("/v1/models", "get", "The names the model is served under", None, route_protocol.ModelList, None),
     ("/v1/models/{model}", "get", "One of them", None, route_protocol.ModelCard, None),
     (
@@ -90,6 +99,7 @@ _EXAMPLES: dict[str, Any] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is a token?"}], "stream": True},
     "/v1/messages": {"messages": [{"role": "user", "content": "What is a token?"}], "max_tokens": 64},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "What is a token?"}]},
+    "/v1/responses": {"input": "What is a token?", "max_output_tokens": 64},
     "/tokenize": {"prompt": "The sky is"},
     "/detokenize": {"tokens": [1, 2, 3]},
 }

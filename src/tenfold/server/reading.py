@@ -45,6 +45,11 @@ class AnswerReader:
         """Whether there was a call."""
         return self._calls is not None and self._calls.calls > 0
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the text is in the midst of thoughts."""
+        return self._thoughts is not None and self._thoughts.inside
+
     def push(self, text: str, *, last: bool) -> list[Part]:
         """The parts that ``text`` completes; with ``last``, all that is left."""
         parts: list[Part] = []

@@ -22,6 +22,11 @@ class ThoughtSplitter:
         self._buffer = ""  # what has come and is not decided
         self._shown = False  # whether there were thoughts
 
+    @property
+    def inside(self) -> bool:
+        """Whether the text is in the midst of thoughts."""
+        return self._place == "inside"
+
     def push(self, text: str) -> tuple[str, str]:
         """(more of the thoughts, more of the rest)."""
         if self._place == "rest":

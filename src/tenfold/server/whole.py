@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenfold.core.request import RequestOutput
-from tenfold.server.parts import CallEnd, CallStart, CallText, Text, Thought
+from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text, Thought
 from tenfold.server.reading import AnswerReader
 
 
@@ -19,11 +19,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """Thoughts, text and calls. A call with broken arguments is text, as the model wrote it."""
+    """Thoughts, text and calls. A call with broken arguments is text, as the model wrote it.
+
+    ``thought_tokens`` counts the tokens after which the text was in the midst of thoughts.
+    """
 
     thoughts: str
     text: str
     calls: tuple[Call, ...]
+    thought_tokens: int
 
 
 def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> WholeAnswer:
@@ -32,7 +36,12 @@ def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> Whol
     texts: list[str] = []
     calls: list[Call] = []
     begun, arguments = CallStart(0, "", ""), ""
-    for part in reader.push("".join(output.text for output in outputs), last=True):
+    parts: list[Part] = []
+    thought_tokens = 0
+    for at, output in enumerate(outputs, 1):
+        parts += reader.push(output.text, last=at == len(outputs))
+        thought_tokens += len(output.tokens) if reader.thinking else 0
+    for part in parts:
         match part:
             case Thought(text):
                 thoughts.append(text)
@@ -47,4 +56,4 @@ def whole_answer(reader: AnswerReader, outputs: Sequence[RequestOutput]) -> Whol
                     calls.append(Call(begun.id, begun.name, arguments))
                 else:
                     texts.append(written)
-    return WholeAnswer("".join(thoughts), "".join(texts), tuple(calls))
+    return WholeAnswer("".join(thoughts), "".join(texts), tuple(calls), thought_tokens)
