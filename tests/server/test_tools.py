@@ -81,6 +81,18 @@ def test_a_stream(ask: Ask, burst: int) -> None:
     assert usage["usage"]["completion_tokens"] == len(engine.says.encode())  # type: ignore[union-attr]
 
 
+def test_several_choices(ask: Ask) -> None:
+    engine = FakeEngine(says=f"Hm {CALL}")
+    whole = chat(ask, engine, n=2).json()["choices"]
+    chunks = events(chat(ask, engine, n=2, stream=True))
+    for index in (0, 1):
+        assert len(whole[index]["message"]["tool_calls"]) == 1
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert [choice["delta"].get("role") for choice in own] == ["assistant"] + [None] * (len(own) - 1)
+        assert sum("id" in piece for choice in own for piece in choice["delta"].get("tool_calls", [])) == 1
+        assert own[-1]["finish_reason"] == "tool_calls"
+
+
 def test_logprobs_of_every_token_are_streamed(ask: Ask) -> None:
     chunks = events(chat(ask, FakeEngine(says=CALL), stream=True, logprobs=True))
     tokens = [entry for chunk in chunks for entry in chunk["choices"][0]["logprobs"]["content"]]
@@ -167,6 +179,7 @@ def test_a_template_that_knows_no_tools_is_told_in_plain_turns(ask: Ask) -> None
         {"role": "assistant", "content": "Well:", "tool_calls": [call, call]},
         {"role": "tool", "tool_call_id": "c1", "content": "rain"},
         {"role": "tool", "tool_call_id": "c2", "content": "sun"},
+        {"role": "user", "content": "Go on."},
     ]
     answer = chat(ask, engine, template=True, messages=messages).json()
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
@@ -174,7 +187,7 @@ def test_a_template_that_knows_no_tools_is_told_in_plain_turns(ask: Ask) -> None
     assert written.startswith("system:Be kind.\n\n") and '"description": "How it is"' in written
     one = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
     results = "<tool_response>\nrain\n</tool_response>\n<tool_response>\nsun\n</tool_response>"
-    assert written.endswith(f"user:hi\nassistant:Well:\n{one}\n{one}\nuser:{results}\nassistant:")
+    assert written.endswith(f"user:hi\nassistant:Well:\n{one}\n{one}\nuser:{results}\nGo on.\nassistant:")
     assert chat(ask, engine, template=True).status_code == 200
     assert prompt(engine).startswith("system:These functions")
 
@@ -191,6 +204,15 @@ def test_other_families(ask: Ask, template: str, says: str, length: int) -> None
     (call,) = message["tool_calls"]
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("weather", {"city": "Bern"})
     assert len(call["id"]) == length
+
+
+def test_llamas_call_one_at_a_time(ask: Ask) -> None:
+    engine = FakeEngine(says='{"name": "time", "parameters": {}}; {"name": "weather", "parameters": {}}')
+    answer = chat(ask, engine, template=templates.LLAMA3, tool_choice="required").json()
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "time"
+    constraint = engine.requests[-1].params.constraint
+    assert constraint is not None and "{0,7}" not in constraint.text
 
 
 def test_ids_of_elsewhere_fit_mistrals_template(ask: Ask) -> None:
@@ -280,6 +302,8 @@ def function(**fields: Any) -> list[dict[str, Any]]:
         ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required", "structured_outputs": {"regex": "a"}}, "response_format"),
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{no schema"}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "[" * 9999}}, "structured_outputs"),
         ({"tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]},

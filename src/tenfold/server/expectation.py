@@ -1,7 +1,8 @@
 """What an answer will be: what it is held to, and how it is read."""
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 
@@ -11,7 +12,7 @@ from tenfold.core.sampling import SamplingParams
 from tenfold.server.reading import Reading
 from tenfold.server.service import Loaded
 from tenfold.server.thinking import CLOSE, OPEN
-from tenfold.server.tools.grammar import calls_rules, json_rule, mark_rule
+from tenfold.server.tools.grammar import calls_rules, json_rule, mark_rule, text_rule
 from tenfold.server.tools.toolbox import Toolbox
 
 
@@ -24,14 +25,15 @@ def expect(
     InvalidRequest for constraints that tools do not go with.
     """
     calls = None if toolbox is None else loaded.dialect.calls
+    if toolbox is not None and calls is not None and calls.single:
+        toolbox = replace(toolbox, parallel=False)
     thinks = loaded.dialect.thinks and (params.constraint is None or params.constraint.kind == "json")
     marks = ((OPEN, CLOSE) if thinks else ()) + (() if calls is None else (calls.opening,))
     hidden = {mark: token for mark in marks if (token := loaded.codec.hidden(mark)) is not None}
     constraint = params.constraint
     rules: dict[str, str] = {}
     if constraint is not None and (toolbox is not None or thinks):
-        _check(constraint, toolbox)
-        rules["answer"] = "answer: " + json_rule(json.loads(constraint.text))
+        rules["answer"] = "answer: " + json_rule(_schema(constraint, toolbox))
     if toolbox is not None and calls is not None and (toolbox.forced or rules):
         rules["calls"] = calls_rules(calls, toolbox, hidden)
     if rules:
@@ -47,7 +49,8 @@ def expect(
     return params, Reading(calls, names, most, ("opened" if opened else "perhaps") if thinks else "no")
 
 
-def _check(constraint: Constraint, toolbox: Toolbox | None) -> None:
+def _schema(constraint: Constraint, toolbox: Toolbox | None) -> Any:
+    """The JSON schema that an answer without a call has to follow."""
     if toolbox is not None and toolbox.forced:
         raise InvalidRequest(
             "tool_choice asks for a call, which cannot be of the form that the request gives an answer, too; "
@@ -59,12 +62,18 @@ def _check(constraint: Constraint, toolbox: Toolbox | None) -> None:
             f"tools do not go with structured_outputs of kind {constraint.kind}: only with JSON",
             param="structured_outputs",
         )
+    try:
+        return msgspec.json.decode(constraint.text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(
+            f"structured_outputs.json is no JSON schema: {error}", param="structured_outputs"
+        ) from None
 
 
 def _thoughts(opened: bool, hidden: Mapping[str, int]) -> str:
     """Anything up to the closing mark, with blanks behind it."""
     close = "thought " + mark_rule(CLOSE, hidden) if CLOSE in hidden else "closed"
-    rest = f"{close} /[ \\n]*/"
+    rest = f"{close} /[ \\n]{{0,2}}/"
     first = rest if opened else f"({mark_rule(OPEN, hidden)} {rest})?"
-    end = "thought: /(?s:.*)/" if CLOSE in hidden else f"closed[suffix={json.dumps(CLOSE)}]: /(?s:.*)/"
+    end = "thought: /(?s:.*)/" if CLOSE in hidden else f"closed[suffix={text_rule(CLOSE)}]: /(?s:.*)/"
     return f"thoughts: {first}\n{end}"

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text
-from tenfold.server.tools.forms import FORMS, HERMES, LLAMA3, MISTRAL, CallForm
+from tenfold.server.tools.forms import FORMS, HERMES, LLAMA3, MISTRAL, CallForm, form_of, knows_tools
 from tenfold.server.tools.parser import CallParser
+from tests.server import templates
 
 Seen = list[tuple[str, ...]]
 F = '{"name": "f", "arguments": {"a": "}\\"{", "b": [1, {"c": 2}]}}'
@@ -67,6 +68,8 @@ CASES: list[tuple[CallForm, str, Seen]] = [
     # broken in its arguments: the call was told of, the rest comes as text
     (HERMES, '<tool_call>{"name": "f", "arguments": {"a": 1', [("broken", "f", '{"a": 1')]),
     (HERMES, '<tool_call>{"name": "f", "arguments": {"a": ]}} x', [("broken", "f", '{"a": '), ("text", "]}} x")]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"a": NaN}}', [("broken", "f", '{"a": NaN}')]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"a": "\\ud800"}}', [("broken", "f", '{"a": "\\ud800"}')]),
     (HERMES, '<tool_call>{"name": "f", "arguments": {a: 1}}</tool_call>', [("broken", "f", "{a: 1}")]),
 ]
 TEXTS: list[tuple[CallForm, str]] = [
@@ -141,6 +144,18 @@ def test_one_call_at_most() -> None:
 def test_what_is_written_is_read(form: CallForm) -> None:
     written = form.write([form.call("f", {"ü": "</tool_call>"}), form.call("g", {})])
     assert joined(read(form, [written])) == [("call", "f", '{"ü": "</tool_call>"}'), ("call", "g", "{}")]
+
+
+def test_which_form_a_template_shows() -> None:
+    assert [form_of(text) for text in (templates.HERMES, templates.LLAMA3, templates.MISTRAL)] == [
+        HERMES,
+        LLAMA3,
+        MISTRAL,
+    ]
+    assert all(knows_tools(text) for text in (templates.HERMES, templates.LLAMA3, templates.MISTRAL))
+    assert form_of("{{ messages }}") is None and not knows_tools("{{ tool }}")
+    for other in ("<function=", "<arg_key>", "[ARGS]", "<|python_start|>"):
+        assert form_of(f"<tool_call> [TOOL_CALLS] ipython {other}") is None
 
 
 def test_ids() -> None:

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Marks of forms that share an opening with one of these, but go on otherwise: Llama 4's Python, newer Mistral models'
+# names before the arguments, XML of Qwen3-Coder and GLM-4.5.
+_OTHERS = ("<|python_start|>", "[ARGS]", "<function=", "<arg_key>")
 _SHORT = 9  # letters and digits of Mistral's ids
 _TOOLS = re.compile(r"\btools\b")
 
@@ -35,6 +38,7 @@ class CallForm:
     closing: str = ""
     bare: bool = False
     key: str = "arguments"
+    single: bool = False  # its templates take one call in a turn: an answer has no more
     short_ids: bool = False  # the family's templates refuse others
 
     def call(self, name: str, arguments: Any) -> str:
@@ -65,7 +69,15 @@ HERMES = CallForm(
     closing="</tool_call>",
 )
 LLAMA3 = CallForm(
-    "llama3", opening="<|python_tag|>", begin="", between="; ", end="", separators=";", bare=True, key="parameters"
+    "llama3",
+    opening="<|python_tag|>",
+    begin="",
+    between="; ",
+    end="",
+    separators=";",
+    bare=True,
+    key="parameters",
+    single=True,
 )
 MISTRAL = CallForm(
     "mistral",
@@ -88,12 +100,10 @@ def knows_tools(template: str) -> bool:
 
 def form_of(template: str) -> CallForm | None:
     """The form that a chat template's text shows; None for one that is not known."""
+    if any(mark in template for mark in _OTHERS):
+        return None
     if MISTRAL.opening in template:
         return MISTRAL
-    if "<|python_start|>" in template:  # Llama 4's calls are Python
-        return None
     if LLAMA3.opening in template or "ipython" in template:
         return LLAMA3
-    if HERMES.opening in template and "<function=" not in template:  # that would be XML inside
-        return HERMES
-    return None
+    return HERMES if HERMES.opening in template else None

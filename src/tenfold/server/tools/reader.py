@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
+import msgspec
+
 _SPACE = " \t\r\n"
 _PAIRS = {"{": "}", "[": "]"}
 _KEYS = ("arguments", "parameters")  # models mix them up
@@ -73,7 +75,7 @@ class CallReader:
         return True
 
     def _in_key(self, character: str) -> bool:
-        self._token += character
+        self._token += _spelled(character)
         if not self._inside(character):
             self._key, self._step = str(_parsed(self._token)), self._colon
         return True
@@ -104,14 +106,13 @@ class CallReader:
         return True
 
     def _in_text(self, character: str) -> bool:
-        self._token += character
+        self._token += _spelled(character)
         return self._inside(character) or self._close_value()
 
     def _in_nested(self, character: str) -> bool:
         if self._in_string:
             self._inside(character)
-            if character < " ":  # models write line breaks as they are, which JSON does not allow
-                character = json.dumps(character)[1:-1]
+            character = _spelled(character)
         elif character == '"':
             self._in_string = True
         elif character in _PAIRS:
@@ -139,10 +140,9 @@ class CallReader:
             return self.name is not None
         if self._key in _KEYS:  # an object in a text, or none at all
             inner = "{}" if self._token == "null" else _parsed(self._token)
-            value = _parsed(inner) if isinstance(inner, str) else None
-            if not isinstance(value, dict):
+            if not isinstance(inner, str) or not isinstance(_parsed(inner), dict):
                 return False
-            self._arguments = [json.dumps(value, ensure_ascii=False)]
+            self._arguments = [inner]
         return True
 
     def _after(self, character: str) -> bool:
@@ -166,9 +166,14 @@ class CallReader:
         return self._in_string
 
 
+def _spelled(character: str) -> str:
+    """A character of a text in JSON: models write line breaks as they are, which is not allowed."""
+    return character if character >= " " else json.dumps(character)[1:-1]
+
+
 def _parsed(text: str) -> Any:
-    """JSON's value; None where it is none."""
+    """JSON's value, strictly; None where it is none."""
     try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
         return None

@@ -22,6 +22,8 @@ def tell(messages: Sequence[Message], toolbox: Toolbox | None, form: CallForm) -
             _add_result(plain, message["content"])
         elif message.get("tool_calls"):
             plain.append({"role": message["role"], "content": _with_calls(message, form)})
+        elif message["role"] == "user" and plain and plain[-1].get("results"):
+            _join(plain, message["content"])  # templates often want turns to alternate
         else:
             plain.append(message)
     if toolbox is None:
@@ -45,10 +47,14 @@ def _system_text(toolbox: Toolbox, form: CallForm) -> str:
 
 def _add_result(plain: list[Message], content: str) -> None:
     text = f"<tool_response>\n{content}\n</tool_response>"
-    if plain and plain[-1]["role"] == "user" and plain[-1].get("results"):  # those of one turn stay together
-        plain[-1] = {**plain[-1], "content": f"{plain[-1]['content']}\n{text}"}
+    if plain and plain[-1].get("results"):
+        _join(plain, text)
     else:
         plain.append({"role": "user", "content": text, "results": True})
+
+
+def _join(plain: list[Message], text: str) -> None:
+    plain[-1] = {**plain[-1], "content": f"{plain[-1]['content']}\n{text}"}
 
 
 def _with_calls(message: Message, form: CallForm) -> str:
