@@ -89,6 +89,18 @@ def test_tools(live: Live) -> None:
         assert caught.value.param == "tools[1]"
 
 
+def test_thoughts(live: Live) -> None:
+    settings = {**TOOL_SETTINGS, "template": templates.THINKING}
+    with client(live, FakeEngine(says="<think>Hm.</think>\n\nYes.", burst=3), **settings) as api:
+        message: Any = api.chat.completions.create(model="m", messages=HELLO).choices[0].message
+        assert (message.reasoning_content, message.content) == ("Hm.", "Yes.")
+        deltas: list[Any] = [
+            chunk.choices[0].delta for chunk in api.chat.completions.create(model="m", messages=HELLO, stream=True)
+        ]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Hm."
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
+
+
 def test_a_bad_request(live: Live) -> None:
     with client(live) as api:
         with pytest.raises(openai.BadRequestError) as caught:

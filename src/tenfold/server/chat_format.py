@@ -32,7 +32,7 @@ class ChatFormat:
     ) -> None:
         self._head = head
         self._token_bytes = token_bytes
-        self._reading = reading
+        self._only_text = reading.plain
         self._readers = [reading.reader() for _ in range(choices)]
         self._frame = Frame(head, "chat.completion.chunk", reports_usage=reports_usage)
         self._plain = [self._frame.open + b'{"index":%d,"delta":{' % choice for choice in range(choices)]
@@ -45,7 +45,7 @@ class ChatFormat:
     ) -> bytes:
         """See :class:`Format`."""
         reason = None
-        if self._reading.plain:
+        if self._only_text:
             delta = b'"content":' + _encode(output.text)
         else:
             reader = self._readers[choice]

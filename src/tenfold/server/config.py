@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 
 from tenfold.core.errors import ConfigError
-from tenfold.server.tools.forms import FORMS
 
-TOOL_PARSERS = ("auto", *FORMS, "none")
+TOOL_PARSERS = ("auto", "hermes", "llama3", "mistral", "none")
 REASONING_PARSERS = ("auto", "think", "none")
 
 

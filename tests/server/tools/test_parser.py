@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenfold.cli.options import ReasoningParser, ToolParser
+from tenfold.core.errors import ConfigError
+from tenfold.server.config import REASONING_PARSERS, TOOL_PARSERS, ServerConfig
 from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text
 from tenfold.server.tools.forms import FORMS, HERMES, LLAMA3, MISTRAL, CallForm, form_of, knows_tools
 from tenfold.server.tools.parser import CallParser
@@ -156,6 +159,15 @@ def test_which_form_a_template_shows() -> None:
     assert form_of("{{ messages }}") is None and not knows_tools("{{ tool }}")
     for other in ("<function=", "<arg_key>", "[ARGS]", "<|python_start|>"):
         assert form_of(f"<tool_call> [TOOL_CALLS] ipython {other}") is None
+
+
+def test_every_form_has_its_option() -> None:
+    assert tuple(ToolParser) == TOOL_PARSERS == ("auto", *FORMS, "none")
+    assert tuple(ReasoningParser) == REASONING_PARSERS
+    with pytest.raises(ConfigError, match="--tool-parser must be one of auto, hermes"):
+        ServerConfig(names=("m",), tool_parser="xml")
+    with pytest.raises(ConfigError, match="--reasoning-parser must be one of auto, think"):
+        ServerConfig(names=("m",), reasoning_parser="xml")
 
 
 def test_ids() -> None:
