@@ -225,7 +225,7 @@ def test_a_servers_machine_and_limits_travel() -> None:
     """What `/debug/steps` and `/debug/machine` say can be read again."""
     import httpx
 
-    from tenfold.server.protocol import StepReports
+    from tenfold.server.route_protocol import StepReports
 
     with LiveServer(FakeEngine()) as server:
         steps = msgspec.json.decode(httpx.get(f"{server.url}/debug/steps?n=2").content, type=StepReports)

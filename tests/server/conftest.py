@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from tenfold.model.chat import ChatTemplate
 from tenfold.server.app import App
 from tenfold.server.config import ServerConfig
 from tenfold.server.listener import Listener, url_of
@@ -18,11 +20,21 @@ from tenfold.server.text import TextCodec
 from tests.server.fakes import INFO, ByteTokenizer, FakeEngine, PlainTemplate
 
 
-def make_service(engine: FakeEngine, *, loaded: bool = True, template: bool = True, **settings: Any) -> Service:
-    """A service named ``m`` over ``engine``."""
+def make_service(
+    engine: FakeEngine,
+    *,
+    loaded: bool = True,
+    template: str | bool = True,
+    tokenizer: ByteTokenizer | None = None,
+    max_context: int | None = None,
+    **settings: Any,
+) -> Service:
+    """A service named ``m`` over ``engine``; ``template`` is the text of one, or whether there is a plain one."""
     service = Service(ServerConfig(**{"names": ("m", "m-alias"), **settings}), engine)
     if loaded:
-        service.load(INFO, TextCodec(ByteTokenizer(), PlainTemplate() if template else None))
+        written = ChatTemplate(template) if isinstance(template, str) else PlainTemplate() if template else None
+        info = msgspec.structs.replace(INFO, max_context=max_context or INFO.max_context)
+        service.load(info, TextCodec(tokenizer or ByteTokenizer(), written))
     return service
 
 

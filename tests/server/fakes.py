@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tenfold.core.config import SchedulerConfig
-from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.errors import TenfoldError
 from tenfold.core.request import (
     EngineInfo,
     EngineRequest,
@@ -59,25 +59,28 @@ class ByteTokenizer:
 
 
 class PlainTemplate:
-    """Writes ``role:content`` lines."""
+    """Writes ``role:content`` lines; knows no tools."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        for message in messages:
-            if message["role"] == "tool":
-                raise InvalidRequest("the template knows no tool turns", param="messages")
+    source = "role:content"
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        assert all(message["role"] != "tool" for message in messages)
         lines = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
         return lines + ("assistant:" if add_generation_prompt else "")
 
 
 @dataclass
 class FakeEngine:
-    """An EngineClient that answers every request with ``ANSWER``.
+    """An EngineClient that answers every request with ``ANSWER`` over and over, or with what it ``says``, once.
 
     ``refuse`` is raised at once, ``fail_at`` = k raises ``failure`` before output k. With ``gate``, each output
     waits for ``gate.release()``. ``burst`` tokens come per output.
     """
 
     state: Any = "ready"
+    says: str | None = None
     refuse: TenfoldError | None = None
     fail_at: int | None = None
     failure: TenfoldError | Exception | None = None
@@ -130,7 +133,7 @@ class FakeEngine:
         self.changed.set()
         done = False
         try:
-            for at, output in enumerate(script(request, self.burst)):
+            for at, output in enumerate(script(request, self.burst, self.says)):
                 if self.gate is not None:
                     await self.gate.acquire()
                 else:
@@ -147,17 +150,19 @@ class FakeEngine:
             self.changed.set()
 
 
-def script(request: EngineRequest, burst: int = 1) -> list[RequestOutput]:
+def script(request: EngineRequest, burst: int = 1, says: str | None = None) -> list[RequestOutput]:
     """All outputs of a request, the samples taking turns."""
-    limit = request.params.max_tokens or 24
-    data = (ANSWER.encode() * (limit // len(ANSWER) + 1))[:limit]
+    limit = request.params.max_tokens or (24 if says is None else 1 << 20)
+    data = (ANSWER.encode() * (limit // len(ANSWER) + 1))[:limit] if says is None else says.encode()[:limit]
     outputs: list[RequestOutput] = []
     shown = ""
-    for start in range(0, limit, burst):
+    for start in range(0, len(data), burst):
         tokens = tuple(data[start : start + burst])
         text = data[: start + len(tokens)].decode(errors="ignore")
         new, shown = text[len(shown) :], text
-        finish, stop = ("length", None) if start + len(tokens) == limit else (None, None)
+        finish, stop = (
+            (None, None) if start + len(tokens) < len(data) else (("length" if len(data) == limit else "stop"), None)
+        )
         for stop_text in request.params.stop:
             if stop_text in shown:
                 finish, stop, new = "stop", stop_text, new[: len(new) - len(stop_text)]

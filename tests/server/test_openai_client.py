@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tenfold.core.errors import EngineUnavailable, Overloaded
+from tests.server import templates
 from tests.server.fakes import ANSWER, FakeEngine
 
 Live = Callable[..., Any]
@@ -58,6 +59,46 @@ def test_what_it_parses(live: Live) -> None:
 
         parts = [part.choices[0].text for part in api.completions.create(model="m", prompt="x", stream=True)]
         assert "".join(parts).startswith(ANSWER)
+
+
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+TOOL_SETTINGS: Any = {"template": templates.HERMES, "max_context": 8192}
+
+
+def test_tools(live: Live) -> None:
+    with client(live, FakeEngine(says="One moment. " + CALL + CALL, burst=4), **TOOL_SETTINGS) as api:
+        whole = api.chat.completions.create(model="m", messages=HELLO, tools=TOOLS)
+        assert whole.choices[0].finish_reason == "tool_calls"
+        message = whole.choices[0].message
+        assert message.content == "One moment."
+        assert message.tool_calls is not None and len(message.tool_calls) == 2
+        sent: Any = [*HELLO, message, {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}]
+        assert api.chat.completions.create(model="m", messages=sent, tools=TOOLS).choices
+
+        with api.chat.completions.stream(model="m", messages=HELLO, tools=TOOLS, tool_choice="required") as stream:
+            kinds = {event.type for event in stream}
+            last = stream.get_final_completion().choices[0]
+        assert "tool_calls.function.arguments.delta" in kinds
+        assert (last.finish_reason, last.message.content) == ("tool_calls", "One moment.")
+        assert last.message.tool_calls is not None
+        assert [call.function.arguments for call in last.message.tool_calls] == ['{"city": "Zürich"}'] * 2
+
+        with pytest.raises(openai.BadRequestError) as caught:
+            api.chat.completions.create(model="m", messages=HELLO, tools=TOOLS * 2)
+        assert caught.value.param == "tools[1]"
+
+
+def test_thoughts(live: Live) -> None:
+    settings = {**TOOL_SETTINGS, "template": templates.THINKING}
+    with client(live, FakeEngine(says="<think>Hm.</think>\n\nYes.", burst=3), **settings) as api:
+        message: Any = api.chat.completions.create(model="m", messages=HELLO).choices[0].message
+        assert (message.reasoning_content, message.content) == ("Hm.", "Yes.")
+        deltas: list[Any] = [
+            chunk.choices[0].delta for chunk in api.chat.completions.create(model="m", messages=HELLO, stream=True)
+        ]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Hm."
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
 
 
 def test_a_bad_request(live: Live) -> None:

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -156,6 +158,57 @@ def test_constrained_answers(served: Served) -> None:
             messages=[{"role": "user", "content": "x"}],
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}},
         )
+
+
+def test_forced_calls(served: Served) -> None:
+    city = {"type": "string", "enum": ["Bern", "Basel"]}
+    schema = {"type": "object", "properties": {"city": city}, "required": ["city"], "additionalProperties": False}
+    tools: Any = [{"type": "function", "function": {"name": name, "parameters": schema}} for name in ("rain", "sun")]
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="x", max_retries=0) as api:
+        common: Any = {"model": "smol", "messages": [{"role": "user", "content": "Does it rain in Bern?"}]}
+        common |= {"tools": tools, "max_tokens": 120, "temperature": 0}
+        named = {"type": "function", "function": {"name": "sun"}}
+        whole = api.chat.completions.create(**common, tool_choice=named).choices[0]
+        with api.chat.completions.stream(**common, tool_choice="required", parallel_tool_calls=False) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        with pytest.raises(openai.BadRequestError, match="the grammar of the tools") as caught:
+            bad = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+            tools[0]["function"]["parameters"] = bad
+            api.chat.completions.create(**common, tool_choice="required")
+    assert caught.value.param == "tools"
+    for choice, names in ((whole, {"sun"}), (streamed, {"rain", "sun"})):
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or ()
+        assert call.function.name in names
+        assert json.loads(call.function.arguments)["city"] in ("Bern", "Basel")
+
+
+def test_responses(served: Served) -> None:
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="x", max_retries=0) as api:
+        ask: Any = {"model": "smol", "input": "Name a colour of the sky.", "temperature": 0, "max_output_tokens": 24}
+        whole = api.responses.create(**ask)
+        with api.responses.stream(**ask) as stream:
+            pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    assert whole.output_text and "".join(pieces) == whole.output_text
+    chat = httpx.post(
+        served.url + "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": ask["input"]}], "temperature": 0, "max_tokens": 24},
+    )
+    assert chat.json()["choices"][0]["message"]["content"] == whole.output_text
+
+
+def test_anthropics_client(served: Served) -> None:
+    city = {"type": "object", "properties": {"city": {"enum": ["Bern", "Basel"]}}, "required": ["city"]}
+    ask: Any = {"model": "smol", "max_tokens": 60, "messages": [{"role": "user", "content": "Does it rain in Bern?"}]}
+    with anthropic.Anthropic(base_url=served.url, api_key="x", max_retries=0) as api:
+        with api.messages.stream(**ask, extra_body={"temperature": 0}) as stream:
+            text = "".join(stream.text_stream)
+        whole = api.messages.create(**ask, extra_body={"temperature": 0})
+        tools: Any = [{"name": "rain", "input_schema": {**city, "additionalProperties": False}}]
+        called = api.messages.create(**ask, tools=tools, tool_choice={"type": "tool", "name": "rain"})
+    assert whole.content[0].type == "text" and whole.content[0].text == text
+    assert called.stop_reason == "tool_use"
+    assert called.content[0].type == "tool_use" and called.content[0].input["city"] in ("Bern", "Basel")
 
 
 def test_chat_and_bench_talk_to_it(served: Served) -> None:

@@ -77,9 +77,11 @@ def test_version(ask: Ask) -> None:
 
 def test_the_description_covers_every_route(ask: Ask) -> None:
     document = ask("GET", "/openapi.json", settings={"api_keys": ("k",)}).json()
-    assert {"/v1/completions", "/v1/chat/completions", "/tokenize", "/health"} <= set(document["paths"])
+    assert {"/v1/chat/completions", "/v1/messages", "/v1/responses", "/tokenize", "/health"} <= set(document["paths"])
     fields = document["components"]["schemas"]["ChatBody"]["properties"]
     assert {"messages", "max_completion_tokens", "stream_options", "min_p"} <= set(fields)
+    refused = document["paths"]["/v1/messages"]["post"]["responses"]["default"]["content"]["application/json"]
+    assert refused["schema"]["$ref"].endswith("MessageErrorResponse")
     references = [part.split('"')[0] for part in str(document).replace("'", '"').split("#/components/schemas/")[1:]]
     assert references
     assert set(references) <= set(document["components"]["schemas"])

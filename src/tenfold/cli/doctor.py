@@ -144,7 +144,7 @@ def gather(url: str, seconds: float, api_key: str | None) -> "Evidence":
     from tenfold.cli.machines import get, load_machine
     from tenfold.doctor.evidence import Evidence, read_counts
     from tenfold.engine.inspection import KEPT
-    from tenfold.server.protocol import RequestReports, StepReports
+    from tenfold.server.route_protocol import RequestReports, StepReports
 
     before = read_counts(get(url, "/metrics", api_key).decode())
     with progress(1) as advance:

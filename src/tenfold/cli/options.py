@@ -78,6 +78,24 @@ class Profile(StrEnum):
     fcfs = "fcfs"
 
 
+class ToolParser(StrEnum):
+    """How the model writes calls of tools."""
+
+    auto = "auto"
+    hermes = "hermes"
+    llama3 = "llama3"
+    mistral = "mistral"
+    none = "none"
+
+
+class ReasoningParser(StrEnum):
+    """How the model writes what it thinks before an answer."""
+
+    auto = "auto"
+    think = "think"
+    none = "none"
+
+
 LIMITS = SchedulerConfig()
 GPU_LIMITS = SchedulerConfig(max_step_tokens=8192, max_running=256)  # what keeps its processors busy
 CUDA = CudaConfig()

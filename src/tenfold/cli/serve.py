@@ -55,6 +55,14 @@ def serve(
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
     body_limit: Annotated[float, typer.Option(min=0.01, help="Largest request body, in MiB.")] = 4.0,
+    tool_parser: Annotated[
+        options.ToolParser,
+        typer.Option(help="How the model writes calls of tools; auto: as its chat template shows; none: no tools."),
+    ] = options.ToolParser.auto,
+    reasoning_parser: Annotated[
+        options.ReasoningParser,
+        typer.Option(help="Whether answers begin with <think>…</think>; auto: as the chat template shows."),
+    ] = options.ReasoningParser.auto,
     log_level: Annotated[
         options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
     ] = options.LogLevel.warning,
@@ -96,6 +104,8 @@ def serve(
         body_limit=int(body_limit * (1 << 20)),
         grace=grace,
         price=price,
+        tool_parser=tool_parser.value,
+        reasoning_parser=reasoning_parser.value,
     )
     scheduler = options.scheduler_config(
         max_step_tokens,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST = 1 << 20  # characters of a constraint
 _KEPT = 64  # compiled ones
 # As json.dumps writes it: what may not differ need not be chosen, and small models do not lose themselves in spaces.
-_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Words(Protocol):
@@ -78,26 +78,27 @@ class Grammars:
 
         if len(constraint.text) > MOST:
             raise InvalidRequest(
-                f"the constraint has {len(constraint.text)} characters; at most {MOST} are taken", param=_PARAM
+                f"the constraint has {len(constraint.text)} characters; at most {MOST} are taken",
+                param=constraint.param,
             )
         if too_large(constraint):
             raise InvalidRequest(
-                f"the {_NAMES[constraint.kind]} repeats too much: written out, at most {LARGEST} are taken",
-                param=_PARAM,
+                f"the {_name(constraint)} repeats too much: written out, at most {LARGEST} are taken",
+                param=constraint.param,
             )
-        tokenizer = self._the_tokenizer()
+        tokenizer = self._the_tokenizer(constraint.param)
         try:
             grammar = _GRAMMARS[constraint.kind](constraint.text)
         except Exception as error:  # the library's converters raise of all kinds
-            raise InvalidRequest(f"the {_NAMES[constraint.kind]} is none: {_short(error)}", param=_PARAM) from None
+            raise InvalidRequest(f"the {_name(constraint)} is none: {_short(error)}", param=constraint.param) from None
         matcher = LLMatcher(tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(
-                f"the {_NAMES[constraint.kind]} cannot be used: {_short(matcher.get_error())}", param=_PARAM
+                f"the {_name(constraint)} cannot be used: {_short(matcher.get_error())}", param=constraint.param
             )
         return matcher
 
-    def _the_tokenizer(self) -> "LLTokenizer":
+    def _the_tokenizer(self, param: str) -> "LLTokenizer":
         from llguidance import LLTokenizer, TokenizerWrapper
 
         with self._making:
@@ -105,7 +106,7 @@ class Grammars:
                 words = self._words()
                 if not words.eos_ids:
                     raise InvalidRequest(
-                        "this model has no token that ends a text, which a constraint needs", param=_PARAM
+                        "this model has no token that ends a text, which a constraint needs", param=param
                     )
                 self._tokenizer = LLTokenizer(
                     TokenizerWrapper(_Wrapped(words)), n_vocab=self._vocab_size, eos_token=list(words.eos_ids)
@@ -160,7 +161,6 @@ class _Wrapped:
         return self._words.encode(plain, add_special=False, parse_special=False)
 
 
-_PARAM = "response_format"
 _NAMES = {
     "json": "JSON schema",
     "regex": "regular expression",
@@ -168,6 +168,10 @@ _NAMES = {
     "lark": "Lark grammar",
     "gbnf": "GBNF grammar",
 }
+
+
+def _name(constraint: Constraint) -> str:
+    return "grammar of the tools" if constraint.param == "tools" else _NAMES[constraint.kind]
 
 
 def _short(error: object) -> str:
@@ -185,7 +189,7 @@ def _choice(text: str) -> str:
 def _json(text: str) -> str:
     from llguidance import LLMatcher
 
-    overrides: Any = _JSON
+    overrides: Any = JSON_STYLE
     return LLMatcher.grammar_from_json_schema(text, overrides=overrides)
 
 

@@ -4,6 +4,7 @@ The library follows what must come byte by byte: a text of a million bytes that 
 ``((a{900}){900}){900}``, would keep a step waiting for minutes.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from tenfold.core.constraint import Constraint
 
 MOST = 20_000  # characters, repetitions of one thing, or items that have to be there
 _COUNTS = re.compile(r"\{\s*(\d+)?\s*(?:,\s*(\d*)\s*)?\}|~\s*(\d+)(?:\.\.(\d+))?")
+_EMBEDDED = re.compile(r"%json\s*")
+_decoder = json.JSONDecoder()
 _LEAST = ("minItems", "minLength", "minProperties")
 
 
@@ -27,11 +30,28 @@ def too_large(constraint: Constraint) -> bool:
         return expansion(constraint.text) > MOST
     if constraint.kind == "choice":
         return False
-    counts = sorted((_most_of(found) for found in _COUNTS.finditer(constraint.text)), reverse=True)
+    text, schemas = _apart(constraint.text) if constraint.kind == "lark" else (constraint.text, [])
+    if any(any(_schema_sizes(schema)) for schema in schemas):
+        return True
+    counts = sorted((_most_of(found) for found in _COUNTS.finditer(text)), reverse=True)
     product = 1
     for count in counts[:3]:  # rules may hold one another
         product *= max(1, count)
     return product > MOST
+
+
+def _apart(text: str) -> tuple[str, list[Any]]:
+    """A Lark grammar without the JSON schemas in it, and those."""
+    rest, schemas, at = [], [], 0
+    for found in _EMBEDDED.finditer(text):
+        if found.start() < at:
+            continue  # inside a schema
+        rest.append(text[at : found.end()])
+        at = found.end()
+        with contextlib.suppress(ValueError, RecursionError):
+            schema, at = _decoder.raw_decode(text, at)
+            schemas.append(schema)
+    return "".join((*rest, text[at:])), schemas
 
 
 def expansion(pattern: str) -> int:

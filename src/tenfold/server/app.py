@@ -4,6 +4,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,8 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
 from tenfold.server import completions, routes
-from tenfold.server.errors import api_error
+from tenfold.server.anthropic import routes as anthropic
+from tenfold.server.anthropic.format import error_body
+from tenfold.server.errors import ApiError, api_error
 from tenfold.server.exchange import JSON, ClientGone, Exchange
+from tenfold.server.responses import routes as responses
 from tenfold.server.service import Service
 
 Handler = Callable[[Service, Exchange], Awaitable[None]]
@@ -22,56 +26,65 @@ _log = logging.getLogger("tenfold.server")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _CLIENT_GONE = 499  # as nginx logs it; never sent
 
-# path, method, handler, whether it is open without an API key
-_TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
-    ("/v1/completions", "POST", completions.completions, False),
-    ("/v1/chat/completions", "POST", completions.chat, False),
-    ("/v1/models", "GET", routes.models, False),
-    ("/v1/models/{model:path}", "GET", routes.model, False),
-    ("/health", "GET", routes.health, True),
-    ("/metrics", "GET", routes.metrics, False),
-    ("/tokenize", "POST", routes.tokenize, False),
-    ("/detokenize", "POST", routes.detokenize, False),
-    ("/debug/requests", "GET", routes.requests, False),
-    ("/debug/requests/{id}", "GET", routes.request, False),
-    ("/debug/machine", "GET", routes.machine, False),
-    ("/debug/steps", "GET", routes.steps, False),
-    ("/version", "GET", routes.version, False),
-    ("/openapi.json", "GET", routes.description, True),
-    ("/docs", "GET", routes.docs, True),
-    ("/", "GET", routes.root, True),
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A route: ``public`` is open without an API key, ``errors`` writes its errors."""
+
+    path: str
+    method: str
+    handler: Handler
+    public: bool = False
+    errors: Callable[[ApiError], bytes] = ApiError.body
+
+
+_TABLE = (
+    _Row("/v1/completions", "POST", completions.completions),
+    _Row("/v1/chat/completions", "POST", completions.chat),
+    _Row("/v1/messages", "POST", anthropic.messages, errors=error_body),
+    _Row("/v1/messages/count_tokens", "POST", anthropic.count_tokens, errors=error_body),
+    _Row("/v1/responses", "POST", responses.responses),
+    _Row("/v1/models", "GET", routes.models),
+    _Row("/v1/models/{model:path}", "GET", routes.model),
+    _Row("/health", "GET", routes.health, public=True),
+    _Row("/metrics", "GET", routes.metrics),
+    _Row("/tokenize", "POST", routes.tokenize),
+    _Row("/detokenize", "POST", routes.detokenize),
+    _Row("/debug/requests", "GET", routes.requests),
+    _Row("/debug/requests/{id}", "GET", routes.request),
+    _Row("/debug/machine", "GET", routes.machine),
+    _Row("/debug/steps", "GET", routes.steps),
+    _Row("/version", "GET", routes.version),
+    _Row("/openapi.json", "GET", routes.description, public=True),
+    _Row("/docs", "GET", routes.docs, public=True),
+    _Row("/", "GET", routes.root, public=True),
 )
 
 
 class _Endpoint:
     """A handler as an ASGI application, for Starlette to route to."""
 
-    def __init__(self, service: Service, path: str, handler: Handler, *, public: bool) -> None:
+    def __init__(self, service: Service, row: _Row) -> None:
         self._service = service
-        self._path = path
-        self._handler = handler
-        self._public = public
+        self._row = row
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["tenfold.exchange"]
-        exchange.route = self._path
+        exchange.route = self._row.path
+        exchange.error_body = self._row.errors
         exchange.scope = scope
-        if not self._public:
-            exchange.tenant = self._service.check_key(exchange.headers.get(b"authorization"))
-        await self._handler(self._service, exchange)
+        if not self._row.public:
+            exchange.tenant = self._service.check_key(exchange.headers)
+        await self._row.handler(self._service, exchange)
 
 
 class App:
-    """Gives each request an id, routes it, turns every error into OpenAI's error object, and counts it."""
+    """Gives each request an id, routes it, turns every error into its route's kind of error object, and counts it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._router = Router(
-            [
-                Route(path, _Endpoint(service, path, handler, public=public), methods=[method])
-                for path, method, handler, public in _TABLE
-            ],
-            redirect_slashes=False,
+            [Route(row.path, _Endpoint(service, row), methods=[row.method]) for row in _TABLE], redirect_slashes=False
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +118,7 @@ class App:
         if exchange.status:
             raise error  # too late for an answer: the connection is closed
         told = api_error(error)
-        await exchange.send_bytes(told.body(), JSON, told.status, told.headers)
+        await exchange.send_bytes(exchange.error_body(told), JSON, told.status, told.headers)
 
 
 def _request_id(headers: Any) -> str:

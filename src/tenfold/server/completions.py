@@ -1,9 +1,9 @@
-"""POST /v1/completions and POST /v1/chat/completions."""
+"""POST /v1/completions and POST /v1/chat/completions, and what all routes that generate share."""
 
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -11,18 +11,18 @@ from tenfold.core.errors import InvalidRequest
 from tenfold.core.request import EngineRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.observe.timeline import RequestTimeline
+from tenfold.server.chat_format import ChatFormat
+from tenfold.server.conversation import Conversation, conversation_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
-from tenfold.server.formats import ChatFormat, CompletionFormat, Format, Head
+from tenfold.server.formats import CompletionFormat, Format, Head
 from tenfold.server.generation import Job, answer
 from tenfold.server.objectives import Objective, objective_of
 from tenfold.server.params import (
     MAX_CHOICES,
-    chat_params,
     check_context,
     check_ids,
     completion_params,
-    messages_of,
 )
 from tenfold.server.protocol import ChatBody, CompletionBody, SamplingBody
 from tenfold.server.service import Loaded, Service, require_prompt
@@ -64,17 +64,30 @@ async def chat(service: Service, exchange: Exchange) -> None:
     """Answer a conversation."""
     arrival = service.clock.now()
     body = decode(await exchange.json_body(), _chat_decoder)
+
+    def shape(head: Head, asked: Conversation) -> Format:
+        token_bytes = service.require().codec.tokenizer.token_bytes
+        n = asked.params.n
+        return ChatFormat(head, n, token_bytes=token_bytes, reading=asked.reading, reports_usage=_at_end(body))
+
+    await converse(service, exchange, body, arrival, "chatcmpl-", shape)
+
+
+async def converse(
+    service: Service,
+    exchange: Exchange,
+    body: ChatBody,
+    arrival: float,
+    prefix: str,
+    shape: Callable[[Head, Conversation], Format],
+) -> None:
+    """Answer a conversation in the ``shape`` of some API, with ids that begin with ``prefix``."""
     service.check_model(body.model)
-    loaded = service.require()
-    params = chat_params(body, loaded.info.vocab_size)
-    ids = await loaded.codec.encode_chat(
-        messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
-    )
-    check_context(len(require_prompt(ids, "messages")), params, loaded.info, param="messages")
+    asked = await conversation_of(body, service.require())
     objective = objective_of(body, exchange.headers, exchange.tenant)
-    head = _head(service, "chatcmpl-", objective)
-    shape = ChatFormat(head, params.n, token_bytes=loaded.codec.tokenizer.token_bytes, reports_usage=_at_end(body))
-    await _run(service, exchange, body, _requests(head.id, [ids], params, arrival, objective), shape)
+    head = _head(service, prefix, objective)
+    requests = _requests(head.id, [asked.ids], asked.params, arrival, objective)
+    await _run(service, exchange, body, requests, shape(head, asked))
 
 
 async def _run(
@@ -86,7 +99,6 @@ async def _run(
         n=requests[0].params.n,
         format=shape,
         stream=bool(body.stream),
-        usage_at_end=_at_end(body),
         usage_in_events=options is not None and bool(options.continuous_usage_stats),
         timeline=bool(body.timeline),
         price=service.config.price,

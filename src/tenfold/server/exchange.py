@@ -1,13 +1,13 @@
 """One HTTP request and its answer, straight on ASGI: a stream event must cost one ``send`` and nothing else."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from tenfold.server.errors import Headers, HttpError
+from tenfold.server.errors import ApiError, Headers, HttpError
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ class ClientGone(Exception):
 class Exchange:
     """A request, its id, and the means to answer it once.
 
-    ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one, ``tenant`` whose API key
-    it came with.
+    ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one, ``error_body`` how its
+    errors are written, ``tenant`` whose API key it came with.
     ``body_limit`` is in bytes, ``body_timeout`` in seconds.
     """
 
@@ -32,6 +32,7 @@ class Exchange:
         "_body_timeout",
         "_receive",
         "_send",
+        "error_body",
         "headers",
         "request_id",
         "route",
@@ -48,6 +49,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.status = 0
         self.route = "none"
+        self.error_body: Callable[[ApiError], bytes] = ApiError.body
         self.tenant: str | None = None
         self._receive = receive
         self._send = send

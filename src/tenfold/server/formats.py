@@ -1,10 +1,10 @@
-"""The two shapes of an answer, completions and chat: whole bodies and stream events.
+"""What answers are written with, and the shape of completions: whole bodies and stream events.
 
 Events are spliced from bytes that are ready before the first token comes: at a thousand events per second a general
 encoder would take the CPU the engine needs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -13,11 +13,9 @@ import msgspec
 
 from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline, cost_of
-from tenfold.server.logprobs import chat_logprobs, legacy_logprobs
+from tenfold.server.errors import ApiError
+from tenfold.server.logprobs import legacy_logprobs
 from tenfold.server.protocol import (
-    ChatChoice,
-    ChatMessage,
-    ChatResponse,
     CompletionChoice,
     CompletionResponse,
     CompletionTokensDetails,
@@ -26,6 +24,7 @@ from tenfold.server.protocol import (
 )
 
 _encode = msgspec.json.Encoder().encode
+_DONE = b"data: [DONE]\n\n"
 NO_TIMELINES: Mapping[int, ChoiceTimeline] = MappingProxyType({})
 
 
@@ -88,11 +87,15 @@ class Format(Protocol):
     def event(
         self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
     ) -> bytes:
-        """The stream event of an output; ``usage`` and ``timeline`` are added where given."""
+        """The stream event of an output, empty where it has nothing to tell; ``usage`` and ``timeline`` if given."""
         ...
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The event without choices that reports usage at a stream's end."""
+    def end(self, usage: Usage) -> bytes:
+        """What ends a stream that went well."""
+        ...
+
+    def failure(self, told: ApiError) -> bytes:
+        """What ends a stream that did not."""
         ...
 
     def whole(
@@ -105,34 +108,49 @@ class Format(Protocol):
         ...
 
 
-class _Frame:
+class Frame:
     """The bytes before and after what changes from one event of a stream to the next."""
 
     def __init__(self, head: Head, kind: str, *, reports_usage: bool) -> None:
-        fixed: dict[str, Any] = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
+        same: dict[str, Any] = {"id": head.id, "object": kind, "created": head.created, "model": head.model}
         if head.warnings:
-            fixed["warnings"] = head.warnings
-        self.open = b"data: " + _encode(fixed)[:-1] + b',"choices":['
+            same["warnings"] = head.warnings
+        self.open = b"data: " + _encode(same)[:-1] + b',"choices":['
         self.close = b'],"usage":null}\n\n' if reports_usage else b"]}\n\n"
+        self._reports_usage = reports_usage
 
     def closing(self, usage: Usage | None) -> bytes:
+        """The end of an event."""
         return self.close if usage is None else b'],"usage":' + _encode(usage) + b"}\n\n"
 
-    def usage_event(self, usage: Usage) -> bytes:
-        return self.open + self.closing(usage)
+    def end(self, usage: Usage) -> bytes:
+        """See :class:`Format`: an event without choices reports usage where that was asked for."""
+        return (self.open + self.closing(usage) if self._reports_usage else b"") + _DONE
+
+    def failure(self, told: ApiError) -> bytes:
+        """See :class:`Format`."""
+        return b"data: " + told.body() + b"\n\n"
 
 
-def _fixed(head: Head) -> dict[str, Any]:
+def fixed(head: Head) -> dict[str, Any]:
+    """The members of a whole answer that its head gives."""
     warnings = list(head.warnings) or msgspec.UNSET
     return {"id": head.id, "created": head.created, "model": head.model, "warnings": warnings}
 
 
-def _ending(output: RequestOutput, timeline: ChoiceTimeline | None) -> bytes:
-    """The members of a choice that tell why it ended, and where its time went."""
+def ending(output: RequestOutput, timeline: ChoiceTimeline | None, reason: str | None = None) -> bytes:
+    """The members of a choice that tell why it ended (``reason``, if that is another), and where its time went."""
     if output.finish is None:
         return b',"finish_reason":null}'
     told = b',"timeline":' + _encode(timeline) if timeline is not None else b""
-    return b',"finish_reason":' + _encode(output.finish) + b',"stop_reason":' + _encode(output.stop) + told + b"}"
+    return (
+        b',"finish_reason":'
+        + _encode(reason or output.finish)
+        + b',"stop_reason":'
+        + _encode(output.stop)
+        + told
+        + b"}"
+    )
 
 
 class CompletionFormat:
@@ -143,7 +161,7 @@ class CompletionFormat:
 
     def __init__(self, head: Head, choices: int, *, echo: Sequence[str] = (), reports_usage: bool = False) -> None:
         self._head = head
-        self._frame = _Frame(head, "text_completion", reports_usage=reports_usage)
+        self._frame = Frame(head, "text_completion", reports_usage=reports_usage)
         self._openings = [self._frame.open + b'{"index":%d,"text":' % choice for choice in range(choices)]
         self._echo = list(echo)
         self._leads = list(echo)
@@ -167,14 +185,18 @@ class CompletionFormat:
                 _encode(text),
                 b',"logprobs":',
                 logprobs,
-                _ending(output, timeline),
+                ending(output, timeline),
                 self._frame.closing(usage),
             )
         )
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage) -> bytes:
         """See :class:`Format`."""
-        return self._frame.usage_event(usage)
+        return self._frame.end(usage)
+
+    def failure(self, told: ApiError) -> bytes:
+        """See :class:`Format`."""
+        return self._frame.failure(told)
 
     def whole(
         self,
@@ -197,65 +219,4 @@ class CompletionFormat:
                     timeline=timelines.get(index, msgspec.UNSET),
                 )
             )
-        return _encode(CompletionResponse(choices=answers, usage=usage, **_fixed(self._head)))
-
-
-class ChatFormat:
-    """Answers of /v1/chat/completions. ``token_bytes`` gives a token's bytes; ``reports_usage`` as for completions."""
-
-    def __init__(
-        self, head: Head, choices: int, *, token_bytes: Callable[[int], bytes], reports_usage: bool = False
-    ) -> None:
-        self._head = head
-        self._token_bytes = token_bytes
-        self._frame = _Frame(head, "chat.completion.chunk", reports_usage=reports_usage)
-        self._plain = [self._frame.open + b'{"index":%d,"delta":{"content":' % choice for choice in range(choices)]
-        self._openings = [
-            self._frame.open + b'{"index":%d,"delta":{"role":"assistant","content":' % choice
-            for choice in range(choices)
-        ]
-
-    def event(
-        self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
-    ) -> bytes:
-        """See :class:`Format`."""
-        opening = self._openings[choice]
-        event = b"".join(
-            (
-                opening,
-                _encode(output.text),
-                b'},"logprobs":',
-                b"null" if output.logprobs is None else _encode(chat_logprobs(output.logprobs, self._token_bytes)),
-                _ending(output, timeline),
-                self._frame.closing(usage),
-            )
-        )
-        self._openings[choice] = self._plain[choice]  # only a choice's first event names the role
-        return event
-
-    def usage_event(self, usage: Usage) -> bytes:
-        """See :class:`Format`."""
-        return self._frame.usage_event(usage)
-
-    def whole(
-        self,
-        choices: Sequence[Sequence[RequestOutput]],
-        usage: Usage,
-        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
-    ) -> bytes:
-        """See :class:`Format`."""
-        answers = []
-        for index, outputs in enumerate(choices):
-            entries = [entry for output in outputs for entry in output.logprobs or ()]
-            asked = any(output.logprobs is not None for output in outputs)
-            answers.append(
-                ChatChoice(
-                    index=index,
-                    message=ChatMessage(content="".join(output.text for output in outputs)),
-                    logprobs=chat_logprobs(entries, self._token_bytes) if asked else None,
-                    finish_reason=outputs[-1].finish,
-                    stop_reason=outputs[-1].stop,
-                    timeline=timelines.get(index, msgspec.UNSET),
-                )
-            )
-        return _encode(ChatResponse(choices=answers, usage=usage, **_fixed(self._head)))
+        return _encode(CompletionResponse(choices=answers, usage=usage, **fixed(self._head)))

@@ -17,7 +17,6 @@ from tenfold.server.formats import Format, Tally
 
 Choice = tuple[int, RequestOutput]
 _log = logging.getLogger("tenfold.server")
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Job:
     n: int
     format: Format
     stream: bool
-    usage_at_end: bool
     usage_in_events: bool
     timeline: bool = False  # whether choices tell where their time went
     price: float | None = None  # of an hour of the machine
@@ -134,7 +132,9 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
                 if not exchange.status:
                     await exchange.start_events()
                 told = timeline.report(choice, output) if job.timeline and output.finish is not None else None
-                await exchange.send_event(event(choice, output, tally.usage() if job.usage_in_events else None, told))
+                data = event(choice, output, tally.usage() if job.usage_in_events else None, told)
+                if data:
+                    await exchange.send_event(data)
                 timeline.sent(choice, output)
     except Exception as error:
         if not exchange.status:
@@ -142,12 +142,11 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
         timeline.close("error")
         if not isinstance(error, TenfoldError):
             _log.exception("request %s failed in its stream", exchange.request_id)
-        await exchange.send_event(b"data: " + api_error(error).body() + b"\n\n", last=True)
+        await exchange.send_event(job.format.failure(api_error(error)), last=True)
         return
     if not exchange.status:
         raise EngineUnavailable("the engine ended the request without an output; try again")
-    tail = job.format.usage_event(tally.usage()) if job.usage_at_end else b""
-    await exchange.send_event(tail + DONE, last=True)
+    await exchange.send_event(job.format.end(tally.usage()), last=True)
 
 
 def _raise_failure(output: RequestOutput) -> None:

@@ -8,8 +8,10 @@ import msgspec
 
 from tenfold.cost.machine import Machine
 from tenfold.observe.requests import RequestReport
-from tenfold.server import protocol
+from tenfold.server import protocol, route_protocol
+from tenfold.server.anthropic import protocol as anthropic
 from tenfold.server.config import ServerConfig
+from tenfold.server.responses import protocol as responses
 
 DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
 
@@ -34,23 +36,70 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         protocol.ChatResponse,
         protocol.ChatChunk,
     ),
-    ("/v1/models", "get", "The names the model is served under", None, protocol.ModelList, None),
-    ("/v1/models/{model}", "get", "One of them", None, protocol.ModelCard, None),
-    ("/tokenize", "post", "Text or messages to token ids", protocol.TokenizeBody, protocol.TokenizeResponse, None),
-    ("/detokenize", "post", "Token ids to text", protocol.DetokenizeBody, protocol.DetokenizeResponse, None),
-    ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
-    ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
-    ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
+    (
+        "/v1/messages",
+        "post",
+        "Answer a conversation, as Anthropic's clients ask",
+        anthropic.MessagesBody,
+        anthropic.AnswerMessage,
+        anthropic.MessageEvent,
+    ),
+    (
+        "/v1/messages/count_tokens",
+        "post",
+        "The tokens of such a conversation",
+        anthropic.CountBody,
+        anthropic.CountResponse,
+        None,
+    ),
+    (
+        "/v1/responses",
+        "post",
+        "Answer a conversation, in items; nothing is stored",
+        responses.ResponsesBody,
+        responses.ResponseObject,
+        responses.ResponseEvent,
+    ),
+    ("/v1/models", "get", "The names the model is served under", None, route_protocol.ModelList, None),
+    ("/v1/models/{model}", "get", "One of them", None, route_protocol.ModelCard, None),
+    (
+        "/tokenize",
+        "post",
+        "Text or messages to token ids",
+        route_protocol.TokenizeBody,
+        route_protocol.TokenizeResponse,
+        None,
+    ),
+    (
+        "/detokenize",
+        "post",
+        "Token ids to text",
+        route_protocol.DetokenizeBody,
+        route_protocol.DetokenizeResponse,
+        None,
+    ),
+    ("/health", "get", "200 only when requests can be served", None, route_protocol.HealthResponse, None),
+    ("/version", "get", "Tenfold's version, and what runs", None, route_protocol.VersionResponse, None),
+    ("/debug/requests", "get", "Where the time of the last requests went", None, route_protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
-    ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, protocol.StepReports, None),
+    ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, route_protocol.StepReports, None),
     ("/debug/machine", "get", "What a simulation must know of the machine", None, Machine, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )
+
+# schemas of errors that are not OpenAI's
+_ERRORS: dict[str, Any] = {
+    "/v1/messages": anthropic.MessageErrorResponse,
+    "/v1/messages/count_tokens": anthropic.MessageErrorResponse,
+}
 
 _NAMES = re.compile(r"\{(\w+)\}")
 _EXAMPLES: dict[str, Any] = {
     "/v1/completions": {"prompt": "The sky is", "max_tokens": 16, "temperature": 0},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is a token?"}], "stream": True},
+    "/v1/messages": {"messages": [{"role": "user", "content": "What is a token?"}], "max_tokens": 64},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "What is a token?"}]},
+    "/v1/responses": {"input": "What is a token?", "max_output_tokens": 64},
     "/tokenize": {"prompt": "The sky is"},
     "/detokenize": {"tokens": [1, 2, 3]},
 }
@@ -58,7 +107,10 @@ _EXAMPLES: dict[str, Any] = {
 
 def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {protocol.ErrorResponse}
+    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {
+        protocol.ErrorResponse,
+        *_ERRORS.values(),
+    }
     ordered = sorted(kinds, key=lambda kind: str(kind.__name__))
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
@@ -91,7 +143,10 @@ def _operation(path: str, summary: str, request: Any, response: Any, event: Any)
         "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
         "responses": {
             "200": {"description": "success", "content": content or {"text/plain": {"schema": {"type": "string"}}}},
-            "default": {"description": "error", "content": {_JSON: {"schema": _ref(protocol.ErrorResponse)}}},
+            "default": {
+                "description": "error",
+                "content": {_JSON: {"schema": _ref(_ERRORS.get(path, protocol.ErrorResponse))}},
+            },
         },
     }
     for name in _NAMES.findall(path):

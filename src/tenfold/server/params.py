@@ -1,7 +1,6 @@
-"""From a decoded body to what the engine takes: sampling settings and messages."""
+"""From a decoded body to what the engine takes: sampling settings."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -9,7 +8,7 @@ from tenfold.core.constraint import ANY_OBJECT, Constraint
 from tenfold.core.errors import ContextOverflow, InvalidRequest
 from tenfold.core.request import EngineInfo
 from tenfold.core.sampling import MAX_LOGPROBS, SamplingParams, integer
-from tenfold.server.protocol import ChatBody, CompletionBody, Message, ResponseFormat, SamplingBody
+from tenfold.server.protocol import ChatBody, CompletionBody, ResponseFormat, SamplingBody
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions
 MAX_CHOICES = 1024  # prompts x n of one HTTP request
@@ -28,12 +27,12 @@ def completion_params(body: CompletionBody, vocab_size: int) -> SamplingParams:
 
 def chat_params(body: ChatBody, vocab_size: int) -> SamplingParams:
     """Sampling settings of a chat; without a limit the answer may fill the context. Raises InvalidRequest."""
-    for name in ("tools", "functions", "audio", "web_search_options"):
+    for name in ("audio", "web_search_options"):
         if getattr(body, name):
-            raise InvalidRequest(f"{name} is not supported yet", param=name)
-    for name in ("tool_choice", "function_call"):
-        if getattr(body, name) not in (None, "none", "auto"):
-            raise InvalidRequest(f"{name} is not supported yet: there are no tools to choose", param=name)
+            raise InvalidRequest(f"{name} is not supported", param=name)
+    if body.functions or body.function_call not in (None, "none", "auto"):
+        name = "functions" if body.functions else "function_call"
+        raise InvalidRequest(f"{name} is not supported: send tools and tool_choice, which replaced it", param=name)
     if body.modalities not in (None, ["text"]):
         raise InvalidRequest('modalities other than ["text"] are not supported', param="modalities")
     logprobs = None
@@ -43,22 +42,6 @@ def chat_params(body: ChatBody, vocab_size: int) -> SamplingParams:
     elif body.top_logprobs:
         raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     return _params(body, vocab_size, _either(body.max_tokens, body.max_completion_tokens), logprobs)
-
-
-def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The conversation as a chat template takes it: text parts joined, ``developer`` read as ``system``."""
-    if not messages:
-        raise InvalidRequest("messages must hold at least one message", param="messages")
-    plain: list[dict[str, Any]] = []
-    for at, message in enumerate(messages):
-        if message.tool_calls:
-            raise InvalidRequest("tool_calls is not supported yet", param=f"messages[{at}].tool_calls")
-        role = "system" if message.role == "developer" else message.role
-        turn = {"role": role, "content": _content(message, at)}
-        if message.name is not None:
-            turn["name"] = message.name
-        plain.append(turn)
-    return plain
 
 
 def check_context(prompt_tokens: int, params: SamplingParams, info: EngineInfo, *, param: str) -> None:
@@ -86,27 +69,6 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
             raise InvalidRequest(
                 f"{param}[{at}] is {token}, which is no token id of this model (0 to {vocab_size - 1})", param=param
             )
-
-
-def _content(message: Message, at: int) -> str:
-    content = message.content
-    if content is None:
-        if message.role == "assistant":
-            return ""
-        raise InvalidRequest(f"messages[{at}] has no content", param=f"messages[{at}].content")
-    if isinstance(content, str):
-        return content
-    texts = []
-    for number, part in enumerate(content):
-        if isinstance(part, str):
-            texts.append(part)
-        elif part.type in ("text", "input_text", "output_text") and part.text is not None:
-            texts.append(part.text)
-        else:
-            where = f"messages[{at}].content[{number}]"
-            what = "has no text" if part.type == "text" else f"is of type {part.type[:50]!r}; only text is supported"
-            raise InvalidRequest(f"{where} {what}", param=where)
-    return "".join(texts)
 
 
 def _either(max_tokens: int | None, max_completion_tokens: int | None) -> int | None:

@@ -8,11 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from tenfold.core.config import SchedulerConfig
-from tenfold.engine.inspection import StepRecord
-from tenfold.observe.requests import ChoiceTimeline, RequestReport
+from tenfold.observe.requests import ChoiceTimeline
+from tenfold.server.tool_protocol import Ignored, NamedTool, SentCall, ToolCall, ToolCallDelta, ToolSpec
 
-Ignored = Any
 TokenIds = list[int]
 PromptItem = str | int | TokenIds
 
@@ -38,7 +36,9 @@ class Message(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[str | TextPart] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[SentCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -128,41 +128,25 @@ class CompletionBody(SamplingBody, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ChatBody(SamplingBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /v1/chat/completions: answer a conversation."""
+    """POST /v1/chat/completions: answer a conversation. ``chat_template_kwargs`` are variables of the template."""
 
     messages: list[Message]
     logprobs: bool | None = None
     top_logprobs: int | None = None
     max_completion_tokens: int | None = None
     add_generation_prompt: bool | None = None
-    tools: list[Any] | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     functions: list[Any] | None = None
-    tool_choice: Any = None
     function_call: Any = None
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
-    parallel_tool_calls: Ignored = None
     prediction: Ignored = None
     reasoning_effort: Ignored = None
     verbosity: Ignored = None
-
-
-class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /tokenize: the token ids of a text, or of a conversation as the model's template writes it."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[Message] | None = None
-    add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
-
-
-class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /detokenize: the text of token ids."""
-
-    tokens: list[int]
-    model: str | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -204,24 +188,6 @@ class LegacyLogprobs(msgspec.Struct, frozen=True):
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
     text_offset: list[int]
-
-
-class RequestReports(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests that finished last, the latest first."""
-
-    object: Literal["list"] = "list"
-    data: list[RequestReport]
-
-
-class StepReports(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine's last steps, the latest at the end; ``now`` is its clock, ``calibrated`` whether their predictions
-    come from measurements on this machine, ``limits`` how it schedules."""
-
-    object: Literal["list"] = "list"
-    now: float
-    calibrated: bool
-    limits: SchedulerConfig
-    data: list[StepRecord]
 
 
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,11 +238,13 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer's turn."""
+    """The answer's turn; ``reasoning_content`` is what the model thought before it."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,10 +271,12 @@ class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """New text of an answer; the first one of a choice names the role."""
+    """What is new of an answer; the first one of a choice names the role."""
 
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
-    content: str
+    content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,55 +300,6 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
-
-
-class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """One served model name; ``root`` is what it stands for, ``max_model_len`` its context in tokens."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "tenfold"
-    root: str
-    max_model_len: int
-
-
-class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """All names under which the model is served."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class TokenizeResponse(msgspec.Struct, frozen=True):
-    """Token ids, how many, and the model's context in tokens."""
-
-    tokens: list[int]
-    count: int
-    max_model_len: int
-
-
-class DetokenizeResponse(msgspec.Struct, frozen=True):
-    """The text."""
-
-    prompt: str
-
-
-class HealthResponse(msgspec.Struct, frozen=True):
-    """The engine's state; only ``ready`` is healthy. ``progress_age`` is in seconds."""
-
-    status: str
-    progress_age: float
-    restarts: int
-    reason: str | None = None
-
-
-class VersionResponse(msgspec.Struct, frozen=True):
-    """Tenfold's version, and what runs."""
-
-    version: str
-    model: str | None = None
-    backend: str | None = None
 
 
 class ErrorObject(msgspec.Struct, frozen=True):

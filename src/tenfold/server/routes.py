@@ -9,11 +9,12 @@ from tenfold.core.errors import EngineUnavailable, InvalidRequest, NotFound
 from tenfold.engine.inspection import KEPT
 from tenfold.observe.about import tenfold_version
 from tenfold.observe.metrics import CONTENT_TYPE
+from tenfold.server.conversation import prompt_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
 from tenfold.server.openapi import DOCS_PAGE, openapi
-from tenfold.server.params import check_ids, messages_of
-from tenfold.server.protocol import (
+from tenfold.server.params import check_ids
+from tenfold.server.route_protocol import (
     DetokenizeBody,
     DetokenizeResponse,
     HealthResponse,
@@ -26,6 +27,7 @@ from tenfold.server.protocol import (
     VersionResponse,
 )
 from tenfold.server.service import Service
+from tenfold.server.tools.toolbox import toolbox_of
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeBody)
 _LATEST = 100  # requests of the list
@@ -76,9 +78,14 @@ async def tokenize(service: Service, exchange: Exchange) -> None:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", param="prompt")
     if body.messages is not None:
-        ids = await loaded.codec.encode_chat(
-            messages_of(body.messages), add_generation_prompt=body.add_generation_prompt is not False
+        text = await prompt_of(
+            loaded,
+            body.messages,
+            toolbox_of(body.tools, None, parallel=None),
+            add_generation_prompt=body.add_generation_prompt is not False,
+            variables={},
         )
+        ids = await loaded.codec.encode(text, add_special=False)
     else:
         ids = await loaded.codec.encode(body.prompt or "", add_special=body.add_special_tokens is not False)
     await exchange.send_json(TokenizeResponse(list(ids), len(ids), loaded.info.max_context))

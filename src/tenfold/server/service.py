@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenfold.core.clock import Clock, WallClock
@@ -12,6 +13,7 @@ from tenfold.engine.client import EngineClient
 from tenfold.observe.metrics import Metrics
 from tenfold.observe.requests import RequestLog
 from tenfold.server.config import ServerConfig
+from tenfold.server.dialect import Dialect, dialect_of
 from tenfold.server.errors import HttpError, ModelNotFound
 from tenfold.server.text import TextCodec
 
@@ -22,6 +24,7 @@ class Loaded:
 
     info: EngineInfo
     codec: TextCodec
+    dialect: Dialect
     since: int
 
 
@@ -43,7 +46,8 @@ class Service:
 
     def load(self, info: EngineInfo, codec: TextCodec) -> None:
         """The model is there: requests are served from now on."""
-        self._loaded = Loaded(info, codec, int(time.time()))
+        template = None if codec.template is None else codec.template.source
+        self._loaded = Loaded(info, codec, dialect_of(template, self.config), int(time.time()))
 
     @property
     def loaded(self) -> Loaded | None:
@@ -62,10 +66,13 @@ class Service:
             served = ", ".join(repr(known) for known in self.config.names)
             raise ModelNotFound(f"the model {name[:200]!r} is not served here; this server has {served}")
 
-    def check_key(self, authorization: bytes | None) -> str | None:
-        """The tenant whose key the Authorization header holds; None where there are no keys. Raises a 401."""
+    def check_key(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The tenant whose key ``authorization`` or ``x-api-key`` holds; None where there are no keys. Raises a 401."""
         if not self._keys:
             return None
+        authorization = headers.get(b"authorization")
+        if authorization is None and (key := headers.get(b"x-api-key")) is not None:
+            authorization = b"Bearer " + key
         scheme, _, given = (authorization or b"").partition(b" ")
         # every key is compared, so that the time taken says nothing
         known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
@@ -73,7 +80,7 @@ class Service:
             what = "no API key was sent" if authorization is None else "the API key is not valid"
             raise HttpError(
                 401,
-                f"{what}: send the header 'Authorization: Bearer KEY' with a key of this server",
+                f"{what}: send the header 'Authorization: Bearer KEY', or 'x-api-key: KEY', with a key of this server",
                 code="invalid_api_key",
                 headers=((b"www-authenticate", b"Bearer"),),
             )
