@@ -9,7 +9,20 @@ import typer
 from tenfold.cli.guard import Program, guarded
 
 # Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it.
-COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile", "simulate", "plan", "tune", "doctor")
+COMMANDS = (
+    "serve",
+    "chat",
+    "generate",
+    "pull",
+    "models",
+    "bench",
+    "profile",
+    "simulate",
+    "plan",
+    "tune",
+    "doctor",
+    "keys",
+)
 
 
 def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:

@@ -1,18 +1,20 @@
 """``tenfold serve``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli import options
+from tenfold.cli import options, serve_options
 from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
-from tenfold.server.config import ServerConfig
+from tenfold.server.config import Address, ServerConfig
 
 if TYPE_CHECKING:
-    from tenfold.server.run import Ready
+    from tenfold.server.run import Ready, Sockets
 
 HELP = """Serve a model over HTTP, with OpenAI's API.
 
@@ -54,10 +56,20 @@ def serve(
         typer.Option(show_default=False, help="Name in the API; may be repeated. Default: the model's."),
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
-    body_limit: Annotated[float, typer.Option(min=0.01, help="Largest request body, in MiB.")] = 4.0,
     log_level: Annotated[
         options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
     ] = options.LogLevel.warning,
+    api_keys: serve_options.ApiKeys = None,
+    tls_cert: serve_options.TlsCert = None,
+    tls_key: serve_options.TlsKey = None,
+    cors_origin: serve_options.CorsOrigin = None,
+    admin_port: serve_options.AdminPort = None,
+    admin_host: serve_options.AdminHost = "127.0.0.1",
+    head_limit: serve_options.HeadLimit = 32 << 10,
+    head_timeout: serve_options.HeadTimeout = 20.0,
+    body_limit: serve_options.BodyLimit = 4.0,
+    body_timeout: serve_options.BodyTimeout = 60.0,
+    connections: serve_options.Connections = 4096,
     backend: options.BackendOption = options.Backend.cpu,
     threads: options.Threads = 0,
     level: options.Level = None,
@@ -86,17 +98,8 @@ def serve(
 ) -> None:
     """See ``HELP``."""
     from tenfold.cli.fetching import fetched
-    from tenfold.server.run import bind, run
+    from tenfold.server.run import run
 
-    server = ServerConfig(
-        names=tuple(served_model_name or (short_name(model),)),
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        body_limit=int(body_limit * (1 << 20)),
-        grace=grace,
-        price=price,
-    )
     scheduler = options.scheduler_config(
         max_step_tokens,
         max_running,
@@ -109,7 +112,25 @@ def serve(
         tenants=tenant or (),
         speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
     )
-    with bind(host, port) as sock:  # before anything slow: a port in use is told at once
+    server = ServerConfig(
+        names=tuple(served_model_name or (short_name(model),)),
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        api_keys_file=api_keys,
+        slo_classes=tuple(one.name for one in scheduler.classes),
+        tls=serve_options.tls_files(tls_cert, tls_key),
+        cors_origins=tuple(cors_origin or ()),
+        admin=None if admin_port is None else Address(admin_host, admin_port),
+        head_limit=head_limit,
+        head_timeout=head_timeout,
+        body_limit=int(body_limit * (1 << 20)),
+        body_timeout=body_timeout,
+        connections=connections,
+        grace=grace,
+        price=price,
+    )
+    with bound(server) as sockets:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             model,
             backend=backend,
@@ -126,8 +147,21 @@ def serve(
             load_format=load_format,
             cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
-        run(server, fetched(engine), sock, lambda ready: _announce(ready, server), child=context.obj)
+        run(server, fetched(engine), sockets, lambda ready: _announce(ready, server), child=context.obj)
     typer.echo("stopped", err=True)
+
+
+@contextmanager
+def bound(server: ServerConfig) -> "Iterator[Sockets]":
+    """The server's sockets; closed at the end. Raises ConfigError where an address cannot be had."""
+    from tenfold.server.run import Sockets, bind
+
+    with ExitStack() as stack:
+        public = stack.enter_context(bind(server.host, server.port))
+        admin = None
+        if server.admin is not None:
+            admin = stack.enter_context(bind(server.admin.host, server.admin.port, "--admin-"))
+        yield Sockets(public, admin)
 
 
 def short_name(model: str) -> str:
@@ -139,7 +173,7 @@ def short_name(model: str) -> str:
 
 
 def _announce(ready: "Ready", server: ServerConfig) -> None:
-    key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.api_keys else ""
+    key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.keyed else ""
     body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
     info = ready.info
     runs = f"{info.architecture}, {info.backend}, context {info.max_context} tokens"
@@ -154,6 +188,6 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
   try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
   chat:  {command} chat --url {ready.url}
   docs:  {ready.url}/docs
-""",
+{f"  admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else ""}""",
         err=True,
     )

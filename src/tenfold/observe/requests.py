@@ -1,6 +1,7 @@
 """Where the time of finished requests went; the latest are kept."""
 
 from collections import OrderedDict
+from enum import Enum
 
 import msgspec
 
@@ -54,6 +55,15 @@ class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChoiceTimeline]
 
 
+class Everyone(Enum):
+    """Who may see every tenant's requests."""
+
+    EVERYONE = "everyone"
+
+
+EVERYONE = Everyone.EVERYONE
+
+
 class RequestLog:
     """The requests that ended last, at most ``capacity``; found by either of their ids. No text is kept."""
 
@@ -72,12 +82,15 @@ class RequestLog:
             if self._answers.get((owner, oldest.request_id)) == oldest.id:
                 del self._answers[owner, oldest.request_id]
 
-    def find(self, name: str, tenant: str | None) -> RequestReport | None:
+    def find(self, name: str, tenant: str | Everyone | None) -> RequestReport | None:
         """The report of an answer or request id, if ``tenant`` may see it."""
+        if tenant is EVERYONE:
+            named = (report for report, _ in reversed(self._reports.values()) if name in (report.id, report.request_id))
+            return next(named, None)
         found = self._reports.get(name) or self._reports.get(self._answers.get((tenant, name), ""))
         return found[0] if found is not None and found[1] == tenant else None
 
-    def latest(self, count: int, tenant: str | None) -> list[RequestReport]:
+    def latest(self, count: int, tenant: str | Everyone | None) -> list[RequestReport]:
         """The last ones that ``tenant`` may see, the latest first."""
-        mine = (report for report, owner in reversed(self._reports.values()) if owner == tenant)
+        mine = (report for report, owner in reversed(self._reports.values()) if tenant in (EVERYONE, owner))
         return [report for report, _ in zip(mine, range(count), strict=False)]

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
 from tenfold.server import completions, routes
@@ -20,6 +21,12 @@ Handler = Callable[[Service, Exchange], Awaitable[None]]
 
 _log = logging.getLogger("tenfold.server")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+# What a page may read of an answer's headers.
+_EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    *(f"x-ratelimit-{part}-{unit}" for part in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+)
 _CLIENT_GONE = 499  # as nginx logs it; never sent
 
 # path, method, handler, whether it is open without an API key
@@ -29,47 +36,60 @@ _TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
     ("/v1/models", "GET", routes.models, False),
     ("/v1/models/{model:path}", "GET", routes.model, False),
     ("/health", "GET", routes.health, True),
-    ("/metrics", "GET", routes.metrics, False),
     ("/tokenize", "POST", routes.tokenize, False),
     ("/detokenize", "POST", routes.detokenize, False),
-    ("/debug/requests", "GET", routes.requests, False),
-    ("/debug/requests/{id}", "GET", routes.request, False),
-    ("/debug/machine", "GET", routes.machine, False),
-    ("/debug/steps", "GET", routes.steps, False),
     ("/version", "GET", routes.version, False),
     ("/openapi.json", "GET", routes.description, True),
     ("/docs", "GET", routes.docs, True),
     ("/", "GET", routes.root, True),
 )
+# What operators look at: beside the others, or at an address of their own.
+_OPERATOR: tuple[tuple[str, str, Handler, bool], ...] = (
+    ("/metrics", "GET", routes.metrics, False),
+    ("/debug/requests", "GET", routes.requests, False),
+    ("/debug/requests/{id}", "GET", routes.request, False),
+    ("/debug/machine", "GET", routes.machine, False),
+    ("/debug/steps", "GET", routes.steps, False),
+)
+_HEALTH = tuple(row for row in _TABLE if row[0].startswith("/health"))
 
 
 class _Endpoint:
     """A handler as an ASGI application, for Starlette to route to."""
 
-    def __init__(self, service: Service, path: str, handler: Handler, *, public: bool) -> None:
+    def __init__(self, service: Service, path: str, handler: Handler, *, public: bool, admin: bool) -> None:
         self._service = service
         self._path = path
         self._handler = handler
         self._public = public
+        self._admin = admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["tenfold.exchange"]
         exchange.route = self._path
         exchange.scope = scope
-        if not self._public:
-            exchange.tenant = self._service.check_key(exchange.headers.get(b"authorization"))
+        exchange.operator = self._admin
+        if not self._public and not self._admin:
+            self._service.access.admit(exchange)
         await self._handler(self._service, exchange)
 
 
 class App:
-    """Gives each request an id, routes it, turns every error into OpenAI's error object, and counts it."""
+    """Gives each request an id, routes it, turns every error into OpenAI's error object, and counts it.
 
-    def __init__(self, service: Service) -> None:
+    ``admin``: it is that of the operators' own address (``ServerConfig.admin``), whoever reaches it being one.
+    """
+
+    def __init__(self, service: Service, *, admin: bool = False) -> None:
         self._service = service
+        if admin:
+            rows = (*_OPERATOR, *_HEALTH)
+        else:
+            rows = _TABLE if service.config.admin is not None else (*_TABLE, *_OPERATOR)
         self._router = Router(
             [
-                Route(path, _Endpoint(service, path, handler, public=public), methods=[method])
-                for path, method, handler, public in _TABLE
+                Route(path, _Endpoint(service, path, handler, public=public, admin=admin), methods=[method])
+                for path, method, handler, public in rows
             ],
             redirect_slashes=False,
         )
@@ -106,6 +126,20 @@ class App:
             raise error  # too late for an answer: the connection is closed
         told = api_error(error)
         await exchange.send_bytes(told.body(), JSON, told.status, told.headers)
+
+
+def application(service: Service) -> ASGIApp:
+    """What the API's socket serves: the app, and what browsers need to ask it from other origins' pages."""
+    app = App(service)
+    if not service.config.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=service.config.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+    )
 
 
 def _request_id(headers: Any) -> str:

@@ -23,7 +23,7 @@ class Exchange:
     """A request, its id, and the means to answer it once.
 
     ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one, ``tenant`` whose API key
-    it came with.
+    it came with; an ``operator`` sees what is every tenant's. ``told``: headers that the answer has besides its own.
     ``body_limit`` is in bytes, ``body_timeout`` in seconds.
     """
 
@@ -33,11 +33,13 @@ class Exchange:
         "_receive",
         "_send",
         "headers",
+        "operator",
         "request_id",
         "route",
         "scope",
         "status",
         "tenant",
+        "told",
     )
 
     def __init__(
@@ -49,6 +51,8 @@ class Exchange:
         self.status = 0
         self.route = "none"
         self.tenant: str | None = None
+        self.operator = False
+        self.told: Headers = ()
         self._receive = receive
         self._send = send
         self._body_limit = body_limit
@@ -157,6 +161,6 @@ class Exchange:
         message: Message = {
             "type": "http.response.start",
             "status": status,
-            "headers": [*headers, (b"x-request-id", self.request_id.encode())],
+            "headers": [*headers, *self.told, (b"x-request-id", self.request_id.encode())],
         }
         await self._send(message)

@@ -74,7 +74,7 @@ def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
-    if config.api_keys:
+    if config.keyed:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document

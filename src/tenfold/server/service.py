@@ -1,7 +1,5 @@
 """What the routes share: the engine, the model's texts, and who may ask for which model."""
 
-import hashlib
-import hmac
 import time
 from dataclasses import dataclass
 
@@ -11,8 +9,10 @@ from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
 from tenfold.observe.metrics import Metrics
 from tenfold.observe.requests import RequestLog
+from tenfold.server.access import Access
 from tenfold.server.config import ServerConfig
-from tenfold.server.errors import HttpError, ModelNotFound
+from tenfold.server.errors import ModelNotFound
+from tenfold.server.metered import MeteredEngine
 from tenfold.server.text import TextCodec
 
 
@@ -26,18 +26,17 @@ class Loaded:
 
 
 class Service:
-    """A served model. It exists, and answers, before the model is loaded."""
+    """A served model. It exists, and answers, before the model is loaded. Raises ConfigError for bad files of keys."""
 
     def __init__(
         self, config: ServerConfig, engine: EngineClient, *, clock: Clock | None = None, metrics: Metrics | None = None
     ) -> None:
         self.config = config
-        self.engine = engine
         self.clock = clock or WallClock()
+        self.access = Access(config, self.clock)
+        self.engine: EngineClient = MeteredEngine(engine, self.access)
         self.metrics = metrics or Metrics(config.price)
         self.log = RequestLog()
-        self._keys = tuple(key.encode() for key in config.api_keys)
-        self._tenants = tuple("key-" + hashlib.sha256(key).hexdigest()[:12] for key in self._keys)
         self._names = frozenset((*config.names, "default"))
         self._loaded: Loaded | None = None
 
@@ -61,23 +60,6 @@ class Service:
         if name is not None and name not in self._names:
             served = ", ".join(repr(known) for known in self.config.names)
             raise ModelNotFound(f"the model {name[:200]!r} is not served here; this server has {served}")
-
-    def check_key(self, authorization: bytes | None) -> str | None:
-        """The tenant whose key the Authorization header holds; None where there are no keys. Raises a 401."""
-        if not self._keys:
-            return None
-        scheme, _, given = (authorization or b"").partition(b" ")
-        # every key is compared, so that the time taken says nothing
-        known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
-        if scheme.lower() != b"bearer" or not any(known):
-            what = "no API key was sent" if authorization is None else "the API key is not valid"
-            raise HttpError(
-                401,
-                f"{what}: send the header 'Authorization: Bearer KEY' with a key of this server",
-                code="invalid_api_key",
-                headers=((b"www-authenticate", b"Bearer"),),
-            )
-        return self._tenants[known.index(True)]
 
 
 def require_prompt(ids: tuple[int, ...], param: str) -> tuple[int, ...]:
