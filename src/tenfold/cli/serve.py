@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options, serve_options
+from tenfold.cli.serve_options import again, server_config
+from tenfold.cli.settings import read_config
 from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
-from tenfold.server.config import Address, ServerConfig
+from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from tenfold.server.run import Ready, Sockets
@@ -37,7 +39,7 @@ def serve(
         Path | None,
         typer.Option(
             is_eager=True,
-            callback=options.read_config,
+            callback=read_config,
             show_default=False,
             help="A TOML file of these options (`tenfold tune` writes one); what is given here goes before it.",
         ),
@@ -98,7 +100,7 @@ def serve(
 ) -> None:
     """See ``HELP``."""
     from tenfold.cli.fetching import fetched
-    from tenfold.server.run import run
+    from tenfold.server.run import Setup, run
 
     scheduler = options.scheduler_config(
         max_step_tokens,
@@ -112,24 +114,9 @@ def serve(
         tenants=tenant or (),
         speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
     )
-    server = ServerConfig(
-        names=tuple(served_model_name or (short_name(model),)),
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        api_keys_file=api_keys,
-        slo_classes=tuple(one.name for one in scheduler.classes),
-        tls=serve_options.tls_files(tls_cert, tls_key),
-        cors_origins=tuple(cors_origin or ()),
-        admin=None if admin_port is None else Address(admin_host, admin_port),
-        head_limit=head_limit,
-        head_timeout=head_timeout,
-        body_limit=int(body_limit * (1 << 20)),
-        body_timeout=body_timeout,
-        connections=connections,
-        grace=grace,
-        price=price,
-    )
+    classes = tuple(one.name for one in scheduler.classes)
+    # From all values at once, as a file that is read again gives them.
+    server = server_config(context.params, classes)
     with bound(server) as sockets:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             model,
@@ -147,7 +134,14 @@ def serve(
             load_format=load_format,
             cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
-        run(server, fetched(engine), sockets, lambda ready: _announce(ready, server), child=context.obj)
+        setup = Setup(
+            server,
+            fetched(engine),
+            sockets,
+            on_ready=lambda ready: _announce(ready, server),
+            reread=None if config is None else lambda: again(context, classes),
+        )
+        run(setup, child=context.obj)
     typer.echo("stopped", err=True)
 
 
@@ -162,14 +156,6 @@ def bound(server: ServerConfig) -> "Iterator[Sockets]":
         if server.admin is not None:
             admin = stack.enter_context(bind(server.admin.host, server.admin.port, "--admin-"))
         yield Sockets(public, admin)
-
-
-def short_name(model: str) -> str:
-    """What to call a model given by path; other names stay as they are."""
-    path = Path(model)
-    if model.endswith(".gguf"):
-        return path.stem
-    return path.resolve().name if model.startswith((".", "/", "~")) else model
 
 
 def _announce(ready: "Ready", server: ServerConfig) -> None:

@@ -1,11 +1,15 @@
 """Options of ``tenfold serve`` about who may ask, and what protects the server."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tenfold.cli.guard import UsageError, words_of
+from tenfold.cli.settings import reread
 from tenfold.core.errors import ConfigError
+from tenfold.server.config import Address, ServerConfig
 
 PANEL = "Security"
 
@@ -68,11 +72,61 @@ Connections = Annotated[
 ]
 
 
-def tls_files(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> ServerConfig:
+    """The HTTP side's settings from the values of ``tenfold serve``'s options. Raises ConfigError."""
+    admin = values["admin_port"]
+    return ServerConfig(
+        names=tuple(values["served_model_name"] or (short_name(values["model"]),)),
+        host=values["host"],
+        port=values["port"],
+        api_keys=tuple(values["api_key"] or ()),
+        api_keys_file=None if values["api_keys"] is None else Path(values["api_keys"]),
+        slo_classes=slo_classes,
+        tls=_tls_files(values["tls_cert"], values["tls_key"]),
+        cors_origins=tuple(values["cors_origin"] or ()),
+        admin=None if admin is None else Address(values["admin_host"], admin),
+        head_limit=values["head_limit"],
+        head_timeout=values["head_timeout"],
+        body_limit=int(values["body_limit"] * (1 << 20)),
+        body_timeout=values["body_timeout"],
+        connections=values["connections"],
+        grace=values["grace"],
+        price=values["price"],
+    )
+
+
+def again(context: typer.Context, slo_classes: tuple[str, ...]) -> tuple[ServerConfig, tuple[str, ...]]:
+    """The same with the file of settings as it is now, and the options with other values that need a restart.
+
+    Raises ConfigError.
+    """
+    from tenfold.server.reload import LIVE
+
+    try:
+        values = reread(context)
+    except UsageError as error:
+        raise ConfigError(words_of(error)) from None
+    others = tuple(
+        param.opts[0]
+        for param in context.command.params
+        if param.name in values and param.name not in LIVE and values[param.name] != context.params[param.name]
+    )
+    return server_config(values, slo_classes), others
+
+
+def short_name(model: str) -> str:
+    """What to call a model given by path; other names stay as they are."""
+    path = Path(model)
+    if model.endswith(".gguf"):
+        return path.stem
+    return path.resolve().name if model.startswith((".", "/", "~")) else model
+
+
+def _tls_files(cert: str | None, key: str | None) -> tuple[Path, Path] | None:
     """Both, or neither. Raises ConfigError."""
     if cert is None and key is None:
         return None
     if cert is None or key is None:
         given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
         raise ConfigError(f"{given} needs {missing}: a certificate is served with its key")
-    return cert, key
+    return Path(cert), Path(key)

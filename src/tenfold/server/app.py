@@ -36,6 +36,8 @@ _TABLE: tuple[tuple[str, str, Handler, bool], ...] = (
     ("/v1/models", "GET", routes.models, False),
     ("/v1/models/{model:path}", "GET", routes.model, False),
     ("/health", "GET", routes.health, True),
+    ("/health/ready", "GET", routes.health, True),
+    ("/health/live", "GET", routes.live, True),
     ("/tokenize", "POST", routes.tokenize, False),
     ("/detokenize", "POST", routes.detokenize, False),
     ("/version", "GET", routes.version, False),
@@ -54,6 +56,11 @@ _OPERATOR: tuple[tuple[str, str, Handler, bool], ...] = (
 _HEALTH = tuple(row for row in _TABLE if row[0].startswith("/health"))
 
 
+def paths() -> frozenset[str]:
+    """Of all routes, as patterns."""
+    return frozenset(row[0] for row in (*_TABLE, *_OPERATOR))
+
+
 class _Endpoint:
     """A handler as an ASGI application, for Starlette to route to."""
 
@@ -69,9 +76,12 @@ class _Endpoint:
         exchange.route = self._path
         exchange.scope = scope
         exchange.operator = self._admin
-        if not self._public and not self._admin:
+        if self._public or self._admin:
+            await self._handler(self._service, exchange)
+            return
+        with self._service.traffic:
             self._service.access.admit(exchange)
-        await self._handler(self._service, exchange)
+            await self._handler(self._service, exchange)
 
 
 class App:

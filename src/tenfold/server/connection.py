@@ -4,6 +4,7 @@ uvicorn's httptools protocol has none of the three; bodies are bounded in :mod:`
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +33,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(
         self,
-        bounds: Bounds,
+        bounds: Callable[[], Bounds],
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._bounds = bounds
+        self._bounds = bounds()
         self._patience: asyncio.TimerHandle | None = None
         self._head = 0  # bytes that came since the last request's end
         self._in_body = False

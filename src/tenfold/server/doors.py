@@ -1,17 +1,14 @@
 """The listeners behind the sockets of a server."""
 
 import asyncio
-import logging
-from collections.abc import Callable
+from functools import partial
 
-from tenfold.core.errors import ConfigError
 from tenfold.server.app import App, application
+from tenfold.server.connection import Bounds
 from tenfold.server.listener import Listener
 from tenfold.server.run import Sockets
 from tenfold.server.service import Service
 from tenfold.server.tls import Tls
-
-_log = logging.getLogger("tenfold.server")
 
 
 class Doors:
@@ -19,12 +16,12 @@ class Doors:
 
     def __init__(self, service: Service, sockets: Sockets) -> None:
         config = service.config
-        self._service = service
-        self._tls = Tls(*config.tls) if config.tls is not None else None
-        context = self._tls.context if self._tls is not None else None
-        self._listeners = [(Listener(application(service), config, tls=context), sockets.public)]
+        self.tls = Tls(*config.tls) if config.tls is not None else None
+        context = self.tls.context if self.tls is not None else None
+        bounds = partial(_bounds, service)
+        self._listeners = [(Listener(application(service), bounds, tls=context), sockets.public)]
         if sockets.admin is not None:
-            self._listeners.append((Listener(App(service, admin=True), config), sockets.admin))
+            self._listeners.append((Listener(App(service, admin=True), bounds), sockets.admin))
 
     async def serve(self) -> None:
         """Until told to stop."""
@@ -35,15 +32,8 @@ class Doors:
         for listener, _ in self._listeners:
             listener.stop(at_once=at_once)
 
-    def reload(self) -> None:
-        """Read API keys and certificate again. What cannot be read stays as it was, and the log says why."""
-        parts: list[tuple[str, Callable[[], object]]] = [("API keys", self._service.access.reload)]
-        if self._tls is not None:
-            parts.append(("certificate", self._tls.reload))
-        for what, read in parts:
-            try:
-                read()
-            except ConfigError as error:
-                _log.error("reload: the %s stay as before: %s", what, error)
-            else:
-                _log.warning("reload: %s read again", what)
+
+def _bounds(service: Service) -> Bounds:
+    """Those of now: settings may be read again."""
+    config = service.config
+    return Bounds(config.head_limit, config.head_timeout, config.connections)

@@ -3,27 +3,25 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from tenfold.server.config import ServerConfig
 from tenfold.server.connection import BoundedProtocol, Bounds
 
 KEEP_ALIVE = 75.0  # seconds; as nginx, so that a client's next request finds its connection open
-_LAST_WORDS = 5.0  # seconds between the end of the grace period and cancelling what still answers
+_LAST_WORDS = 5  # seconds between the end of the grace period and cancelling what still answers
 
 
 class Listener(uvicorn.Server):
-    """Serves until told to stop, then lets the answers under way end for at most ``config.grace`` seconds.
+    """Serves until told to stop, then lets the answers under way end for a few seconds.
 
-    ``tls``: speaks HTTPS.
+    ``bounds`` gives those of a new connection. ``tls``: speaks HTTPS.
     """
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, *, tls: ssl.SSLContext | None = None) -> None:
-        bounds = Bounds(config.head_limit, config.head_timeout, config.connections)
+    def __init__(self, app: ASGIApp, bounds: Callable[[], Bounds], *, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -34,7 +32,7 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=int(KEEP_ALIVE),
-                timeout_graceful_shutdown=int(config.grace + _LAST_WORDS),
+                timeout_graceful_shutdown=_LAST_WORDS,
             )
         )
         self.config.load()

@@ -39,6 +39,8 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/tokenize", "post", "Text or messages to token ids", protocol.TokenizeBody, protocol.TokenizeResponse, None),
     ("/detokenize", "post", "Token ids to text", protocol.DetokenizeBody, protocol.DetokenizeResponse, None),
     ("/health", "get", "200 only when requests can be served", None, protocol.HealthResponse, None),
+    ("/health/ready", "get", "The same, for a balancer's probe", None, protocol.HealthResponse, None),
+    ("/health/live", "get", "200 unless a restart is all that helps", None, protocol.HealthResponse, None),
     ("/version", "get", "Tenfold's version, and what runs", None, protocol.VersionResponse, None),
     ("/debug/requests", "get", "Where the time of the last requests went", None, protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),

@@ -51,11 +51,25 @@ def _card(service: Service, name: str) -> ModelCard:
 
 
 async def health(service: Service, exchange: Exchange) -> None:
-    """200 only when the engine is ready and the model's texts are there."""
+    """200 only when requests can be served: the engine is ready, the model's texts are there, and nobody stops it."""
+    answer = _health(service)
+    await exchange.send_json(answer, 200 if answer.status == "ready" else 503)
+
+
+async def live(service: Service, exchange: Exchange) -> None:
+    """200 also while it starts, stops, or starts its engine anew; not once the engine has failed for good."""
+    answer = _health(service)
+    await exchange.send_json(answer, 503 if answer.status == "failed" else 200)
+
+
+def _health(service: Service) -> HealthResponse:
     state = service.engine.health()
-    status = "starting" if state.state == "ready" and service.loaded is None else state.state
-    answer = HealthResponse(status, round(state.progress_age, 3), state.restarts, state.reason)
-    await exchange.send_json(answer, 200 if status == "ready" else 503)
+    status: str = state.state
+    if service.traffic.closed:
+        status = "stopping"
+    elif status == "ready" and service.loaded is None:
+        status = "starting"
+    return HealthResponse(status, round(state.progress_age, 3), state.restarts, state.reason)
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tenfold.core.config import LOG_FORMAT, EngineConfig
 from tenfold.core.errors import ConfigError
@@ -19,6 +20,10 @@ from tenfold.engine.client import EngineClient
 from tenfold.engine.hatch import Child
 from tenfold.server.config import ServerConfig
 from tenfold.server.signals import Signals
+
+if TYPE_CHECKING:
+    from tenfold.server.reload import Reread
+    from tenfold.server.service import Service
 
 BACKLOG = 2048
 
@@ -72,13 +77,18 @@ def bind(host: str, port: int, options: str = "--") -> socket.socket:
     return sock
 
 
-def run(
-    config: ServerConfig,
-    engine_config: EngineConfig,
-    sockets: Sockets,
-    on_ready: Callable[[Ready], None],
-    child: Child | None = None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is to be served, where, and whom to tell. ``reread`` gives the settings of a start now, for SIGHUP."""
+
+    config: ServerConfig
+    engine: EngineConfig
+    sockets: Sockets
+    on_ready: Callable[[Ready], None]
+    reread: "Reread | None" = None
+
+
+def run(setup: Setup, child: Child | None = None) -> None:
     """Serve bound sockets until SIGINT or SIGTERM, with the engine in ``child`` where one was started already.
 
     Raises ConfigError or ModelError where the server cannot start. The model must be on this machine: fetching it
@@ -86,70 +96,68 @@ def run(
     """
     import uvloop
 
-    logging.basicConfig(format=LOG_FORMAT, level=engine_config.log_level.upper())
+    logging.basicConfig(format=LOG_FORMAT, level=setup.engine.log_level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config, engine_config, sockets, on_ready, child))
+        runner.run(_run(setup, child))
 
 
-async def _run(
-    config: ServerConfig,
-    engine_config: EngineConfig,
-    sockets: Sockets,
-    on_ready: Callable[[Ready], None],
-    child: Child | None,
-) -> None:
+async def _run(setup: Setup, child: Child | None) -> None:
     from tenfold.engine.process import EngineProcess
 
     with Signals() as signals:
-        engine = EngineProcess(engine_config, first=child)
+        engine = EngineProcess(setup.engine, first=child)
         starting = asyncio.ensure_future(engine.start())
         while engine.pid is None and not starting.done():  # noqa: ASYNC110 (a few turns of the loop)
             await asyncio.sleep(0)  # until the child runs; the imports below then take place beside its own
         try:
-            await _serve(config, engine, starting, engine_config, sockets, on_ready, signals)
+            await _serve(setup, engine, starting, signals)
         finally:
             await engine.stop()
             await asyncio.gather(starting, return_exceptions=True)
 
 
-async def _serve(
-    config: ServerConfig,
-    engine: EngineClient,
-    starting: "asyncio.Future[EngineInfo]",
-    engine_config: EngineConfig,
-    sockets: Sockets,
-    on_ready: Callable[[Ready], None],
-    signals: Signals,
-) -> None:
+async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[EngineInfo]", signals: Signals) -> None:
     from tenfold.server.doors import Doors
     from tenfold.server.listener import url_of
+    from tenfold.server.reload import Reload
     from tenfold.server.service import Service
     from tenfold.server.texts import load_codec
 
-    service = Service(config, engine)
+    sockets = setup.sockets
+    service = Service(setup.config, engine)
     doors = Doors(service, sockets)
-    url = url_of(sockets.public, "https" if config.tls else "http")
+    url = url_of(sockets.public, "https" if setup.config.tls else "http")
     admin = url_of(sockets.admin) if sockets.admin is not None else None
     serving = asyncio.ensure_future(doors.serve())
-    signals.reload = doors.reload
+    signals.reload = Reload(service, doors, setup.reread)
     stop = asyncio.ensure_future(signals.stop.wait())
     at_once = asyncio.ensure_future(signals.at_once.wait())
-    loading = asyncio.gather(starting, asyncio.to_thread(load_codec, engine_config.model, engine_config.load_format))
+    loading = asyncio.gather(starting, asyncio.to_thread(load_codec, setup.engine.model, setup.engine.load_format))
     try:
         await asyncio.wait((loading, stop), return_when=asyncio.FIRST_COMPLETED)
         if loading.done() and not stop.done():
             info, codec = loading.result()
             service.load(info, codec)
-            on_ready(Ready(url, info, admin))
+            setup.on_ready(Ready(url, info, admin))
             await stop
-            doors.stop()
-            grace = config.grace if engine.health().state == "ready" else 0.0  # else nothing can finish
-            await asyncio.wait((serving, at_once), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            await _drain(service, at_once)
             # The engine ends what is left after the grace period: each client is told, none is cut off in silence.
+            doors.stop()
             await engine.stop()
     finally:
         doors.stop(at_once=at_once.done())
         for task in (loading, stop, at_once):
             task.cancel()
         await asyncio.gather(serving, loading, stop, at_once, return_exceptions=True)
+
+
+async def _drain(service: "Service", at_once: "asyncio.Future[Any]") -> None:
+    """Finish what is under way, for at most the grace period. Meanwhile probes are answered, and new requests refused:
+    a socket that is closed at once would look like a failure to those a balancer still sends.
+    """
+    service.traffic.close()
+    grace = service.config.grace if service.engine.health().state == "ready" else 0.0  # else nothing can finish
+    quiet = asyncio.ensure_future(service.traffic.quiet())
+    await asyncio.wait((quiet, at_once), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    quiet.cancel()

@@ -1,7 +1,8 @@
 """What the routes share: the engine, the model's texts, and who may ask for which model."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tenfold.core.clock import Clock, WallClock
 from tenfold.core.errors import EngineUnavailable, InvalidRequest
@@ -14,6 +15,7 @@ from tenfold.server.config import ServerConfig
 from tenfold.server.errors import ModelNotFound
 from tenfold.server.metered import MeteredEngine
 from tenfold.server.text import TextCodec
+from tenfold.server.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,13 @@ class Service:
         self.engine: EngineClient = MeteredEngine(engine, self.access)
         self.metrics = metrics or Metrics(config.price)
         self.log = RequestLog()
+        self.traffic = Traffic()
         self._names = frozenset((*config.names, "default"))
         self._loaded: Loaded | None = None
+
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Other settings from now on. Raises ConfigError for those that cannot be."""
+        self.config = replace(self.config, **changes)
 
     def load(self, info: EngineInfo, codec: TextCodec) -> None:
         """The model is there: requests are served from now on."""
