@@ -13,6 +13,7 @@ from tenfold.cli import options, serve_options
 from tenfold.cli.serve_options import again, server_config
 from tenfold.cli.settings import read_config
 from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
+from tenfold.core.slo import DEFAULT_TARGET
 from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def serve(
     max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
     slo: options.SloOption = None,
     slo_class: options.SloClassOption = None,
+    slo_target: serve_options.SloTarget = DEFAULT_TARGET,
     profile: options.ProfileOption = options.Profile.balanced,
     max_waiting_per_tenant: options.MaxWaitingPerTenant = None,
     tenant: options.TenantOption = None,

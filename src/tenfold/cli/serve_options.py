@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tenfold.cli.guard import UsageError, words_of
+from tenfold.cli.options import SLO_PANEL
 from tenfold.cli.settings import reread
 from tenfold.core.errors import ConfigError
 from tenfold.server.config import Address, ServerConfig
@@ -70,6 +71,14 @@ BodyTimeout = Annotated[
 Connections = Annotated[
     int, typer.Option("--connections", min=1, help="Open connections at a time (503).", rich_help_panel=PANEL)
 ]
+SloTarget = Annotated[
+    float,
+    typer.Option(
+        "--slo-target",
+        help="Part of answers that shall keep their bounds: for the error budget in the metrics.",
+        rich_help_panel=SLO_PANEL,
+    ),
+]
 
 
 def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> ServerConfig:
@@ -92,6 +101,7 @@ def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> Se
         connections=values["connections"],
         grace=values["grace"],
         price=values["price"],
+        slo_target=values["slo_target"],
     )
 
 

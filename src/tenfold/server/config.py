@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenfold.core.errors import ConfigError
-from tenfold.core.slo import DEFAULT_CLASSES
+from tenfold.core.slo import DEFAULT_CLASSES, DEFAULT_TARGET
 
 _ORIGIN = re.compile(r"https?://[^/\s]+")
 
@@ -28,6 +28,7 @@ class ServerConfig:
     may be for some of the ``slo_classes`` only. ``admin``: metrics and what operators debug by are served there,
     without keys, and not beside the API. Pages of ``cors_origins`` may ask from a browser. ``tls``: the files of a
     certificate and its key. ``price`` is that of an hour of the machine, in any currency.
+    ``slo_target`` is the part of answers with bounds that shall keep them: metrics tell what is left of the rest.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class ServerConfig:
     connections: int = 4096
     grace: float = 30.0
     price: float | None = None
+    slo_target: float = DEFAULT_TARGET
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -64,6 +66,8 @@ class ServerConfig:
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--cors-origin {origin!r} is no origin: write it as https://chat.example.com, or *")
+        if not 0 < self.slo_target < 1:
+            raise ConfigError(f"--slo-target must be between 0 and 1, as 0.99, got {self.slo_target:g}")
         if self.price is not None and not 0 < self.price < math.inf:
             raise ConfigError(
                 f"--price must be above 0, as 0.40 for an hour of this machine, got {self.price:g}; leave it out to "

@@ -37,7 +37,7 @@ class Service:
         self.clock = clock or WallClock()
         self.access = Access(config, self.clock)
         self.engine: EngineClient = MeteredEngine(engine, self.access)
-        self.metrics = metrics or Metrics(config.price)
+        self.metrics = metrics or Metrics(config.price, model=config.names[0], slo_target=config.slo_target)
         self.log = RequestLog()
         self.traffic = Traffic()
         self._names = frozenset((*config.names, "default"))
