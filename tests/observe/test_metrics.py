@@ -84,6 +84,11 @@ def test_the_same_figures_under_vllms_names() -> None:
     assert vllm("prompt_tokens_total") == found["tenfold_prompt_tokens_total", frozenset()] == 7
 
 
+def test_counters_are_there_before_anything_is_counted() -> None:
+    found = samples(shown(Metrics(model="m"), stats=EngineStats()))
+    assert found["vllm:num_preemptions_total", frozenset({"model_name": "m", "engine": "0"}.items())] == 0
+
+
 def test_gaps_a_millisecond_apart_are_told_apart() -> None:
     found = samples(shown(busy()))
     name = "tenfold_inter_token_latency_seconds_bucket"

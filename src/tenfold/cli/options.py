@@ -67,6 +67,13 @@ class LogLevel(StrEnum):
     error = "error"
 
 
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    text = "text"
+    json = "json"
+
+
 class Profile(StrEnum):
     """Named settings of the scheduler's policy."""
 
@@ -309,6 +316,7 @@ def engine_config(
     draft_model: str = "auto",
     scheduler: SchedulerConfig | None = None,
     log_level: LogLevel = LogLevel.warning,
+    log_format: LogFormat = LogFormat.text,
     load_format: LoadFormat = LoadFormat.auto,
     cuda: CudaConfig = CUDA,
 ) -> EngineConfig:
@@ -327,6 +335,7 @@ def engine_config(
         draft_model=draft_model,
         scheduler=scheduler or SchedulerConfig(),
         log_level=log_level.value,
+        log_format=log_format.value,
         cuda=cuda,
     )
 

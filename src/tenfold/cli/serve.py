@@ -60,8 +60,12 @@ def serve(
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
     log_level: Annotated[
-        options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
+        options.LogLevel,
+        typer.Option(help="info tells of every request, and of every sequence that loses its place, too."),
     ] = options.LogLevel.warning,
+    log_format: serve_options.LogFormat = options.LogFormat.text,
+    log_prompts: serve_options.LogPrompts = False,
+    otlp: serve_options.Otlp = None,
     api_keys: serve_options.ApiKeys = None,
     tls_cert: serve_options.TlsCert = None,
     tls_key: serve_options.TlsKey = None,
@@ -133,6 +137,7 @@ def serve(
             draft_model=draft_model,
             scheduler=scheduler,
             log_level=log_level,
+            log_format=log_format,
             load_format=load_format,
             cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )

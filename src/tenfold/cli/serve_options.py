@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tenfold.cli import options
 from tenfold.cli.guard import UsageError, words_of
-from tenfold.cli.options import SLO_PANEL
 from tenfold.cli.settings import reread
 from tenfold.core.errors import ConfigError
 from tenfold.server.config import Address, ServerConfig
@@ -71,12 +71,25 @@ BodyTimeout = Annotated[
 Connections = Annotated[
     int, typer.Option("--connections", min=1, help="Open connections at a time (503).", rich_help_panel=PANEL)
 ]
+LogFormat = Annotated[options.LogFormat, typer.Option("--log-format", help="json: an object per line.")]
+LogPrompts = Annotated[
+    bool, typer.Option("--log-prompts", help="Write requests' bodies to the log: what users wrote is in them.")
+]
+Otlp = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        show_default=False,
+        help="Send a trace of each request there, by OTLP over HTTP, as http://localhost:4318: tenfold\\[otel].",
+    ),
+]
 SloTarget = Annotated[
     float,
     typer.Option(
         "--slo-target",
         help="Part of answers that shall keep their bounds: for the error budget in the metrics.",
-        rich_help_panel=SLO_PANEL,
+        rich_help_panel=options.SLO_PANEL,
     ),
 ]
 
@@ -102,6 +115,8 @@ def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> Se
         grace=values["grace"],
         price=values["price"],
         slo_target=values["slo_target"],
+        log_prompts=values["log_prompts"],
+        otlp=values["otlp"],
     )
 
 

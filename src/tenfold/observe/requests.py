@@ -46,13 +46,17 @@ class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished request: ``id`` as in its answer, ``request_id`` as in its x-request-id header."""
+    """A finished request: ``id`` as in its answer, ``request_id`` as in its x-request-id header.
+
+    ``prompt_tokens`` are those of all its prompts.
+    """
 
     id: str
     request_id: str
     ended: float  # Unix seconds
     finish_reasons: list[str]
     choices: list[ChoiceTimeline]
+    prompt_tokens: int = 0
 
 
 class Everyone(Enum):

@@ -67,6 +67,8 @@ def _renamed(family: Metric, name: str, labels: Mapping[str, str]) -> Metric:
         kept = {label: value for label, value in sample.labels.items() if label in _KEPT}
         key = _VLLM + name + suffix, tuple({**labels, **kept}.items())
         sums[key] = sums.get(key, 0.0) + sample.value
+    if family.type == "counter" and not sums:  # ours has no reason yet; theirs has none, and is 0
+        sums[_VLLM + name + "_total", tuple(labels.items())] = 0.0
     renamed = Metric(_VLLM + name, family.documentation, family.type)
     renamed.samples = [Sample(one, dict(told), value) for (one, told), value in sums.items()]
     return renamed

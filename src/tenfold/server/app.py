@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
+from tenfold.core.logs import told
 from tenfold.server import completions, routes
 from tenfold.server.errors import api_error
 from tenfold.server.exchange import JSON, ClientGone, Exchange
@@ -116,10 +116,12 @@ class App:
             request_id=_request_id(scope["headers"]),
             body_limit=config.body_limit,
             body_timeout=config.body_timeout,
+            log_body=config.log_prompts,
         )
         scope["app"] = self  # Starlette then raises its routing errors instead of answering them in plain text
         scope["tenfold.exchange"] = exchange
         metrics.http_began()
+        began = self._service.clock.now()
         try:
             await self._router(scope, receive, send)
         except ClientGone:
@@ -127,15 +129,17 @@ class App:
         except Exception as error:
             await self._refuse(exchange, error)
         finally:
-            metrics.http_ended(exchange.route, scope["method"], exchange.status or _CLIENT_GONE)
+            exchange.status = exchange.status or _CLIENT_GONE
+            metrics.http_ended(exchange.route, scope["method"], exchange.status)
+            self._service.journal.ended(exchange, self._service.clock.now() - began)
 
     async def _refuse(self, exchange: Exchange, error: Exception) -> None:
         if not isinstance(error, TenfoldError | HTTPException):
-            _log.error("request %s failed", exchange.request_id, exc_info=error)
+            _log.error("a request failed", exc_info=error, extra=told(request_id=exchange.request_id))
         if exchange.status:
             raise error  # too late for an answer: the connection is closed
-        told = api_error(error)
-        await exchange.send_bytes(told.body(), JSON, told.status, told.headers)
+        answer = api_error(error)
+        await exchange.send_bytes(answer.body(), JSON, answer.status, answer.headers)
 
 
 def application(service: Service) -> ASGIApp:
@@ -143,6 +147,8 @@ def application(service: Service) -> ASGIApp:
     app = App(service)
     if not service.config.cors_origins:
         return app
+    from starlette.middleware.cors import CORSMiddleware
+
     return CORSMiddleware(
         app,
         allow_origins=service.config.cors_origins,

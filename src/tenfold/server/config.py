@@ -8,6 +8,7 @@ from pathlib import Path
 from tenfold.core.errors import ConfigError
 from tenfold.core.slo import DEFAULT_CLASSES, DEFAULT_TARGET
 
+_URL = re.compile(r"https?://[^\s/]+\S*")
 _ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
@@ -28,6 +29,7 @@ class ServerConfig:
     may be for some of the ``slo_classes`` only. ``admin``: metrics and what operators debug by are served there,
     without keys, and not beside the API. Pages of ``cors_origins`` may ask from a browser. ``tls``: the files of a
     certificate and its key. ``price`` is that of an hour of the machine, in any currency.
+    ``log_prompts``: requests' bodies go to the log. ``otlp`` is the URL that spans are sent to.
     ``slo_target`` is the part of answers with bounds that shall keep them: metrics tell what is left of the rest.
     """
 
@@ -48,6 +50,8 @@ class ServerConfig:
     grace: float = 30.0
     price: float | None = None
     slo_target: float = DEFAULT_TARGET
+    log_prompts: bool = False
+    otlp: str | None = None
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -66,6 +70,8 @@ class ServerConfig:
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--cors-origin {origin!r} is no origin: write it as https://chat.example.com, or *")
+        if self.otlp is not None and not _URL.fullmatch(self.otlp):
+            raise ConfigError(f"--otlp {self.otlp!r} is no URL: write it as http://localhost:4318")
         if not 0 < self.slo_target < 1:
             raise ConfigError(f"--slo-target must be between 0 and 1, as 0.99, got {self.slo_target:g}")
         if self.price is not None and not 0 < self.price < math.inf:

@@ -11,7 +11,6 @@ is no dictionary to try.
 import hashlib
 import re
 import secrets
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -72,6 +71,8 @@ def _toml(value: object) -> str:
 
 def read_keys(path: Path, classes: Collection[str]) -> dict[str, KeyRecord]:
     """The file's keys by label; ``classes`` are the SLO classes there are. Raises ConfigError, naming file and key."""
+    import tomllib  # only where there is a file: every server imports this module before it answers
+
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes: it is no file of API keys")

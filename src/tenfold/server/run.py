@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tenfold.core.config import LOG_FORMAT, EngineConfig
+from tenfold.core.config import EngineConfig
 from tenfold.core.errors import ConfigError
+from tenfold.core.logs import set_up
 from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
 from tenfold.engine.hatch import Child
@@ -96,8 +97,11 @@ def run(setup: Setup, child: Child | None = None) -> None:
     """
     import uvloop
 
-    logging.basicConfig(format=LOG_FORMAT, level=setup.engine.log_level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    set_up(setup.engine.log_level, setup.engine.log_format)
+    for talkative in ("asyncio", "uvicorn"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    if setup.config.log_prompts:
+        logging.getLogger("tenfold.prompts").setLevel(logging.INFO)  # whatever else is written
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(setup, child))
 
@@ -118,6 +122,7 @@ async def _run(setup: Setup, child: Child | None) -> None:
 
 
 async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[EngineInfo]", signals: Signals) -> None:
+    from tenfold.observe.spans import Spans
     from tenfold.server.doors import Doors
     from tenfold.server.listener import url_of
     from tenfold.server.reload import Reload
@@ -125,7 +130,8 @@ async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[E
     from tenfold.server.texts import load_codec
 
     sockets = setup.sockets
-    service = Service(setup.config, engine)
+    otlp = setup.config.otlp
+    service = Service(setup.config, engine, tracer=Spans(otlp) if otlp is not None else None)
     doors = Doors(service, sockets)
     url = url_of(sockets.public, "https" if setup.config.tls else "http")
     admin = url_of(sockets.admin) if sockets.admin is not None else None
@@ -150,6 +156,7 @@ async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[E
         for task in (loading, stop, at_once):
             task.cancel()
         await asyncio.gather(serving, loading, stop, at_once, return_exceptions=True)
+        await asyncio.to_thread(service.journal.close)
 
 
 async def _drain(service: "Service", at_once: "asyncio.Future[Any]") -> None:

@@ -13,6 +13,7 @@ from tenfold.observe.requests import RequestLog
 from tenfold.server.access import Access
 from tenfold.server.config import ServerConfig
 from tenfold.server.errors import ModelNotFound
+from tenfold.server.journal import Journal, Tracer
 from tenfold.server.metered import MeteredEngine
 from tenfold.server.text import TextCodec
 from tenfold.server.traffic import Traffic
@@ -31,7 +32,13 @@ class Service:
     """A served model. It exists, and answers, before the model is loaded. Raises ConfigError for bad files of keys."""
 
     def __init__(
-        self, config: ServerConfig, engine: EngineClient, *, clock: Clock | None = None, metrics: Metrics | None = None
+        self,
+        config: ServerConfig,
+        engine: EngineClient,
+        *,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.config = config
         self.clock = clock or WallClock()
@@ -40,6 +47,7 @@ class Service:
         self.metrics = metrics or Metrics(config.price, model=config.names[0], slo_target=config.slo_target)
         self.log = RequestLog()
         self.traffic = Traffic()
+        self.journal = Journal(config.names[0], tracer)
         self._names = frozenset((*config.names, "default"))
         self._loaded: Loaded | None = None
 
