@@ -80,3 +80,20 @@ def test_only_so_many_connections(live: Live) -> None:
             status, error = answer_of(second)
             assert (status, error["code"]) == (503, "busy")
         assert first.get("/health").status_code == 200
+
+
+async def turn() -> None:
+    """What was there for the loop to do has been done."""
+
+
+def test_a_body_in_pieces_is_no_head(live: Live) -> None:
+    body = b'{"prompt": "x", "max_tokens": 1, "user": "' + b"y" * 4000 + b'"}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with live(FakeEngine(), head_limit=1024) as server, connect(server.url) as sock:
+        sock.sendall(head)
+        assert b" 100 " in sock.recv(4096)
+        sock.sendall(body[:2000])
+        for _ in range(2):
+            server.call(turn())
+        sock.sendall(body[2000:])
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")

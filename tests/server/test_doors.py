@@ -123,6 +123,23 @@ def test_settings_that_cannot_be(settings: dict[str, Any], says: str) -> None:
         ServerConfig(names=("m",), **settings)
 
 
+@pytest.mark.parametrize(
+    ("host", "keys", "exposed"),
+    [
+        ("127.0.0.1", (), False),
+        ("::1", (), False),
+        ("localhost", (), False),
+        ("0.0.0.0", (), True),
+        ("10.0.0.7", (), True),
+        ("serving.example.com", (), True),
+        ("0.0.0.0", ("k",), False),
+    ],
+)
+def test_who_may_reach_it_without_a_key(host: str, keys: tuple[str, ...], exposed: bool) -> None:
+    assert ServerConfig(names=("m",), host=host, api_keys=keys).exposed is exposed
+    assert ServerConfig(names=("m",)).host == "127.0.0.1"
+
+
 def test_no_name_of_a_model_is_a_path(ask: Ask) -> None:
     for name in ("../../etc/passwd", "/etc/passwd", "..%2f..%2fetc%2fpasswd", "m/%2e%2e/x", "m\\..\\x", "m%00"):
         assert ask("GET", f"/v1/models/{name}").status_code == 404

@@ -184,3 +184,5 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
 {f"  admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else ""}""",
         err=True,
     )
+    if server.exposed:
+        typer.echo(f"note: whoever reaches {server.host} may ask, without a key: see --api-keys", err=True)

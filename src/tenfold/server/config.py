@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from tenfold.core.errors import ConfigError
@@ -79,6 +80,15 @@ class ServerConfig:
                 f"--price must be above 0, as 0.40 for an hour of this machine, got {self.price:g}; leave it out to "
                 "serve without one"
             )
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine's own users may reach it without a key."""
+        try:
+            local = ip_address(self.host).is_loopback
+        except ValueError:
+            local = self.host == "localhost"
+        return not local and not self.keyed
 
     @property
     def keyed(self) -> bool:
