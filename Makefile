@@ -29,7 +29,7 @@ COMPILER := $(shell for c in "$${CXX:-}" c++ g++ clang++; do \
   command -v "$$c" >/dev/null 2>&1 && { echo "$$c"; break; }; done)
 NATIVE := $(shell find native -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: help install serve test lint types bench clean
+.PHONY: help install serve test lint types bench audit clean
 
 help:
 	@echo "make serve     install what is missing, fetch the default model, serve it on port $(PORT) (MODEL=, PORT=)"
@@ -37,6 +37,7 @@ help:
 	@echo "make install   everything into $(VENV), the default model included"
 	@echo "make lint      ruff, mypy --strict, import layers"
 	@echo "make bench     throughput and latencies of the engine in process (MODEL=, BENCH_FLAGS=)"
+	@echo "make audit     known vulnerabilities of what is installed (asks PyPI's advisories)"
 	@echo "make clean     remove $(VENV), builds and caches (models stay in the user's cache folder)"
 
 READY := $(STAMPS)/package $(STAMPS)/pulled-smollm2-135m
@@ -61,6 +62,11 @@ lint: $(STAMPS)/package $(STAMPS)/dev $(STAMPS)/oracle
 
 bench: $(READY)
 	@$(BIN)/tenfold bench --model $(MODEL) $(BENCH_FLAGS)
+
+# Not part of `make test`: it needs the network, and what it finds changes without a commit.
+audit: $(STAMPS)/package $(STAMPS)/dev
+	@$(PIP) install "pip-audit>=2.7"
+	@$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tenfold.cli.guard import guarded
-from tenfold.cli.serve import short_name
+from tenfold.cli.serve_options import short_name
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
 from tenfold.server.run import bind
 from tests.cli.conftest import Cli

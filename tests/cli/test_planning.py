@@ -137,13 +137,13 @@ def test_tune_writes_what_serve_takes(cli: Cli, slow: str, tmp_path: Path) -> No
 def test_config_values_reach_the_command(tmp_path: Path) -> None:
     from typing import Annotated
 
-    from tenfold.cli import options
+    from tenfold.cli import settings
 
     app, seen = typer.Typer(), {}
 
     @app.command()
     def command(
-        config: Annotated[Path | None, typer.Option(is_eager=True, callback=options.read_config)] = None,
+        config: Annotated[Path | None, typer.Option(is_eager=True, callback=settings.read_config)] = None,
         max_running: int = 64,
         slo: str | None = None,
         tenant: list[str] | None = None,

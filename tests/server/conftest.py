@@ -10,11 +10,13 @@ import httpx
 import msgspec
 import pytest
 
+from tenfold.core.clock import Clock
 from tenfold.model.chat import ChatTemplate
-from tenfold.server.app import App
+from tenfold.server.app import application
 from tenfold.server.config import ServerConfig
-from tenfold.server.listener import Listener, url_of
-from tenfold.server.run import bind
+from tenfold.server.doors import Doors
+from tenfold.server.listener import url_of
+from tenfold.server.run import Sockets, bind
 from tenfold.server.service import Service
 from tenfold.server.text import TextCodec
 from tests.server.fakes import INFO, ByteTokenizer, FakeEngine, PlainTemplate
@@ -27,10 +29,11 @@ def make_service(
     template: str | bool = True,
     tokenizer: ByteTokenizer | None = None,
     max_context: int | None = None,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> Service:
     """A service named ``m`` over ``engine``; ``template`` is the text of one, or whether there is a plain one."""
-    service = Service(ServerConfig(**{"names": ("m", "m-alias"), **settings}), engine)
+    service = Service(ServerConfig(**{"names": ("m", "m-alias"), **settings}), engine, clock=clock)
     if loaded:
         written = ChatTemplate(template) if isinstance(template, str) else PlainTemplate() if template else None
         info = msgspec.structs.replace(INFO, max_context=max_context or INFO.max_context)
@@ -41,7 +44,7 @@ def make_service(
 @asynccontextmanager
 async def client_of(engine: FakeEngine, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client straight into the application."""
-    transport = httpx.ASGITransport(App(make_service(engine, **settings)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(application(make_service(engine, **settings)), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -68,17 +71,19 @@ class LiveServer:
     def __init__(self, engine: FakeEngine, **settings: Any) -> None:
         self._engine = engine
         self._settings = settings
-        self._sock = bind("127.0.0.1", 0)
-        self.url = url_of(self._sock)
+        admin = bind("127.0.0.1", 0) if settings.get("admin") else None
+        self._sockets = Sockets(bind("127.0.0.1", 0), admin)
+        self.url = url_of(self._sockets.public, "https" if settings.get("tls") else "http")
+        self.admin = url_of(admin) if admin else ""
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
         service = make_service(self._engine, **self._settings)
-        self._listener = Listener(App(service), grace=service.config.grace)
+        self.doors = Doors(service, self._sockets)
         self.loop = asyncio.get_running_loop()
         self._started.set()
-        await self._listener.serve([self._sock])
+        await self.doors.serve()
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the server's loop and wait for it."""
@@ -86,7 +91,7 @@ class LiveServer:
 
     def stop(self) -> None:
         """Begin to stop; call it in the server's loop."""
-        self._listener.stop()
+        self.doors.stop()
 
     def __enter__(self) -> "LiveServer":
         self._thread.start()

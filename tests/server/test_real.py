@@ -241,11 +241,18 @@ def test_an_engine_that_dies_is_told_of_and_comes_back(served: Served) -> None:
 
 # The last one: it ends the server of this file.
 def test_a_stopping_server_ends_well(served: Served) -> None:
-    body = {"prompt": "Once upon a time", "max_tokens": 64, "ignore_eos": True, "stream": True}
+    body = {"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", served.url + "/v1/completions", json=body, timeout=60) as answer:
         lines = answer.iter_lines()
         next(lines)
         served.process.send_signal(signal.SIGTERM)
+        while (ready := httpx.get(served.url + "/health/ready")).status_code == 200:
+            pass
+        assert ready.json()["status"] == "stopping"
+        assert httpx.get(served.url + "/health/live").status_code == 200
+        late = httpx.post(served.url + "/v1/completions", json=body)
+        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        assert late.json()["error"]["code"] == "server_stopping"
         rest = list(lines)
     assert rest[-2] == "data: [DONE]"
     assert served.process.wait(timeout=60) == 0

@@ -8,8 +8,22 @@ import typer
 
 from tenfold.cli.guard import Program, guarded
 
-# Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it.
-COMMANDS = ("serve", "chat", "generate", "pull", "models", "bench", "profile", "simulate", "plan", "tune", "doctor")
+# Each is a module of this package, with a function of its name and a HELP, and perhaps SUBCOMMANDS of it, or a CONTEXT.
+COMMANDS = (
+    "serve",
+    "chat",
+    "generate",
+    "pull",
+    "models",
+    "bench",
+    "profile",
+    "simulate",
+    "plan",
+    "tune",
+    "doctor",
+    "keys",
+    "config",
+)
 
 
 def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:
@@ -29,7 +43,7 @@ def make_app(commands: Collection[str] = COMMANDS) -> typer.Typer:
         command = guarded(getattr(module, name))
         subcommands = getattr(module, "SUBCOMMANDS", None)
         if subcommands is None:
-            app.command(name, help=module.HELP)(command)
+            app.command(name, help=module.HELP, context_settings=getattr(module, "CONTEXT", None))(command)
             continue
         group = typer.Typer(help=module.HELP, invoke_without_command=True)
         group.callback()(command)

@@ -121,7 +121,7 @@ def _health(url: str) -> "Finding | None":
     try:
         told = answer.json()
         state, reason = told["status"], told.get("reason")
-        known = state in get_args(State)
+        known = state in (*get_args(State), "stopping")
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:

@@ -19,9 +19,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "TENFOLD_DEBUG"  # set to see tracebacks
 
 # typer carries a click of its own or uses the installed one, by version: these are what its errors derive from
-_UsageError: type[Exception]
+UsageError: type[Exception]
 _ClickError: type[Exception]
-_UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
+UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
 
 
 class Program(TyperGroup):
@@ -44,8 +44,8 @@ class Program(TyperGroup):
             value = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except _ClickError as error:
             context = getattr(error, "ctx", None)
-            message = str(error.format_message())  # type: ignore[attr-defined]
-            if context is not None and isinstance(error, _UsageError):
+            message = words_of(error)
+            if context is not None and isinstance(error, UsageError):
                 message += f" (see: {context.command_path} -h)"
             complain(message)
             sys.exit(USER_ERROR)
@@ -82,6 +82,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def words_of(error: Exception) -> str:
+    """What typer says of a usage error."""
+    return str(error.format_message())  # type: ignore[attr-defined]
 
 
 def complain(message: str) -> None:

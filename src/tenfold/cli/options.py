@@ -1,9 +1,7 @@
 """Options that several commands share."""
 
-import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,6 +65,13 @@ class LogLevel(StrEnum):
     info = "info"
     warning = "warning"
     error = "error"
+
+
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    text = "text"
+    json = "json"
 
 
 class Profile(StrEnum):
@@ -329,6 +334,7 @@ def engine_config(
     draft_model: str = "auto",
     scheduler: SchedulerConfig | None = None,
     log_level: LogLevel = LogLevel.warning,
+    log_format: LogFormat = LogFormat.text,
     load_format: LoadFormat = LoadFormat.auto,
     cuda: CudaConfig = CUDA,
 ) -> EngineConfig:
@@ -347,31 +353,9 @@ def engine_config(
         draft_model=draft_model,
         scheduler=scheduler or SchedulerConfig(),
         log_level=log_level.value,
+        log_format=log_format.value,
         cuda=cuda,
     )
-
-
-def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a TOML file's values as defaults of the command's options. Raises BadParameter, naming what is wrong."""
-    if path is None:
-        return None
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} is no TOML: {error}") from None
-    known = {one.name: one for one in context.command.params if one.name not in ("config", None)}
-    for name, value in values.items():
-        option = known.get(name.replace("-", "_"))
-        if option is None:
-            raise typer.BadParameter(f"{path} sets {name!r}, which is no option of this command")
-        if isinstance(value, bool) is not bool(getattr(option, "is_flag", False)):
-            raise typer.BadParameter(f"{path}: {name} = {value!r} is not of the kind that --{name} takes")
-        if isinstance(value, dict) or (isinstance(value, list) and not getattr(option, "multiple", False)):
-            raise typer.BadParameter(f"{path}: {name} takes one value, not {value!r}")
-    context.default_map = {name.replace("-", "_"): value for name, value in values.items()}
-    return path
 
 
 def default_engine(model: str, scheduler: SchedulerConfig) -> EngineConfig:

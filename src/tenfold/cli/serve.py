@@ -1,18 +1,23 @@
 """``tenfold serve``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli import options
+from tenfold.cli import options, serve_options
+from tenfold.cli.serve_options import again, server_config
+from tenfold.cli.settings import read_config
 from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
+from tenfold.core.slo import DEFAULT_TARGET
 from tenfold.server.config import ServerConfig
 
 if TYPE_CHECKING:
-    from tenfold.server.run import Ready
+    from tenfold.server.run import Ready, Sockets
 
 HELP = """Serve a model over HTTP, with OpenAI's API.
 
@@ -35,7 +40,7 @@ def serve(
         Path | None,
         typer.Option(
             is_eager=True,
-            callback=options.read_config,
+            callback=read_config,
             show_default=False,
             help="A TOML file of these options (`tenfold tune` writes one); what is given here goes before it.",
         ),
@@ -54,7 +59,6 @@ def serve(
         typer.Option(show_default=False, help="Name in the API; may be repeated. Default: the model's."),
     ] = None,
     grace: Annotated[float, typer.Option(min=0, help="Seconds for answers under way when stopping.")] = 30.0,
-    body_limit: Annotated[float, typer.Option(min=0.01, help="Largest request body, in MiB.")] = 4.0,
     tool_parser: Annotated[
         options.ToolParser,
         typer.Option(help="How the model writes calls of tools; auto: as its chat template shows; none: no tools."),
@@ -64,8 +68,23 @@ def serve(
         typer.Option(help="Whether answers begin with <think>…</think>; auto: as the chat template shows."),
     ] = options.ReasoningParser.auto,
     log_level: Annotated[
-        options.LogLevel, typer.Option(help="info tells of every sequence that loses its place, too.")
+        options.LogLevel,
+        typer.Option(help="info tells of every request, and of every sequence that loses its place, too."),
     ] = options.LogLevel.warning,
+    log_format: serve_options.LogFormat = options.LogFormat.text,
+    log_prompts: serve_options.LogPrompts = False,
+    otlp: serve_options.Otlp = None,
+    api_keys: serve_options.ApiKeys = None,
+    tls_cert: serve_options.TlsCert = None,
+    tls_key: serve_options.TlsKey = None,
+    cors_origin: serve_options.CorsOrigin = None,
+    admin_port: serve_options.AdminPort = None,
+    admin_host: serve_options.AdminHost = "127.0.0.1",
+    head_limit: serve_options.HeadLimit = 32 << 10,
+    head_timeout: serve_options.HeadTimeout = 20.0,
+    body_limit: serve_options.BodyLimit = 4.0,
+    body_timeout: serve_options.BodyTimeout = 60.0,
+    connections: serve_options.Connections = 4096,
     backend: options.BackendOption = options.Backend.cpu,
     threads: options.Threads = 0,
     level: options.Level = None,
@@ -78,6 +97,7 @@ def serve(
     max_waiting: options.MaxWaiting = options.LIMITS.max_waiting,
     slo: options.SloOption = None,
     slo_class: options.SloClassOption = None,
+    slo_target: serve_options.SloTarget = DEFAULT_TARGET,
     profile: options.ProfileOption = options.Profile.balanced,
     max_waiting_per_tenant: options.MaxWaitingPerTenant = None,
     tenant: options.TenantOption = None,
@@ -94,19 +114,8 @@ def serve(
 ) -> None:
     """See ``HELP``."""
     from tenfold.cli.fetching import fetched
-    from tenfold.server.run import bind, run
+    from tenfold.server.run import Setup, run
 
-    server = ServerConfig(
-        names=tuple(served_model_name or (short_name(model),)),
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        body_limit=int(body_limit * (1 << 20)),
-        grace=grace,
-        price=price,
-        tool_parser=tool_parser.value,
-        reasoning_parser=reasoning_parser.value,
-    )
     scheduler = options.scheduler_config(
         max_step_tokens,
         max_running,
@@ -119,7 +128,10 @@ def serve(
         tenants=tenant or (),
         speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
     )
-    with bind(host, port) as sock:  # before anything slow: a port in use is told at once
+    classes = tuple(one.name for one in scheduler.classes)
+    # From all values at once, as a file that is read again gives them.
+    server = server_config(context.params, classes)
+    with bound(server) as sockets:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             model,
             backend=backend,
@@ -133,23 +145,36 @@ def serve(
             draft_model=draft_model,
             scheduler=scheduler,
             log_level=log_level,
+            log_format=log_format,
             load_format=load_format,
             cuda=CudaConfig(batch_invariant, cuda_graphs, tensor_parallel, memory_reserve),
         )
-        run(server, fetched(engine), sock, lambda ready: _announce(ready, server), child=context.obj)
+        setup = Setup(
+            server,
+            fetched(engine),
+            sockets,
+            on_ready=lambda ready: _announce(ready, server),
+            reread=None if config is None else lambda: again(context, classes),
+        )
+        run(setup, child=context.obj)
     typer.echo("stopped", err=True)
 
 
-def short_name(model: str) -> str:
-    """What to call a model given by path; other names stay as they are."""
-    path = Path(model)
-    if model.endswith(".gguf"):
-        return path.stem
-    return path.resolve().name if model.startswith((".", "/", "~")) else model
+@contextmanager
+def bound(server: ServerConfig) -> "Iterator[Sockets]":
+    """The server's sockets; closed at the end. Raises ConfigError where an address cannot be had."""
+    from tenfold.server.run import Sockets, bind
+
+    with ExitStack() as stack:
+        public = stack.enter_context(bind(server.host, server.port))
+        admin = None
+        if server.admin is not None:
+            admin = stack.enter_context(bind(server.admin.host, server.admin.port, "--admin-"))
+        yield Sockets(public, admin)
 
 
 def _announce(ready: "Ready", server: ServerConfig) -> None:
-    key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.api_keys else ""
+    key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.keyed else ""
     body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
     info = ready.info
     runs = f"{info.architecture}, {info.backend}, context {info.max_context} tokens"
@@ -164,6 +189,8 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
   try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
   chat:  {command} chat --url {ready.url}
   docs:  {ready.url}/docs
-""",
+{f"  admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else ""}""",
         err=True,
     )
+    if server.exposed:
+        typer.echo(f"note: whoever reaches {server.host} may ask, without a key: see --api-keys", err=True)

@@ -13,7 +13,6 @@ KV_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(  # by backend
 )
 DUMMY = "dummy"
 LOAD_FORMATS = ("auto", DUMMY)
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 WEIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(  # by backend
     {
@@ -211,6 +210,7 @@ class EngineConfig:
     scheduler: SchedulerConfig = SchedulerConfig()
     profile: bool = False
     log_level: str = "warning"  # of LOG_LEVELS, for its own process
+    log_format: str = "text"  # of logs.LOG_FORMATS, likewise
     cuda: CudaConfig = CudaConfig()
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ class SloClass:
             raise ConfigError(f"the weight of SLO class {self.name} must be above 0, got {self.weight:g}")
 
 
+DEFAULT_TARGET = 0.99  # part of requests that shall keep their bounds
 DEFAULT_CLASS = "standard"
 DEFAULT_CLASSES = (
     SloClass("interactive", Slo(ttft=1.0, tpot=0.1), weight=4.0, preemptible=False),

@@ -6,7 +6,6 @@ parent goes away, so does the child.
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
@@ -20,8 +19,9 @@ from queue import SimpleQueue
 import msgspec
 
 from tenfold.core.clock import WallClock
-from tenfold.core.config import LOG_FORMAT, EngineConfig
+from tenfold.core.config import EngineConfig
 from tenfold.core.errors import TenfoldError
+from tenfold.core.logs import set_up
 from tenfold.engine.build import build_engine
 from tenfold.engine.core import EngineCore
 from tenfold.engine.loop import Inbox, obey, run_loop
@@ -47,7 +47,7 @@ def main(fd: int) -> int:
     if first is None:
         return 0
     config = msgspec.msgpack.decode(first, type=EngineConfig)
-    logging.basicConfig(format=LOG_FORMAT, level=config.log_level.upper())
+    set_up(config.log_level, config.log_format)
     threading.Thread(target=_read, args=(payloads, inbox, built, report), daemon=True).start()
     try:
         engine = build_engine(config, warm_up=True)

@@ -1,6 +1,7 @@
 """Where the time of finished requests went; the latest are kept."""
 
 from collections import OrderedDict
+from enum import Enum
 
 import msgspec
 
@@ -45,13 +46,26 @@ class ChoiceTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished request: ``id`` as in its answer, ``request_id`` as in its x-request-id header."""
+    """A finished request: ``id`` as in its answer, ``request_id`` as in its x-request-id header.
+
+    ``prompt_tokens`` are those of all its prompts.
+    """
 
     id: str
     request_id: str
     ended: float  # Unix seconds
     finish_reasons: list[str]
     choices: list[ChoiceTimeline]
+    prompt_tokens: int = 0
+
+
+class Everyone(Enum):
+    """Who may see every tenant's requests."""
+
+    EVERYONE = "everyone"
+
+
+EVERYONE = Everyone.EVERYONE
 
 
 class RequestLog:
@@ -72,12 +86,15 @@ class RequestLog:
             if self._answers.get((owner, oldest.request_id)) == oldest.id:
                 del self._answers[owner, oldest.request_id]
 
-    def find(self, name: str, tenant: str | None) -> RequestReport | None:
+    def find(self, name: str, tenant: str | Everyone | None) -> RequestReport | None:
         """The report of an answer or request id, if ``tenant`` may see it."""
+        if tenant is EVERYONE:
+            named = (report for report, _ in reversed(self._reports.values()) if name in (report.id, report.request_id))
+            return next(named, None)
         found = self._reports.get(name) or self._reports.get(self._answers.get((tenant, name), ""))
         return found[0] if found is not None and found[1] == tenant else None
 
-    def latest(self, count: int, tenant: str | None) -> list[RequestReport]:
+    def latest(self, count: int, tenant: str | Everyone | None) -> list[RequestReport]:
         """The last ones that ``tenant`` may see, the latest first."""
-        mine = (report for report, owner in reversed(self._reports.values()) if owner == tenant)
+        mine = (report for report, owner in reversed(self._reports.values()) if tenant in (EVERYONE, owner))
         return [report for report, _ in zip(mine, range(count), strict=False)]

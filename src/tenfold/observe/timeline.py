@@ -103,6 +103,7 @@ class RequestTimeline:
             ended=time.time(),
             finish_reasons=[line.reason or "" for line in self._choices],
             choices=[line.report for line in self._choices if line.report is not None],
+            prompt_tokens=self._prompt_tokens,
         )
 
     def _report(self, line: _Choice, output: RequestOutput, now: float) -> ChoiceTimeline | None:

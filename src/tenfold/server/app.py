@@ -9,9 +9,10 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
+from tenfold.core.logs import told
 from tenfold.server import completions, routes
 from tenfold.server.anthropic import routes as anthropic
 from tenfold.server.anthropic.format import error_body
@@ -24,6 +25,12 @@ Handler = Callable[[Service, Exchange], Awaitable[None]]
 
 _log = logging.getLogger("tenfold.server")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+# What a page may read of an answer's headers.
+_EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    *(f"x-ratelimit-{part}-{unit}" for part in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+)
 _CLIENT_GONE = 499  # as nginx logs it; never sent
 
 
@@ -47,44 +54,68 @@ _TABLE = (
     _Row("/v1/models", "GET", routes.models),
     _Row("/v1/models/{model:path}", "GET", routes.model),
     _Row("/health", "GET", routes.health, public=True),
-    _Row("/metrics", "GET", routes.metrics),
+    _Row("/health/ready", "GET", routes.health, public=True),
+    _Row("/health/live", "GET", routes.live, public=True),
     _Row("/tokenize", "POST", routes.tokenize),
     _Row("/detokenize", "POST", routes.detokenize),
-    _Row("/debug/requests", "GET", routes.requests),
-    _Row("/debug/requests/{id}", "GET", routes.request),
-    _Row("/debug/machine", "GET", routes.machine),
-    _Row("/debug/steps", "GET", routes.steps),
     _Row("/version", "GET", routes.version),
     _Row("/openapi.json", "GET", routes.description, public=True),
     _Row("/docs", "GET", routes.docs, public=True),
     _Row("/", "GET", routes.root, public=True),
 )
+# What operators look at: beside the others, or at an address of their own.
+_OPERATOR = (
+    _Row("/metrics", "GET", routes.metrics),
+    _Row("/debug/requests", "GET", routes.requests),
+    _Row("/debug/requests/{id}", "GET", routes.request),
+    _Row("/debug/machine", "GET", routes.machine),
+    _Row("/debug/steps", "GET", routes.steps),
+)
+_HEALTH = tuple(row for row in _TABLE if row.path.startswith("/health"))
+
+
+def paths() -> frozenset[str]:
+    """Of all routes, as patterns."""
+    return frozenset(row.path for row in (*_TABLE, *_OPERATOR))
 
 
 class _Endpoint:
     """A handler as an ASGI application, for Starlette to route to."""
 
-    def __init__(self, service: Service, row: _Row) -> None:
+    def __init__(self, service: Service, row: _Row, *, admin: bool) -> None:
         self._service = service
         self._row = row
+        self._admin = admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["tenfold.exchange"]
         exchange.route = self._row.path
         exchange.error_body = self._row.errors
         exchange.scope = scope
-        if not self._row.public:
-            exchange.tenant = self._service.check_key(exchange.headers)
-        await self._row.handler(self._service, exchange)
+        exchange.operator = self._admin
+        if self._row.public or self._admin:
+            await self._row.handler(self._service, exchange)
+            return
+        with self._service.traffic:
+            self._service.access.admit(exchange)
+            await self._row.handler(self._service, exchange)
 
 
 class App:
-    """Gives each request an id, routes it, turns every error into its route's kind of error object, and counts it."""
+    """Gives each request an id, routes it, turns every error into its route's kind of error object, and counts it.
 
-    def __init__(self, service: Service) -> None:
+    ``admin``: it is that of the operators' own address (``ServerConfig.admin``), whoever reaches it being one.
+    """
+
+    def __init__(self, service: Service, *, admin: bool = False) -> None:
         self._service = service
+        if admin:
+            rows = (*_OPERATOR, *_HEALTH)
+        else:
+            rows = _TABLE if service.config.admin is not None else (*_TABLE, *_OPERATOR)
         self._router = Router(
-            [Route(row.path, _Endpoint(service, row), methods=[row.method]) for row in _TABLE], redirect_slashes=False
+            [Route(row.path, _Endpoint(service, row, admin=admin), methods=[row.method]) for row in rows],
+            redirect_slashes=False,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,10 +130,12 @@ class App:
             request_id=_request_id(scope["headers"]),
             body_limit=config.body_limit,
             body_timeout=config.body_timeout,
+            log_body=config.log_prompts,
         )
         scope["app"] = self  # Starlette then raises its routing errors instead of answering them in plain text
         scope["tenfold.exchange"] = exchange
         metrics.http_began()
+        began = self._service.clock.now()
         try:
             await self._router(scope, receive, send)
         except ClientGone:
@@ -110,15 +143,33 @@ class App:
         except Exception as error:
             await self._refuse(exchange, error)
         finally:
-            metrics.http_ended(exchange.route, scope["method"], exchange.status or _CLIENT_GONE)
+            exchange.status = exchange.status or _CLIENT_GONE
+            metrics.http_ended(exchange.route, scope["method"], exchange.status)
+            self._service.journal.ended(exchange, self._service.clock.now() - began)
 
     async def _refuse(self, exchange: Exchange, error: Exception) -> None:
         if not isinstance(error, TenfoldError | HTTPException):
-            _log.error("request %s failed", exchange.request_id, exc_info=error)
+            _log.error("a request failed", exc_info=error, extra=told(request_id=exchange.request_id))
         if exchange.status:
             raise error  # too late for an answer: the connection is closed
-        told = api_error(error)
-        await exchange.send_bytes(exchange.error_body(told), JSON, told.status, told.headers)
+        answer = api_error(error)
+        await exchange.send_bytes(exchange.error_body(answer), JSON, answer.status, answer.headers)
+
+
+def application(service: Service) -> ASGIApp:
+    """What the API's socket serves: the app, and what browsers need to ask it from other origins' pages."""
+    app = App(service)
+    if not service.config.cors_origins:
+        return app
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        app,
+        allow_origins=service.config.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+    )
 
 
 def _request_id(headers: Any) -> str:

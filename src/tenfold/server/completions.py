@@ -115,7 +115,8 @@ async def _run(
         await answer(job, service.engine, exchange, timeline)
     finally:
         name = requests[0].id if len(requests) == 1 else requests[0].id.removesuffix("-0")
-        service.log.add(timeline.request_report(name, exchange.request_id), exchange.tenant)
+        exchange.report = timeline.request_report(name, exchange.request_id)
+        service.log.add(exchange.report, exchange.tenant)
 
 
 def _at_end(body: SamplingBody) -> bool:

@@ -1,17 +1,22 @@
 """One HTTP request and its answer, straight on ASGI: a stream event must cost one ``send`` and nothing else."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from tenfold.core.logs import told
+from tenfold.observe.requests import RequestReport
 from tenfold.server.errors import ApiError, Headers, HttpError
 
 T = TypeVar("T")
 
 JSON = b"application/json"
+_LOGGED = 65_536  # bytes of a body that are logged, where bodies are
+_prompts = logging.getLogger("tenfold.prompts")
 _DRAIN_FACTOR = 8  # how much of an over-long body is read and dropped, so that its sender gets to see the answer
 
 
@@ -23,26 +28,40 @@ class Exchange:
     """A request, its id, and the means to answer it once.
 
     ``status`` is 0 until the answer has begun, ``route`` the path's pattern once there is one, ``error_body`` how its
-    errors are written, ``tenant`` whose API key it came with.
+    errors are written, ``tenant`` whose API key it came with; an ``operator`` sees what is every tenant's. ``told``:
+    headers that the answer has besides its own; ``report``: what is known of it once it has ended. ``log_body``: write
+    the body to the log.
     ``body_limit`` is in bytes, ``body_timeout`` in seconds.
     """
 
     __slots__ = (
         "_body_limit",
         "_body_timeout",
+        "_log_body",
         "_receive",
         "_send",
         "error_body",
         "headers",
+        "operator",
+        "report",
         "request_id",
         "route",
         "scope",
         "status",
         "tenant",
+        "told",
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, request_id: str, body_limit: int, body_timeout: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        request_id: str,
+        body_limit: int,
+        body_timeout: float,
+        log_body: bool = False,
     ) -> None:
         self.scope = scope
         self.request_id = request_id
@@ -51,6 +70,10 @@ class Exchange:
         self.route = "none"
         self.error_body: Callable[[ApiError], bytes] = ApiError.body
         self.tenant: str | None = None
+        self.operator = False
+        self.told: Headers = ()
+        self.report: RequestReport | None = None
+        self._log_body = log_body
         self._receive = receive
         self._send = send
         self._body_limit = body_limit
@@ -72,7 +95,7 @@ class Exchange:
             raise self._too_large()
         try:
             async with asyncio.timeout(self._body_timeout):
-                return await self._read()
+                body = await self._read()
         except TimeoutError:
             raise HttpError(
                 408,
@@ -80,6 +103,10 @@ class Exchange:
                 code="request_timeout",
                 headers=((b"connection", b"close"),),
             ) from None
+        if self._log_body:
+            text = body[:_LOGGED].decode(errors="replace")
+            _prompts.info("body of %s", self.route, extra=told(request_id=self.request_id, body=text))
+        return body
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []
@@ -159,6 +186,6 @@ class Exchange:
         message: Message = {
             "type": "http.response.start",
             "status": status,
-            "headers": [*headers, (b"x-request-id", self.request_id.encode())],
+            "headers": [*headers, *self.told, (b"x-request-id", self.request_id.encode())],
         }
         await self._send(message)

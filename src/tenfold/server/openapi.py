@@ -79,6 +79,8 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         None,
     ),
     ("/health", "get", "200 only when requests can be served", None, route_protocol.HealthResponse, None),
+    ("/health/ready", "get", "The same, for a balancer's probe", None, route_protocol.HealthResponse, None),
+    ("/health/live", "get", "200 unless a restart is all that helps", None, route_protocol.HealthResponse, None),
     ("/version", "get", "Tenfold's version, and what runs", None, route_protocol.VersionResponse, None),
     ("/debug/requests", "get", "Where the time of the last requests went", None, route_protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
@@ -126,7 +128,7 @@ def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
-    if config.api_keys:
+    if config.keyed:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document

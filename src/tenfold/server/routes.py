@@ -9,6 +9,7 @@ from tenfold.core.errors import EngineUnavailable, InvalidRequest, NotFound
 from tenfold.engine.inspection import KEPT
 from tenfold.observe.about import tenfold_version
 from tenfold.observe.metrics import CONTENT_TYPE
+from tenfold.observe.requests import EVERYONE, Everyone
 from tenfold.server.conversation import prompt_of
 from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
@@ -52,11 +53,25 @@ def _card(service: Service, name: str) -> ModelCard:
 
 
 async def health(service: Service, exchange: Exchange) -> None:
-    """200 only when the engine is ready and the model's texts are there."""
+    """200 only when requests can be served: the engine is ready, the model's texts are there, and nobody stops it."""
+    answer = _health(service)
+    await exchange.send_json(answer, 200 if answer.status == "ready" else 503)
+
+
+async def live(service: Service, exchange: Exchange) -> None:
+    """200 also while it starts, stops, or starts its engine anew; not once the engine has failed for good."""
+    answer = _health(service)
+    await exchange.send_json(answer, 503 if answer.status == "failed" else 200)
+
+
+def _health(service: Service) -> HealthResponse:
     state = service.engine.health()
-    status = "starting" if state.state == "ready" and service.loaded is None else state.state
-    answer = HealthResponse(status, round(state.progress_age, 3), state.restarts, state.reason)
-    await exchange.send_json(answer, 200 if status == "ready" else 503)
+    status: str = state.state
+    if service.traffic.closed:
+        status = "stopping"
+    elif status == "ready" and service.loaded is None:
+        status = "starting"
+    return HealthResponse(status, round(state.progress_age, 3), state.restarts, state.reason)
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:
@@ -102,19 +117,23 @@ async def detokenize(service: Service, exchange: Exchange) -> None:
 
 async def requests(service: Service, exchange: Exchange) -> None:
     """Where the time of the requests went that finished last."""
-    await exchange.send_json(RequestReports(data=service.log.latest(_LATEST, exchange.tenant)))
+    await exchange.send_json(RequestReports(data=service.log.latest(_LATEST, _whose(exchange))))
 
 
 async def request(service: Service, exchange: Exchange) -> None:
     """Where the time of one of them went."""
     name = exchange.scope["path_params"]["id"]
-    report = service.log.find(name, exchange.tenant)
+    report = service.log.find(name, _whose(exchange))
     if report is None:
         raise NotFound(
             f"no request {name[:200]!r} is known: it must have finished, and be one of the last; its id is that of its "
             "answer or its x-request-id"
         )
     await exchange.send_json(report)
+
+
+def _whose(exchange: Exchange) -> str | Everyone | None:
+    return EVERYONE if exchange.operator else exchange.tenant
 
 
 async def machine(service: Service, exchange: Exchange) -> None:
@@ -143,7 +162,12 @@ async def version(service: Service, exchange: Exchange) -> None:
 
 async def description(service: Service, exchange: Exchange) -> None:
     """The OpenAPI description of all routes."""
-    await exchange.send_json(openapi(service.config, tenfold_version()))
+    document = openapi(service.config, tenfold_version())
+    if service.config.admin is not None:  # these are not here, then
+        document["paths"] = {
+            path: what for path, what in document["paths"].items() if not path.startswith(("/debug/", "/metrics"))
+        }
+    await exchange.send_json(document)
 
 
 async def docs(service: Service, exchange: Exchange) -> None:

@@ -1,10 +1,8 @@
 """What the routes share: the engine, the model's texts, and who may ask for which model."""
 
-import hashlib
-import hmac
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tenfold.core.clock import Clock, WallClock
 from tenfold.core.errors import EngineUnavailable, InvalidRequest
@@ -12,10 +10,14 @@ from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
 from tenfold.observe.metrics import Metrics
 from tenfold.observe.requests import RequestLog
+from tenfold.server.access import Access
 from tenfold.server.config import ServerConfig
 from tenfold.server.dialect import Dialect, dialect_of
-from tenfold.server.errors import HttpError, ModelNotFound
+from tenfold.server.errors import ModelNotFound
+from tenfold.server.journal import Journal, Tracer
+from tenfold.server.metered import MeteredEngine
 from tenfold.server.text import TextCodec
+from tenfold.server.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +31,31 @@ class Loaded:
 
 
 class Service:
-    """A served model. It exists, and answers, before the model is loaded."""
+    """A served model. It exists, and answers, before the model is loaded. Raises ConfigError for bad files of keys."""
 
     def __init__(
-        self, config: ServerConfig, engine: EngineClient, *, clock: Clock | None = None, metrics: Metrics | None = None
+        self,
+        config: ServerConfig,
+        engine: EngineClient,
+        *,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.config = config
-        self.engine = engine
         self.clock = clock or WallClock()
-        self.metrics = metrics or Metrics(config.price)
+        self.access = Access(config, self.clock)
+        self.engine: EngineClient = MeteredEngine(engine, self.access)
+        self.metrics = metrics or Metrics(config.price, model=config.names[0], slo_target=config.slo_target)
         self.log = RequestLog()
-        self._keys = tuple(key.encode() for key in config.api_keys)
-        self._tenants = tuple("key-" + hashlib.sha256(key).hexdigest()[:12] for key in self._keys)
+        self.traffic = Traffic()
+        self.journal = Journal(config.names[0], tracer)
         self._names = frozenset((*config.names, "default"))
         self._loaded: Loaded | None = None
+
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Other settings from now on. Raises ConfigError for those that cannot be."""
+        self.config = replace(self.config, **changes)
 
     def load(self, info: EngineInfo, codec: TextCodec) -> None:
         """The model is there: requests are served from now on."""
@@ -65,26 +78,6 @@ class Service:
         if name is not None and name not in self._names:
             served = ", ".join(repr(known) for known in self.config.names)
             raise ModelNotFound(f"the model {name[:200]!r} is not served here; this server has {served}")
-
-    def check_key(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """The tenant whose key ``authorization`` or ``x-api-key`` holds; None where there are no keys. Raises a 401."""
-        if not self._keys:
-            return None
-        authorization = headers.get(b"authorization")
-        if authorization is None and (key := headers.get(b"x-api-key")) is not None:
-            authorization = b"Bearer " + key
-        scheme, _, given = (authorization or b"").partition(b" ")
-        # every key is compared, so that the time taken says nothing
-        known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
-        if scheme.lower() != b"bearer" or not any(known):
-            what = "no API key was sent" if authorization is None else "the API key is not valid"
-            raise HttpError(
-                401,
-                f"{what}: send the header 'Authorization: Bearer KEY', or 'x-api-key: KEY', with a key of this server",
-                code="invalid_api_key",
-                headers=((b"www-authenticate", b"Bearer"),),
-            )
-        return self._tenants[known.index(True)]
 
 
 def require_prompt(ids: tuple[int, ...], param: str) -> tuple[int, ...]:
