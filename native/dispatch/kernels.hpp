@@ -64,6 +64,9 @@ struct Kernels {
   size_t (*panel_bytes)(int cols);  // of 16 quantized rows; cols is a multiple of 32
   // Rows, `stride` floats apart, into lanes `lane` … of a panel, from its first group or the one that `panel` points to.
   void (*quantize)(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane);
+  // The same for matrices that are `grouped`; any groups of 32.
+  size_t (*group_panel_bytes)(int cols);
+  void (*quantize_groups)(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
   void (*scale)(float* x, float by, int n);

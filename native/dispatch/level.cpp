@@ -37,7 +37,7 @@ const Kernels& kernels() {
 #endif
   static const Kernels table = {name,          linear_tile, linear_rows, linear_arithmetic, settled_bytes, settle, kRowChunk,
                                 dense_tiles(), kTilesTogether,
-                                quantize_tile, kWholeRows,  panel_bytes, quantize,          rms_norm,
+                                quantize_tile, kWholeRows,  panel_bytes, quantize, group_panel_bytes, quantize_groups, rms_norm,
                                 add,           scale,       gate,        softcap,           rope,
                                 store_kv,      kAttendQueries,           attend,            attend_arithmetic,
                                 merge,         block_maxima, block_masses, weigh,           depths};

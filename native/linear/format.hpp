@@ -41,6 +41,7 @@ struct Packed {
   int most = 0;         // the largest code
   bool fine = false;    // kernels that make whole numbers of weights keep 16 bits of each
   bool looked = false;  // in the looked-up form
+  bool grouped = false;  // takes ActGroups, also where the level's kernels want others' rows whole
   size_t code_offset = 0, tile_bytes = 0;
 
   size_t group_bytes() const { return static_cast<size_t>(kTile) * kGroup * bits / 8; }  // the codes of 32 inputs
@@ -82,7 +83,7 @@ struct alignas(64) DigitRows {
 };
 
 // Rows of activations, quantized (row r is lane r % 16 of panel r / 16) and (or) in float32. A panel is ActGroups, or
-// DigitRows and their units: as the level's kernels have it.
+// DigitRows and their units: as the level's kernels have it, and the matrix.
 struct Acts {
   const uint8_t* panels = nullptr;
   size_t panel_bytes = 0;

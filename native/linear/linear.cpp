@@ -271,11 +271,13 @@ template <typename Tile>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
 #if defined(TENFOLD_TILES)
-  const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
-  if constexpr (Tile::kBytes)
-    if (!w.fine) return run(digit_tiles<Tile, false>);
-  run(digit_tiles<Tile, true>);  // others have been settled
-#else
+  if (!w.grouped) {
+    const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
+    if constexpr (Tile::kBytes)
+      if (!w.fine) return run(digit_tiles<Tile, false>);
+    return run(digit_tiles<Tile, true>);  // others have been settled
+  }
+#endif
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
@@ -286,7 +288,6 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
     if (r < rows)
       packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
   }
-#endif
 }
 
 template <typename T>
@@ -427,14 +428,14 @@ int dense_tiles() { return kDenseTiles; }
 const char* linear_arithmetic(const Packed& w, [[maybe_unused]] int rows) {
   if (w.dense != Dense::none) return "f32";
 #if defined(TENFOLD_TILES)
-  if (rows >= kDigitRows) return "amx-int8";
+  if (rows >= kDigitRows && !w.grouped) return "amx-int8";
 #endif
   return "int8";
 }
 
 int linear_rows(const Packed& w, int rows) {
 #if defined(TENFOLD_TILES)
-  if (w.dense == Dense::none && rows >= kDigitRows) return rows < kDigitChunk ? rows : kDigitChunk;
+  if (w.dense == Dense::none && !w.grouped && rows >= kDigitRows) return rows < kDigitChunk ? rows : kDigitChunk;
 #endif
   if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
   if (w.dense == Dense::none) {

@@ -43,13 +43,15 @@ void Model::each_row(int rows, const F& f) {
 void Model::shape_input(Input& input, int rows, int cols) {
   Acts& acts = input.acts;
   acts.value_stride = (cols + 31) / 32 * 32;
-  acts.panel_bytes = kernels_.panel_bytes(static_cast<int>(acts.value_stride));
+  const auto panel_bytes = input.grouped ? kernels_.group_panel_bytes : kernels_.panel_bytes;
+  acts.panel_bytes = panel_bytes(static_cast<int>(acts.value_stride));
   acts.values = input.values.reserve(static_cast<size_t>(rows) * acts.value_stride);
   acts.panels = input.panels.reserve(static_cast<size_t>(ceil_div(rows, kPanel)) * acts.panel_bytes);
 }
 
 void Model::quantize_row(const Input& input, int row, const float* values, int cols) {
-  kernels_.quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.panel_bytes, row % kPanel);
+  const auto quantize = input.grouped ? kernels_.quantize_groups : kernels_.quantize;
+  quantize(values, 0, 1, cols, input.panels.data() + row / kPanel * input.acts.panel_bytes, row % kPanel);
 }
 
 // What gives a thread the input of an op's linears: `rows` rows, made by make(input, row, thread). The threads make many
@@ -68,6 +70,7 @@ auto Model::prepare(Input& together, int rows, int cols, const F& make) {
     Own& mine = own_[thread];
     if (mine.turn != turn_) {
       mine.turn = turn_;
+      mine.input.grouped = together.grouped;
       shape_input(mine.input, rows, cols);
       for (int row = 0; row < rows; ++row) make(mine.input, row, thread);
     }
@@ -76,11 +79,11 @@ auto Model::prepare(Input& together, int rows, int cols, const F& make) {
 }
 
 // The norm of rows of x (all, or those of `pick`), as the matrices that take it want it.
-auto Model::normed(const std::vector<float>& weight, int rows, const int32_t* pick,
+auto Model::normed(Input& input, const std::vector<float>& weight, int rows, const int32_t* pick,
                    std::initializer_list<const Packed*> takers) {
   bool codes = false, values = false;
   for (const Packed* taker : takers) (quantized(*taker) ? codes : values) = true;
-  return prepare(normed_, rows, spec_.hidden, [=, this, &weight](Input& to, int row, int thread) {
+  return prepare(input, rows, spec_.hidden, [=, this, &weight](Input& to, int row, int thread) {
     float* out = values ? to.values.data() + row * to.acts.value_stride : own_[thread].row.data();
     kernels_.rms_norm(x_.data() + (pick == nullptr ? row : pick[row]) * hidden_stride_, weight.data(), spec_.hidden,
                       spec_.norm_eps, out);
@@ -144,6 +147,8 @@ void Model::upload(const BatchView& batch) {
   shape_input(normed_, batch_.size(), spec_.hidden);
   shape_input(attended_, batch_.size(), spec_.heads * spec_.head_dim);
   shape_input(gated_, batch_.size(), spec_.ffn);
+  last_.grouped = head().grouped;
+  shape_input(last_, static_cast<int>(batch_.rows.size()), spec_.hidden);
   for (Own& own : own_) {
     shape_input(own.input, std::min(kOwnRows, batch_.size()), std::max({spec_.hidden, spec_.heads * spec_.head_dim, spec_.ffn}));
     own.row.reserve(hidden_stride_);
@@ -233,7 +238,7 @@ void Model::qkv(int layer, const Kv& kv) {
   const int rows = batch_.size();
   const KvLayer memory = kv.layer(layer);
   const RopeTable& rope = rope_of(layer);
-  const auto input = normed(l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
+  const auto input = normed(normed_, l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
   // An item makes heads whole, as few as fill tiles: they are finished while they are in the thread's cache.
   const int heads = kTile / std::gcd(kTile, spec_.head_dim);
   const int kv_units = ceil_div(spec_.kv_heads, heads), units = kv_units + ceil_div(spec_.heads, heads);
@@ -350,7 +355,7 @@ void Model::mlp(int layer) {
   check_layer(layer);
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
-  const auto input = normed(l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
+  const auto input = normed(normed_, l.mlp_norm, rows, nullptr, {&l.gate.view, &l.up.view});
   scratch_.reserve(static_cast<size_t>(threads()) * 2 * kernels_.row_chunk * gate_unit());
   const int units = ceil_div(spec_.ffn, gate_unit()), step = rows < 8 ? 4 * kGroup / gate_unit() : 1;
   const int unit_items = ceil_div(units, step);
@@ -376,7 +381,7 @@ Rows Model::logits() {
   logits_.reserve(static_cast<size_t>(rows) * logit_stride_);
   maxima_.reserve(static_cast<size_t>(rows) * blocks);
   if (rows > 0) {
-    const auto input = normed(norm_, rows, batch_.rows.data(), {&head()});
+    const auto input = normed(last_, norm_, rows, batch_.rows.data(), {&head()});
     const Job job = {&head(), logits_.data(), logit_stride_, false};
     linear(job, input, rows, kScanBlock / kTile, [&](int from, int to, int row, int many) {
       const int first = from * kTile, count = std::min(to * kTile, vocab) - first;

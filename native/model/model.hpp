@@ -161,6 +161,7 @@ class Model {
   };
   // Activations ready for linears: float rows, and quantized when some matrix wants them so.
   struct Input {
+    bool grouped = false;  // for a matrix that is
     Array<float> values;
     Array<uint8_t> panels;
     Acts acts;
@@ -178,7 +179,7 @@ class Model {
   template <typename F>
   auto prepare(Input& together, int rows, int cols, const F& make);
   auto from_values(Input& input, int rows, int cols);
-  auto normed(const std::vector<float>& weight, int rows, const int32_t* pick,
+  auto normed(Input& input, const std::vector<float>& weight, int rows, const int32_t* pick,
               std::initializer_list<const Packed*> takers);
   // input(thread) is what they are applied to. Items begin at whole `unit`s of tiles; also(first tile, last + 1, row,
   // rows) follows each.
@@ -229,7 +230,7 @@ class Model {
   std::vector<AttendPlan> plans_;
   Array<float> x_, y_, qkv_, logits_, partials_, scratch_;
   Array<int32_t> maxima_;  // of logits_
-  Input normed_, attended_, gated_;
+  Input normed_, attended_, gated_, last_;  // last: of the head
   std::vector<Own> own_;  // one per thread
   uint64_t turn_ = 0;     // numbers the inputs that threads make for themselves
   ptrdiff_t hidden_stride_, qkv_stride_, logit_stride_;

@@ -72,13 +72,21 @@ void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* pan
 
 #else
 
+size_t panel_bytes(int cols) { return group_panel_bytes(cols); }
+
+void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* panel, int lane) {
+  quantize_groups(x, stride, rows, cols, panel, lane);
+}
+
+#endif
+
 namespace {
 
 // Symmetric 8 bits per 32: scale = absmax / 127. Up to 16 groups at a time, so that the divisions are done for all at
 // once and no group waits for another's reduction. Group i is at from(i) and goes to lane(i) of to(i). One that holds
 // infinities or NaNs gets zeros and such a scale, so that every sum it enters is a NaN.
 template <typename From, typename To, typename Lane>
-inline void quantize_groups(int count, From from, To to, Lane lane) {
+inline void groups_to_codes(int count, From from, To to, Lane lane) {
   alignas(64) float largest[16] = {}, inverses[16], scales[16];
   for (int i = 0; i < count; ++i) largest[i] = reduce_peak(vpeak(load(from(i)), load(from(i) + 16)));
   // Below this the inverse overflows; such activations are zero to any sum they enter.
@@ -102,25 +110,23 @@ inline void quantize_groups(int count, From from, To to, Lane lane) {
 
 }  // namespace
 
-size_t panel_bytes(int cols) { return static_cast<size_t>(cols / kGroup) * sizeof(ActGroup); }
+size_t group_panel_bytes(int cols) { return static_cast<size_t>(cols / kGroup) * sizeof(ActGroup); }
 
-void quantize(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* bytes, int lane) {
+void quantize_groups(const float* x, ptrdiff_t stride, int rows, int cols, uint8_t* bytes, int lane) {
   auto* panel = reinterpret_cast<ActGroup*>(bytes);
   const int groups = cols / kGroup;
   if (rows > 1) {
     for (int g = 0; g < groups; ++g)
-      quantize_groups(
+      groups_to_codes(
           rows, [&](int i) { return x + i * stride + g * kGroup; }, [&](int) { return panel + g; },
           [&](int i) { return lane + i; });
     return;
   }
   for (int g = 0; g < groups; g += 16)
-    quantize_groups(
+    groups_to_codes(
         groups - g < 16 ? groups - g : 16, [&](int i) { return x + (g + i) * kGroup; },
         [&](int i) { return panel + g + i; }, [&](int) { return lane; });
 }
-
-#endif
 
 void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
   Vec sums[2] = {zero(), zero()};

@@ -53,7 +53,7 @@ def to_codes(x: Float32, top: int) -> Float32:
 class RoundingReference(ReferenceOps):
     """The reference with the roundings that native/README.md names: activations, queries, keys and values.
 
-    With ``tiles``, also those of weights, as levels with a tile unit make whole numbers of them.
+    With ``tiles``, also those of weights, as levels with a tile unit make whole numbers of them, but for the head's.
     """
 
     def __init__(self, weights: Weights, kv_type: str, tiles: bool) -> None:
@@ -66,11 +66,10 @@ class RoundingReference(ReferenceOps):
         tensor = self._weights[name]
         if tensor.kind in DENSE:
             return super()._linear(x, name)
-        if not self.tiles:
+        if not self.tiles or name in ("embed", "head"):
             return super()._linear(to_codes(x.reshape(len(x), x.shape[1] // 32, 32), 127).reshape(x.shape), name)
         if name not in self._whole:
-            fine = name in ("embed", "head") or name.endswith(".v")
-            self._whole[name] = whole(tensor.kind, tensor.data, tensor.shape[1], fine)
+            self._whole[name] = whole(tensor.kind, tensor.data, tensor.shape[1], fine=name.endswith(".v"))
         return self._whole[name].product(x)
 
     def round_query(self, q: Float32) -> Float32:
@@ -137,7 +136,7 @@ def test_every_op_follows_the_reference(seed: int) -> None:
             before = x.numpy()
             x = ops.mlp(layer, x)
             near(x.numpy(), oracle.mlp(layer, before), linear)
-        near(ops.logits(x, batch), oracle.logits(x.numpy(), batch), linear)
+        near(ops.logits(x, batch), oracle.logits(x.numpy(), batch), 1e-4 if exact else 3e-2)
 
 
 def same_bits_as(case: Case, level: str, weights: Weights) -> bool:
