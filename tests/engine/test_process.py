@@ -3,17 +3,19 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tenfold.cache.map import FIRST
 from tenfold.core.config import EngineConfig, SchedulerConfig
 from tenfold.core.errors import ConfigError, ContextOverflow, EngineUnavailable, ModelError
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.client import EngineClient
 from tenfold.engine.hatch import Child
+from tenfold.engine.inspection import Detail
 from tenfold.engine.local import LocalEngine
 from tenfold.engine.process import EngineProcess
 
@@ -258,6 +260,19 @@ def test_the_engine_can_be_looked_into(smollm2_path: Path, monkeypatch: pytest.M
         assert all(0 < step.computing <= step.seconds for step in seen.steps)
         assert seen.learned().blocks == seen.machine.blocks > 0
         assert (await engine.inspect()).steps == []
+        new = await engine.inspect(1000, Detail(after=seen.made - 3, live=True, pool=True))
+        assert (new.steps, new.live) == (steps[-3:], [])
+        assert new.pool is not None
+        assert sum(length for code, length in new.pool.runs if code < FIRST) == new.pool.blocks == new.machine.blocks
+        assert seen.pool is None
+        outputs = engine.submit(request("s", max_tokens=200))
+        await anext(outputs)
+        busy = await engine.inspect(0, Detail(live=True, pool=True))
+        assert [(one.id, one.phase) for one in busy.live] == [("s", "decode")]
+        assert busy.pool is not None
+        assert [one.id for one in busy.pool.holders] == ["s"]
+        assert isinstance(outputs, AsyncGenerator)
+        await outputs.aclose()
         monkeypatch.setattr("tenfold.engine.process.PATIENCE", 0.2)
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)

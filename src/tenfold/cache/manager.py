@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from tenfold.cache.evict import EvictionOrder
+from tenfold.cache.map import BlockMap
 from tenfold.cache.pool import BlockPool
 from tenfold.cache.prefix import Node, PrefixIndex, chain_hash, root_hash
 from tenfold.cache.worth import LeastWorth
@@ -54,6 +55,10 @@ class CacheManager:
     def pool(self) -> BlockPool:
         """For its counts."""
         return self._pool
+
+    def map(self) -> BlockMap:
+        """What each block is, and whose."""
+        return self._pool.map((name, table.blocks) for name, table in self._tables.items())
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that ``tokens`` positions need."""

@@ -7,9 +7,10 @@ A block is in exactly one of three states, so free + cached + held = total at al
 * *held*: ``refs`` sequences hold it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from tenfold.cache.evict import EvictionOrder
+from tenfold.cache.map import BlockMap, draw
 
 
 class BlockPool:
@@ -50,6 +51,10 @@ class BlockPool:
     def refs(self, block: int) -> int:
         """How many hold ``block``."""
         return self._refs[block]
+
+    def map(self, tables: Iterable[tuple[str, Sequence[int]]]) -> BlockMap:
+        """The blocks in order, given who holds which."""
+        return draw(self._refs, self._free, tables)
 
     def take(self) -> int:
         """A block to overwrite, with one reference; gives up a cached one's contents if need be."""

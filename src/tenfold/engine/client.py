@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 
 State = Literal["starting", "ready", "stuck", "restarting", "failed"]
 
@@ -48,8 +48,11 @@ class EngineClient(Protocol):
         """Counters and gauges of the latest step; raises EngineUnavailable when there is no engine."""
         ...
 
-    async def inspect(self, steps: int = 0) -> Inspection:
-        """What the engine knows of its machine, with its last ``steps`` steps. Raises EngineUnavailable."""
+    async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
+        """What the engine knows of its machine, with its last ``steps`` steps, and what ``detail`` asks for.
+
+        Raises EngineUnavailable.
+        """
         ...
 
     def health(self) -> Health:

@@ -20,7 +20,7 @@ from tenfold.core.request import EngineRequest, EngineStats, RequestOutput, Samp
 from tenfold.cost.machine import Machine
 from tenfold.cost.record import CostRecord
 from tenfold.engine.calibration import Calibration
-from tenfold.engine.inspection import Inspection, records_of
+from tenfold.engine.inspection import LIVE, PLAIN, Detail, Inspection, records_of
 from tenfold.engine.steps import Steps
 from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
@@ -239,7 +239,7 @@ class EngineCore:
         if self._record is not None:
             self._record.save(self._scheduler.cost.fit)
 
-    def inspect(self, steps: int = 0) -> Inspection:
+    def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """What is known of the machine, and the last ``steps`` steps. Raises NotFound where that was not asked for."""
         with self._lock:
             if self._machine is None:
@@ -248,8 +248,20 @@ class EngineCore:
             drafts = self._scheduler.speculation.profile if self._scheduler.speculation is not None else None
             machine = msgspec.structs.replace(self._machine, fit=cost.fit, drift=cost.drift, drafts=drafts)
             known = self._calibration is None or self._calibration.brief or self._calibration.done
-            now, last = self._clock.now(), self._steps.log.latest(steps)
-        return Inspection(now=now, calibrated=known, machine=machine, limits=self._limits, steps=records_of(last))
+            now, log = self._clock.now(), self._steps.log
+            last, made = log.latest(steps, detail.after), log.made
+            live = self._scheduler.live(now, LIVE) if detail.live else []
+            pool = self._cache.map() if detail.pool else None
+        return Inspection(
+            now=now,
+            calibrated=known,
+            machine=machine,
+            limits=self._limits,
+            steps=records_of(last),
+            made=made,
+            live=live,
+            pool=pool,
+        )
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""

@@ -2,14 +2,29 @@
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
+from tenfold.cache.map import BlockMap
 from tenfold.core.config import SchedulerConfig
 from tenfold.cost.machine import Machine
 from tenfold.cost.shape import StepShape
+from tenfold.sched.live import LiveSequence
 
 KEPT = 16_384  # steps: a minute or more
+LIVE = 256  # sequences that are told of
+
+
+class Detail(msgspec.Struct, frozen=True, kw_only=True):
+    """What else is asked: only steps ``after`` so many since the start, what is ``live``, the ``pool``'s blocks."""
+
+    after: int = 0
+    live: bool = False
+    pool: bool = False
+
+
+PLAIN = Detail()
 
 
 class StepRecord(msgspec.Struct, frozen=True):
@@ -47,13 +62,17 @@ class StepRecord(msgspec.Struct, frozen=True):
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """``machine`` is what a simulation needs; ``calibrated`` whether its step times were measured on this machine.
-    ``now`` is the engine's clock; ``steps`` are the last ones, the latest at the end; ``limits`` how it schedules."""
+    ``now`` is the engine's clock; ``steps`` are the last ones, the latest at the end, of ``made`` since the start;
+    ``limits`` how it schedules. ``live`` and ``pool`` are there where they were asked for."""
 
     now: float
     calibrated: bool
     machine: Machine
     limits: SchedulerConfig
     steps: list[StepRecord]
+    made: int = 0
+    live: list[LiveSequence] = []
+    pool: BlockMap | None = None
 
     def learned(self) -> Machine:
         """The machine with what its steps tell. Takes some ten milliseconds."""
@@ -82,14 +101,17 @@ class StepLog:
 
     def __init__(self) -> None:
         self._steps: deque[Step] = deque(maxlen=KEPT)  # told in full when somebody looks: that is rare
+        self.made = 0  # since the start
 
     def add(self, step: Step) -> None:
         """It has ended."""
         self._steps.append(step)
+        self.made += 1
 
-    def latest(self, count: int) -> list[Step]:
-        """The last ``count``."""
-        return list(self._steps)[-count:] if count else []
+    def latest(self, count: int, after: int = 0) -> list[Step]:
+        """The last ``count`` of those that came after so many; where there were not so many, somebody else counted."""
+        new = self.made - after if after <= self.made else self.made
+        return list(islice(reversed(self._steps), min(count, new)))[::-1]
 
 
 def records_of(steps: list[Step]) -> list[StepRecord]:

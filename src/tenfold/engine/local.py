@@ -11,7 +11,7 @@ from tenfold.core.errors import EngineUnavailable
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.build import Engine, build_engine
 from tenfold.engine.client import Health, State
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.engine.loop import Inbox, run_loop
 from tenfold.engine.streams import Streams
 from tenfold.engine.wire import Command, Report, Stop
@@ -54,9 +54,9 @@ class LocalEngine:
             raise EngineUnavailable("the engine has not reported yet; try again in a moment")
         return self._streams.stats
 
-    async def inspect(self, steps: int = 0) -> Inspection:
+    async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """See :meth:`EngineClient.inspect`."""
-        return await self._streams.inspect(steps)
+        return await self._streams.inspect(steps, detail)
 
     def health(self) -> Health:
         """``failed`` once the thread died, ``starting`` before it runs."""

@@ -71,7 +71,7 @@ def obey(core: EngineCore, command: Submit | Abort | Look, report: Callable[[Rep
         return
     try:
         if isinstance(command, Look):
-            report(Seen(command.id, core.inspect(command.steps)))
+            report(Seen(command.id, core.inspect(command.steps, command.detail)))
         else:
             core.submit(command.request)
     except TenfoldError as error:

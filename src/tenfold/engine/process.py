@@ -13,7 +13,7 @@ from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import Health, State
 from tenfold.engine.hatch import Child
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.engine.streams import Streams
 from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Seen, Stop, Unframer, frame, to_error
 
@@ -94,10 +94,10 @@ class EngineProcess:
             raise EngineUnavailable(self._why())
         return self._streams.stats
 
-    async def inspect(self, steps: int = 0) -> Inspection:
+    async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """See :meth:`EngineClient.inspect`."""
         try:
-            return await asyncio.wait_for(self._streams.inspect(steps), PATIENCE)
+            return await asyncio.wait_for(self._streams.inspect(steps, detail), PATIENCE)
         except TimeoutError:
             raise EngineUnavailable(f"the engine has not answered within {PATIENCE:g} s; try again later") from None
 

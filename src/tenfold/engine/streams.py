@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 from tenfold.core.errors import EngineUnavailable, InvalidRequest, TenfoldError
 from tenfold.core.request import EngineRequest, EngineStats, RequestOutput
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.engine.wire import Abort, Command, Failure, Look, Outputs, Report, Seen, Submit, to_error
 
 _Item = RequestOutput | TenfoldError
@@ -48,14 +48,14 @@ class Streams:
             if unfinished:
                 self._send(Abort(request.id))
 
-    async def inspect(self, steps: int) -> Inspection:
+    async def inspect(self, steps: int, detail: Detail = PLAIN) -> Inspection:
         """Ask the loop what it knows."""
         self._looked += 1
         name = f"look {self._looked}"
         seen: asyncio.Future[Inspection] = asyncio.get_running_loop().create_future()
         self._looks[name] = seen
         try:
-            self._send(Look(name, steps))
+            self._send(Look(name, steps, detail))
             return await seen
         finally:
             del self._looks[name]

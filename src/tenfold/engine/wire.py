@@ -14,7 +14,7 @@ from tenfold.core.errors import (
     TenfoldError,
 )
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 
 _HEADER = struct.Struct("<I")
 MAX_FRAME = 1 << 30
@@ -37,6 +37,7 @@ class Look(msgspec.Struct, frozen=True, tag=True):
 
     id: str
     steps: int = 0
+    detail: Detail = PLAIN
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):

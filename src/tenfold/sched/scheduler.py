@@ -35,6 +35,7 @@ from tenfold.sched.decode import Decode
 from tenfold.sched.expiries import Expiries
 from tenfold.sched.flight import Flight
 from tenfold.sched.forecast import Forecast, Load
+from tenfold.sched.live import LiveSequence, live
 from tenfold.sched.pace import Pace
 from tenfold.sched.places import Places
 from tenfold.sched.prefill import Prefill
@@ -164,6 +165,10 @@ class Scheduler:
     def billed_seconds(self) -> dict[str, dict[str, float]]:
         """What of that was of sequences that have ended, by SLO class and tenant."""
         return {name: dict(account) for name, account in self._bill.accounts.items()}
+
+    def live(self, now: float, most: int) -> list[LiveSequence]:
+        """Sequences that have not ended, at most so many; those with a place first."""
+        return live(self._sequences.values(), now, self._load.interference, most)
 
     @property
     def most_together(self) -> int:

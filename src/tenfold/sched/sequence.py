@@ -46,14 +46,19 @@ class Phases:
         self.seconds = dict.fromkeys(("queue", "prefill", "decode", "interference", "preempted", "recompute"), 0.0)
         self.preemptions: list[Preemption] = []
 
-    def enter(self, name: str, now: float, interference: float) -> None:
-        """A phase begins; ``interference`` is the scheduler's running total of it, in seconds."""
-        spent = max(0.0, now - self._since)
+    def until(self, now: float, interference: float) -> dict[str, float]:
+        """Seconds by phase if the one it is in ended now; ``interference`` is the scheduler's running total of it."""
+        seconds, spent = dict(self.seconds), max(0.0, now - self._since)
         if self._name == "decode":
             others = min(spent, interference - self._mark)
-            self.seconds["interference"] += others
+            seconds["interference"] += others
             spent -= others
-        self.seconds[self._name] += spent
+        seconds[self._name] += spent
+        return seconds
+
+    def enter(self, name: str, now: float, interference: float) -> None:
+        """A phase begins; ``interference`` as in :meth:`until`."""
+        self.seconds = self.until(now, interference)
         self._name, self._since, self._mark = name, now, interference
 
 
