@@ -28,7 +28,6 @@ Exit code 1 means that something is wrong. What is looked at: docs/doctor.md.
 """
 
 PROBLEM = 1
-_FEW = 8
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -88,7 +87,7 @@ def _machine(
 
 
 def _server(url: str, seconds: float, api_key: str | None) -> "list[Finding]":
-    from tenfold.doctor.finding import Finding
+    from tenfold.doctor.finding import of_the_past
     from tenfold.doctor.server import diagnose
 
     health = _health(url)
@@ -101,11 +100,7 @@ def _server(url: str, seconds: float, api_key: str | None) -> "list[Finding]":
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"what answers at {url} is no Tenfold server, or another version: {error}") from None
     findings = diagnose(evidence)
-    if evidence.past:
-        words = f"Nothing was computed in these {seconds:g} seconds: what is said of steps is from before."
-        findings = [msgspec.structs.replace(one, level="note") if one.level == "problem" else one for one in findings]
-        findings.append(Finding(name="past", level="note", words=words))
-    return findings
+    return of_the_past(findings, seconds) if evidence.past else findings
 
 
 def _health(url: str) -> "Finding | None":
@@ -142,7 +137,7 @@ def gather(url: str, seconds: float, api_key: str | None) -> "Evidence":
     import msgspec
 
     from tenfold.cli.machines import get, load_machine
-    from tenfold.doctor.evidence import Evidence, read_counts
+    from tenfold.doctor.evidence import Evidence, read_counts, steps_of
     from tenfold.engine.inspection import KEPT
     from tenfold.server.route_protocol import RequestReports, StepReports
 
@@ -153,13 +148,12 @@ def gather(url: str, seconds: float, api_key: str | None) -> "Evidence":
     after = read_counts(get(url, "/metrics", api_key).decode())
     steps = msgspec.json.decode(get(url, f"/debug/steps?n={KEPT}", api_key), type=StepReports)
     requests = msgspec.json.decode(get(url, "/debug/requests", api_key), type=RequestReports)
-    recent = [step for step in steps.data if step.began >= steps.now - seconds]
-    past = len(recent) < _FEW <= len(steps.data)
+    looked_at, past = steps_of(steps.data, steps.now, seconds)
     return Evidence(
         seconds=seconds,
         machine=load_machine(url, api_key),
         limits=steps.limits,
-        steps=steps.data if past else recent,
+        steps=looked_at,
         choices=[choice for request in requests.data for choice in request.choices],
         before=before,
         after=after,

@@ -1,6 +1,6 @@
 """What a running server tells of itself, gathered for a diagnosis."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,6 +9,8 @@ from tenfold.core.config import SchedulerConfig
 from tenfold.cost.machine import Machine
 from tenfold.engine.inspection import StepRecord
 from tenfold.observe.requests import ChoiceTimeline
+
+_FEW = 8  # steps: of fewer nothing can be said
 
 Counts = dict[tuple[str, tuple[tuple[str, str], ...]], float]  # by name and labels
 
@@ -20,6 +22,13 @@ def read_counts(text: str) -> Counts:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def steps_of(steps: Sequence[StepRecord], now: float, seconds: float) -> tuple[list[StepRecord], bool]:
+    """Those of the last ``seconds``; where these are too few all of them, and True: they are from before."""
+    recent = [step for step in steps if step.began >= now - seconds]
+    past = len(recent) < _FEW <= len(steps)
+    return (list(steps) if past else recent), past
 
 
 @dataclass(frozen=True, slots=True)

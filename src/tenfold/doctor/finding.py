@@ -32,6 +32,13 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda one: (levels.index(one.level), -one.weight))
 
 
+def of_the_past(findings: Sequence[Finding], seconds: float) -> list[Finding]:
+    """What was found in steps from before: nothing of it is a problem of now."""
+    words = f"Nothing was computed in these {seconds:.3g} seconds: what is said of steps is from before."
+    told = [msgspec.structs.replace(one, level="note") if one.level == "problem" else one for one in findings]
+    return [*told, Finding(name="past", level="note", words=words)]
+
+
 def table(title: str, findings: Sequence[Finding]) -> "Table":
     """For a terminal."""
     from rich.markup import escape

@@ -5,6 +5,7 @@ vLLM writes them (:mod:`tenfold.observe.vllm_names`).
 Every instance has a registry of its own.
 """
 
+from collections import Counter as Tally
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +15,7 @@ from tenfold.core.slo import DEFAULT_TARGET
 from tenfold.engine.client import Health
 from tenfold.observe.budget import BudgetCollector
 from tenfold.observe.engine_metrics import EngineCollector
+from tenfold.observe.figures import Figures, answers_of, spread_of, table_of, total_of
 from tenfold.observe.requests import ChoiceTimeline
 from tenfold.observe.vllm_names import BothNames
 
@@ -70,6 +72,7 @@ class Metrics:
         self._slo = self._counter(
             "slo_requests", "Finished choices by class, and whether bounds were kept", ("slo_class", "outcome")
         )
+        self._ended: Tally[str] = Tally()  # choices, by class
         self._in_flight = Gauge(
             "tenfold_http_requests_in_flight", "HTTP requests being answered", registry=self.registry
         )
@@ -111,6 +114,7 @@ class Metrics:
 
     def where_time_went(self, line: ChoiceTimeline) -> None:
         """A choice has ended: its phases by class, and whether what its class promises was kept."""
+        self._ended[line.slo_class] += 1
         for phase in PHASES:
             self._phases.labels(line.slo_class, phase).observe(getattr(line, phase))
         decode = line.decode + line.interference + line.preempted + line.recompute
@@ -133,3 +137,15 @@ class Metrics:
         """The exposition text; ``stats`` None while there is no engine to ask."""
         self._engine.update(health, stats, info, version)
         return bytes(generate_latest(self._shown))
+
+    def figures(self) -> Figures:
+        """What the dashboard draws of it."""
+        return Figures(
+            ttft=spread_of(self._ttft),
+            itl=spread_of(self._itl),
+            prompt_tokens=total_of(self._prompt),
+            output_tokens=total_of(self._generated),
+            ended=dict(self._ended),
+            outcomes=table_of(self._slo, "slo_class", "outcome"),
+            answers=answers_of(self._http),
+        )

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from enum import Enum
+from itertools import islice
 
 import msgspec
 
@@ -76,9 +77,11 @@ class RequestLog:
         self._reports: OrderedDict[str, tuple[RequestReport, str | None]] = OrderedDict()  # by answer id
         # Answer id by tenant and request id; of the latest, where a client uses one again.
         self._answers: dict[tuple[str | None, str], str] = {}
+        self.added = 0  # since the start
 
     def add(self, report: RequestReport, tenant: str | None) -> None:
         """Keep a report; ``tenant`` is that of the request's API key, if there are keys."""
+        self.added += 1
         self._reports[report.id] = report, tenant
         self._answers[tenant, report.request_id] = report.id
         if len(self._reports) > self._capacity:
@@ -98,3 +101,9 @@ class RequestLog:
         """The last ones that ``tenant`` may see, the latest first."""
         mine = (report for report, owner in reversed(self._reports.values()) if tenant in (EVERYONE, owner))
         return [report for report, _ in zip(mine, range(count), strict=False)]
+
+    def after(self, number: int, count: int, tenant: str | Everyone | None) -> list[tuple[RequestReport, str | None]]:
+        """Of those that came after the first so many, the last ones with whose they are, the latest at the end."""
+        new = min(self.added - number if number <= self.added else self.added, count)
+        last = list(islice(reversed(self._reports.values()), new))
+        return [(report, owner) for report, owner in reversed(last) if tenant in (EVERYONE, owner)]
