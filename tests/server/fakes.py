@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tenfold.cache.map import CACHED, FIRST, FREE, SHARED, BlockMap, Holder
 from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import TenfoldError
 from tenfold.core.request import (
@@ -20,7 +21,8 @@ from tenfold.core.request import (
 from tenfold.cost.estimate import FIRST_GUESS
 from tenfold.cost.machine import Machine
 from tenfold.engine.client import Health
-from tenfold.engine.inspection import Inspection, StepRecord
+from tenfold.engine.inspection import PLAIN, Detail, Inspection, StepRecord
+from tenfold.sched.live import LiveSequence
 
 INFO = EngineInfo(
     model="fake-model",
@@ -71,6 +73,31 @@ class PlainTemplate:
         return lines + ("assistant:" if add_generation_prompt else "")
 
 
+def live_sequence(tenant: str) -> LiveSequence:
+    """One in decode, called ``of-TENANT``."""
+    return LiveSequence(
+        id=f"of-{tenant}",
+        tenant=tenant,
+        slo_class="standard",
+        phase="decode",
+        age=1.5,
+        seconds={"queue": 0.5, "prefill": 0.25, "decode": 0.75},
+        prompt_tokens=40,
+        cached_tokens=16,
+        computed=44,
+        output_tokens=5,
+        machine_seconds=0.5,
+        preemptions=0,
+    )
+
+
+def block_map(tenants: Sequence[str]) -> BlockMap:
+    """One block is shared, each has two of its own; 64 in all."""
+    runs = [(SHARED, 1), *((FIRST + at, 2) for at in range(len(tenants))), (CACHED, 3)]
+    runs.append((FREE, 64 - sum(length for _, length in runs)))
+    return BlockMap(64, runs, [Holder(f"of-{tenant}", 3, 1) for tenant in tenants])
+
+
 @dataclass
 class FakeEngine:
     """An EngineClient that answers every request with ``ANSWER`` over and over, or with what it ``says``, once.
@@ -87,6 +114,7 @@ class FakeEngine:
     gate: asyncio.Semaphore | None = None
     burst: int = 1
     stats_error: TenfoldError | None = None
+    tenants: tuple[str, ...] = ("", "t")  # each has a sequence that runs
     requests: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     open: int = 0
@@ -114,12 +142,19 @@ class FakeEngine:
             draft_seconds_total=0.25,
         )
 
-    async def inspect(self, steps: int = 0) -> Inspection:
+    async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         if self.stats_error is not None:
             raise self.stats_error
         step = StepRecord(1.0, 0.02, 0.019, 0.021, 3, 64, 4, 300.0, 2048.0, 4, 2, 9)
         return Inspection(
-            now=2.0, calibrated=True, machine=MACHINE, limits=SchedulerConfig(), steps=[step] * min(steps, 2)
+            now=2.0,
+            calibrated=True,
+            machine=MACHINE,
+            limits=SchedulerConfig(),
+            steps=[step] * min(steps, max(0, 2 - detail.after)),
+            made=2,
+            live=[live_sequence(tenant) for tenant in self.tenants] if detail.live else [],
+            pool=block_map(self.tenants) if detail.pool else None,
         )
 
     def health(self) -> Health:

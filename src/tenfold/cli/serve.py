@@ -29,7 +29,7 @@ Examples:
 
   tenfold serve ./model.gguf --host 0.0.0.0 --api-key "$KEY"
 
-Then open http://127.0.0.1:8000/docs, or run `tenfold chat --url http://127.0.0.1:8000`.
+Then open http://127.0.0.1:8000/ (the dashboard; the API is at /docs), or run `tenfold chat --url http://127.0.0.1:8000`.
 Ctrl-C stops: answers under way are finished first, for at most --grace seconds.
 """
 
@@ -188,6 +188,7 @@ def _announce(ready: "Ready", server: ServerConfig) -> None:
 
   try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
   chat:  {command} chat --url {ready.url}
+  look:  {ready.admin or ready.url}/ (dashboard)
   docs:  {ready.url}/docs
 {f"  admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else ""}""",
         err=True,

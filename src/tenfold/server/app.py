@@ -16,6 +16,7 @@ from tenfold.core.logs import told
 from tenfold.server import completions, routes
 from tenfold.server.anthropic import routes as anthropic
 from tenfold.server.anthropic.format import error_body
+from tenfold.server.dashboard import routes as dashboard
 from tenfold.server.errors import ApiError, api_error
 from tenfold.server.exchange import JSON, ClientGone, Exchange
 from tenfold.server.responses import routes as responses
@@ -61,7 +62,6 @@ _TABLE = (
     _Row("/version", "GET", routes.version),
     _Row("/openapi.json", "GET", routes.description, public=True),
     _Row("/docs", "GET", routes.docs, public=True),
-    _Row("/", "GET", routes.root, public=True),
 )
 # What operators look at: beside the others, or at an address of their own.
 _OPERATOR = (
@@ -70,7 +70,12 @@ _OPERATOR = (
     _Row("/debug/requests/{id}", "GET", routes.request),
     _Row("/debug/machine", "GET", routes.machine),
     _Row("/debug/steps", "GET", routes.steps),
+    _Row("/debug/dashboard", "GET", dashboard.data),
+    _Row("/debug/doctor", "GET", dashboard.doctor),
+    _Row("/", "GET", dashboard.page, public=True),  # shows nothing that it has not asked for
+    _Row("/dashboard/{name}", "GET", dashboard.file, public=True),
 )
+_WITHOUT_OPERATORS = (_Row("/", "GET", routes.root, public=True),)
 _HEALTH = tuple(row for row in _TABLE if row.path.startswith("/health"))
 
 
@@ -112,7 +117,7 @@ class App:
         if admin:
             rows = (*_OPERATOR, *_HEALTH)
         else:
-            rows = _TABLE if service.config.admin is not None else (*_TABLE, *_OPERATOR)
+            rows = (*_TABLE, *(_WITHOUT_OPERATORS if service.config.admin is not None else _OPERATOR))
         self._router = Router(
             [Route(row.path, _Endpoint(service, row, admin=admin), methods=[row.method]) for row in rows],
             redirect_slashes=False,

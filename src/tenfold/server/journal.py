@@ -10,7 +10,7 @@ from tenfold.observe.spans import Ended
 from tenfold.server.exchange import Exchange
 
 _log = logging.getLogger("tenfold.request")
-_QUIET = ("/health", "/metrics")  # asked every few seconds, by machines
+_QUIET = ("/health", "/metrics", "/debug/dashboard", "/debug/doctor")  # asked every few seconds, by machines
 _PARENTS = (b"traceparent", b"tracestate")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")  # https://www.w3.org/TR/trace-context/
 

@@ -7,7 +7,7 @@ import msgspec
 from tenfold.core.errors import TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import EngineClient, Health
-from tenfold.engine.inspection import Inspection
+from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.server.access import Access, Account
 from tenfold.server.allowance import Allowance
 from tenfold.server.errors import HttpError
@@ -36,9 +36,9 @@ class MeteredEngine:
         """See EngineClient."""
         return await self._engine.stats()
 
-    async def inspect(self, steps: int = 0) -> Inspection:
+    async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """See EngineClient."""
-        return await self._engine.inspect(steps)
+        return await self._engine.inspect(steps, detail)
 
     def health(self) -> Health:
         """See EngineClient."""

@@ -11,6 +11,7 @@ from tenfold.observe.requests import RequestReport
 from tenfold.server import protocol, route_protocol
 from tenfold.server.anthropic import protocol as anthropic
 from tenfold.server.config import ServerConfig
+from tenfold.server.dashboard import protocol as dashboard
 from tenfold.server.responses import protocol as responses
 
 DOCS_PAGE = files("tenfold.server").joinpath("docs.html").read_bytes()
@@ -85,6 +86,15 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     ("/debug/requests", "get", "Where the time of the last requests went", None, route_protocol.RequestReports, None),
     ("/debug/requests/{id}", "get", "Where the time of one of them went", None, RequestReport, None),
     ("/debug/steps", "get", "The engine's last steps; ?n= says how many", None, route_protocol.StepReports, None),
+    (
+        "/debug/dashboard",
+        "get",
+        "What the dashboard shows: what is new after ?steps= and ?requests=; ?pool=true tells of blocks",
+        None,
+        dashboard.DashboardReport,
+        None,
+    ),
+    ("/debug/doctor", "get", "What the doctor says of the last minute", None, dashboard.DoctorReport, None),
     ("/debug/machine", "get", "What a simulation must know of the machine", None, Machine, None),
     ("/metrics", "get", "Prometheus metrics", None, None, None),
 )

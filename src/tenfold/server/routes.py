@@ -1,7 +1,6 @@
 """The small routes: models, health, metrics, tokens, version, and the API page."""
 
 import asyncio
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -15,6 +14,7 @@ from tenfold.server.decode import decode
 from tenfold.server.exchange import Exchange
 from tenfold.server.openapi import DOCS_PAGE, openapi
 from tenfold.server.params import check_ids
+from tenfold.server.query import whole
 from tenfold.server.route_protocol import (
     DetokenizeBody,
     DetokenizeResponse,
@@ -54,17 +54,18 @@ def _card(service: Service, name: str) -> ModelCard:
 
 async def health(service: Service, exchange: Exchange) -> None:
     """200 only when requests can be served: the engine is ready, the model's texts are there, and nobody stops it."""
-    answer = _health(service)
+    answer = health_of(service)
     await exchange.send_json(answer, 200 if answer.status == "ready" else 503)
 
 
 async def live(service: Service, exchange: Exchange) -> None:
     """200 also while it starts, stops, or starts its engine anew; not once the engine has failed for good."""
-    answer = _health(service)
+    answer = health_of(service)
     await exchange.send_json(answer, 503 if answer.status == "failed" else 200)
 
 
-def _health(service: Service) -> HealthResponse:
+def health_of(service: Service) -> HealthResponse:
+    """The engine's state, and the server's."""
     state = service.engine.health()
     status: str = state.state
     if service.traffic.closed:
@@ -117,13 +118,13 @@ async def detokenize(service: Service, exchange: Exchange) -> None:
 
 async def requests(service: Service, exchange: Exchange) -> None:
     """Where the time of the requests went that finished last."""
-    await exchange.send_json(RequestReports(data=service.log.latest(_LATEST, _whose(exchange))))
+    await exchange.send_json(RequestReports(data=service.log.latest(_LATEST, whose(exchange))))
 
 
 async def request(service: Service, exchange: Exchange) -> None:
     """Where the time of one of them went."""
     name = exchange.scope["path_params"]["id"]
-    report = service.log.find(name, _whose(exchange))
+    report = service.log.find(name, whose(exchange))
     if report is None:
         raise NotFound(
             f"no request {name[:200]!r} is known: it must have finished, and be one of the last; its id is that of its "
@@ -132,7 +133,8 @@ async def request(service: Service, exchange: Exchange) -> None:
     await exchange.send_json(report)
 
 
-def _whose(exchange: Exchange) -> str | Everyone | None:
+def whose(exchange: Exchange) -> str | Everyone | None:
+    """Whose requests whoever asks may see: a tenant's; None where there are no keys, and all are of nobody."""
     return EVERYONE if exchange.operator else exchange.tenant
 
 
@@ -144,10 +146,7 @@ async def machine(service: Service, exchange: Exchange) -> None:
 
 async def steps(service: Service, exchange: Exchange) -> None:
     """The engine's last steps."""
-    text = parse_qs(exchange.scope["query_string"].decode("latin-1")).get("n", ["256"])[-1]
-    if not text.isdecimal() or not 1 <= int(text) <= KEPT:
-        raise InvalidRequest(f"n must be a whole number from 1 to {KEPT}, got {text[:50]!r}", param="n")
-    seen = await service.engine.inspect(int(text))
+    seen = await service.engine.inspect(whole(exchange, "n", 256, 1, KEPT))
     await exchange.send_json(StepReports(now=seen.now, calibrated=seen.calibrated, limits=seen.limits, data=seen.steps))
 
 

@@ -12,6 +12,7 @@ from tenfold.observe.metrics import Metrics
 from tenfold.observe.requests import RequestLog
 from tenfold.server.access import Access
 from tenfold.server.config import ServerConfig
+from tenfold.server.dashboard.diagnosis import Diagnosis
 from tenfold.server.dialect import Dialect, dialect_of
 from tenfold.server.errors import ModelNotFound
 from tenfold.server.journal import Journal, Tracer
@@ -48,6 +49,8 @@ class Service:
         self.engine: EngineClient = MeteredEngine(engine, self.access)
         self.metrics = metrics or Metrics(config.price, model=config.names[0], slo_target=config.slo_target)
         self.log = RequestLog()
+        self.started = time.time()
+        self.diagnosis = Diagnosis(self.engine, self.metrics, self.log, self.clock)
         self.traffic = Traffic()
         self.journal = Journal(config.names[0], tracer)
         self._names = frozenset((*config.names, "default"))
