@@ -73,8 +73,9 @@ def near(filters: Float64) -> list[Float64]:
     """The filters, and those whose cuts lie a little to each side: weights are float32."""
     found = [filters]
     sides = (1, 1 - 3e-5, 1 + 3e-5)
-    # A draw at the very bottom meets weights that float32 rounds to nothing.
-    for p, m, a in itertools.product(sides, sides, (0.0, -3e-5, 3e-5, 1e-9, 1e-16, 1e-24, 1e-30, 1e-37)):
+    # A draw at the very bottom meets weights that float32 rounds to nothing, each of another size.
+    bottom = tuple(10.0**-power for power in range(9, 39))
+    for p, m, a in itertools.product(sides, sides, (0.0, -3e-5, 3e-5, *bottom)):
         moved = filters.copy()
         moved[2] = min(1.0, moved[2] * p) if moved[2] < 1 else 1.0
         moved[3] = moved[3] * m

@@ -59,7 +59,7 @@ def served(smollm2_path: Path) -> Iterator[Served]:
 
 
 def test_it_says_what_to_do_next(served: Served) -> None:
-    assert served.banner.count(served.url) == 4
+    assert served.banner.count(served.url) == 5
     assert "curl" in served.banner
     assert "tenfold chat --url" in served.banner
 
