@@ -55,7 +55,7 @@ struct Kernels {
   // much. 0: as it is packed.
   size_t (*settled_bytes)(const Packed& w);
   void (*settle)(const Packed& w, uint8_t* tile, uint8_t* room);
-  int row_chunk;    // rows that linear_tile likes to be given at most: their activations stay in cache meanwhile
+  int row_chunk;       // rows that linear_tile likes to be given at most: their activations stay in cache meanwhile
   int dense_tiles;     // tiles that linear_tile likes to be given at once for few rows of a dense matrix
   int tiles_together;  // of a quantized one, for any rows
   // 16 rows of floats [16][cols] to a tile; see linear/quantize.hpp.

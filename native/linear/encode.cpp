@@ -91,9 +91,10 @@ Form form_named(const std::string& name) {
 }
 
 Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-              bool fine, const Kernels& kernels, Pool& pool, Arena& arena) {
+              Use use, const Kernels& kernels, Pool& pool, Arena& arena) {
   const auto with_room = [&](Packed w) {
-    w.fine = fine;
+    w.fine = use.fine;
+    w.grouped = use.grouped;
     w.tile_bytes = kernels.settled_bytes(w);
     return w;
   };

@@ -22,10 +22,10 @@ constexpr float kSmallestPeak = 0x1p-12f;
 // offset per 32 inputs, from a search for the least squared error. Matrices whose values that form cannot hold (bounds
 // above; bfloat16's range) stay as stored. Beside the result it takes 16 rows of floats per thread. The weights do not
 // depend on the level of `kernels` or on the threads; how they lie does: as its linear_tile wants them.
-// `fine`: see format.hpp.
+// `use`: which of these are as in format.hpp.
 // Throws std::invalid_argument as pack() does, where columns are not whole groups of 32, and for weights that are
 // infinite or no numbers.
 Matrix encode(Form form, const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-              bool fine, const Kernels& kernels, Pool& pool, Arena& arena);
+              Use use, const Kernels& kernels, Pool& pool, Arena& arena);
 
 }  // namespace tenfold

@@ -30,6 +30,11 @@ constexpr int kSuper = 256;  // inputs of a K-quant block
 enum class Scales : uint8_t { half, affine, super, super_affine };
 enum class Dense : uint8_t { none, f32, f16, bf16 };
 
+// What is asked of a matrix besides its weights; see Packed.
+struct Use {
+  bool fine = false, grouped = false;
+};
+
 struct Packed {
   const uint8_t* data = nullptr;
   int rows = 0, cols = 0;

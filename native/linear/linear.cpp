@@ -409,7 +409,7 @@ void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, i
 
 #if defined(TENFOLD_TILES)
 size_t settled_bytes(const Packed& w) {
-  if (w.dense != Dense::none || w.bits > 5 || w.fine) return 0;
+  if (w.dense != Dense::none || w.bits > 5 || w.fine || w.grouped) return 0;
   return kLookedUnits + static_cast<size_t>(w.cols / kGroup) * looked_group(w.bits, kGroup / w.group);
 }
 

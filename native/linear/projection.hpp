@@ -15,8 +15,9 @@ class Projection {
              const Kernels& kernels, int threads, Form form, bool fine)
       : kernels_(kernels),
         pool_(std::clamp(threads, 1, 1024)),
-        matrix_(encode(form, kind, data, rows, cols, row_bytes, fine, kernels, pool_, arena_)) {
-    if (matrix_.view.looked) plain_ = encode(form, kind, data, rows, cols, row_bytes, true, kernels, pool_, arena_);
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, {.fine = fine}, kernels, pool_, arena_)) {
+    if (matrix_.view.looked)
+      plain_ = encode(form, kind, data, rows, cols, row_bytes, {.grouped = true}, kernels, pool_, arena_);
   }
 
   int outputs() const { return matrix_.view.rows; }

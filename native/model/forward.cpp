@@ -106,7 +106,11 @@ void Model::linear(const Job& job, const X& input, int rows, int unit, const F& 
   int step = std::max(1, static_cast<int>(wanted / job.w->tile_bytes));
   step = std::max(1, std::min(step, tiles / threads()));
   const int together = quantized(*job.w) ? kernels_.tiles_together : kernels_.dense_tiles;
-  step = step > together ? step / together * together : quantized(*job.w) ? together : step;
+  if (step >= together) {
+    step = step / together * together;
+  } else if (quantized(*job.w)) {
+    step = together;  // also of large tiles: alone, one takes much longer than half the time
+  }
   step = ceil_div(step, unit) * unit;
   const int column_items = ceil_div(tiles, step);
   pool_.run(column_items * row_items, [&](int item, int thread) {

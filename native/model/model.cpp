@@ -144,15 +144,13 @@ void Model::set_matrix(int layer, const std::string& name, const std::string& ki
     throw std::invalid_argument(name + " is [" + std::to_string(rows) + ", " + std::to_string(cols) +
                                 "], the model needs [" + std::to_string(want_rows) + ", " +
                                 std::to_string(want_cols) + "]");
-  // What these lose by rounding to bytes costs most: with the others' it is the larger half of all.
-  const bool fine = name == "v" || layer == -1;
-  *matrix = encode(form, kind, data, rows, cols, row_bytes, fine, kernels_, pool_, arena_);
-  // Of the head there are as few rows as sequences: in groups they take less time than in whole rows of fine weights, and
-  // lose about as little.
-  matrix->view.grouped = layer == -1;
+  // What values lose by rounding to bytes costs most, and the head loses. Of the head there are as few rows as sequences:
+  // in groups they take less time than in whole rows of fine weights, and lose about as little.
+  const Use use = {.fine = name == "v", .grouped = layer == -1};
+  *matrix = encode(form, kind, data, rows, cols, row_bytes, use, kernels_, pool_, arena_);
   // 2^31 / (255 x 127), half of it where two products share a sum.
-  if (const int64_t most = fine ? 1 << 15 : 1 << 16;
-      kernels_.whole_rows && !matrix->view.grouped && matrix->view.dense == Dense::none && cols > most)
+  if (const int64_t most = use.fine ? 1 << 15 : 1 << 16;
+      kernels_.whole_rows && !use.grouped && matrix->view.dense == Dense::none && cols > most)
     throw std::invalid_argument(name + " has " + std::to_string(cols) + " inputs; this CPU's kernels sum up to " +
                                 std::to_string(most));
 }

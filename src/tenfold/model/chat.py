@@ -51,8 +51,7 @@ def require_template(template: ChatTemplate | None, model: str) -> ChatTemplate:
     """``template``, or :class:`InvalidRequest` saying what to do without one."""
     if template is None:
         raise InvalidRequest(
-            f"model {model!r} has no chat template: send a plain prompt to /v1/completions, "
-            "or start with --chat-template FILE",
+            f"model {model!r} has no chat template: send a plain prompt to /v1/completions",
             param="messages",
         )
     return template

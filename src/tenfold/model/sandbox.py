@@ -57,14 +57,16 @@ class Template:
 def compile_template(source: str, limit: int) -> Template:
     """Compile ``source``, of at most ``limit`` characters. Raises :class:`InvalidRequest` where it is not Jinja."""
     if len(source) > limit:
-        raise InvalidRequest(f"the model's chat template is longer than {limit} characters; give --chat-template FILE")
+        raise InvalidRequest(
+            f"the model's chat template is longer than {limit} characters; send a plain prompt to /v1/completions"
+        )
     environment = _Environment()
     try:
         tree = _guarded(environment.parse(source), environment)
         return Template(environment, environment.from_string(tree))
     except (TemplateError, SyntaxError, RecursionError) as error:
         raise InvalidRequest(
-            f"the model's chat template is not valid Jinja ({error}); give a good one with --chat-template FILE"
+            f"the model's chat template is not valid Jinja ({error}); send a plain prompt to /v1/completions"
         ) from None
 
 

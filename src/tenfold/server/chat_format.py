@@ -8,7 +8,7 @@ from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline
 from tenfold.server.errors import ApiError
 from tenfold.server.formats import NO_TIMELINES, Frame, Head, ending, fixed
-from tenfold.server.logprobs import chat_logprobs
+from tenfold.server.logprobs import chat_logprobs, logprobs_of
 from tenfold.server.parts import CallEnd, CallStart, CallText, Part, Text, Thought
 from tenfold.server.protocol import ChatChoice, ChatMessage, ChatResponse, Delta, Usage
 from tenfold.server.reading import Reading
@@ -85,14 +85,13 @@ class ChatFormat:
         """See :class:`Format`."""
         answers = []
         for index, outputs in enumerate(choices):
-            entries = [entry for output in outputs for entry in output.logprobs or ()]
-            asked = any(output.logprobs is not None for output in outputs)
+            entries = logprobs_of(outputs)
             answer = whole_answer(self._readers[index], outputs)
             answers.append(
                 ChatChoice(
                     index=index,
                     message=_message(answer),
-                    logprobs=chat_logprobs(entries, self._token_bytes) if asked else None,
+                    logprobs=None if entries is None else chat_logprobs(entries, self._token_bytes),
                     finish_reason=_reason(outputs[-1], called=bool(answer.calls)),
                     stop_reason=outputs[-1].stop,
                     timeline=timelines.get(index, msgspec.UNSET),

@@ -14,7 +14,7 @@ import msgspec
 from tenfold.core.request import RequestOutput
 from tenfold.observe.requests import ChoiceTimeline, cost_of
 from tenfold.server.errors import ApiError
-from tenfold.server.logprobs import legacy_logprobs
+from tenfold.server.logprobs import legacy_logprobs, logprobs_of
 from tenfold.server.protocol import (
     CompletionChoice,
     CompletionResponse,
@@ -207,13 +207,12 @@ class CompletionFormat:
         """See :class:`Format`."""
         answers = []
         for index, outputs in enumerate(choices):
-            entries = [entry for output in outputs for entry in output.logprobs or ()]
-            asked = any(output.logprobs is not None for output in outputs)
+            entries = logprobs_of(outputs)
             answers.append(
                 CompletionChoice(
                     index=index,
                     text=(self._echo[index] if self._echo else "") + "".join(output.text for output in outputs),
-                    logprobs=legacy_logprobs(entries, 0) if asked else None,
+                    logprobs=None if entries is None else legacy_logprobs(entries, 0),
                     finish_reason=outputs[-1].finish,
                     stop_reason=outputs[-1].stop,
                     timeline=timelines.get(index, msgspec.UNSET),

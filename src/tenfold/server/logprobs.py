@@ -1,11 +1,18 @@
 """Log-probabilities in the two forms clients know."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from tenfold.core.request import SampleLogprobs, TokenLogprob
+from tenfold.core.request import RequestOutput, SampleLogprobs, TokenLogprob
 from tenfold.server.protocol import ChatLogprob, ChatLogprobs, LegacyLogprobs, TopLogprob
 
 LOWEST = -9999.0  # JSON has no -Infinity; OpenAI's value for "as good as impossible"
+
+
+def logprobs_of(outputs: Sequence[RequestOutput]) -> list[SampleLogprobs] | None:
+    """Those of a whole answer; None where none were asked for."""
+    if all(output.logprobs is None for output in outputs):
+        return None
+    return [entry for output in outputs for entry in output.logprobs or ()]
 
 
 def legacy_logprobs(entries: Iterable[SampleLogprobs], offset: int) -> LegacyLogprobs:
