@@ -88,7 +88,7 @@ struct Blocked : KV {
   static constexpr int kQueries = KV::kBlock;
 
   static void prepare(int) {}
-  static void gather(const KvLayer&, int, int, const Type**, float*) {}
+  static void gather(const KvLayer&, int, int, int, const Type**, float*) {}
 
   // How many of `queries` the next pass takes.
   static int take(int queries) { return queries >= kQueries ? kQueries : (kQueries > 3 && queries >= 3 ? 3 : 1); }
@@ -289,8 +289,8 @@ struct Attention {
       t.key_scales[g] = place.key_scales;
       t.value_scales[g] = place.value_scales;
     }
-    KV::gather(kv, t.from, to, t.values, room);
     const int begin = first_row * heads, end = last_row * heads;
+    KV::gather(kv, end - begin, t.from, to, t.values, room);
     const int passes = (end - begin + KV::kQueries - 1) / KV::kQueries;
     Ahead ahead;
     fetch_next(start, last_key, ahead);
@@ -385,6 +385,7 @@ void store_kv(const KvLayer& kv, int32_t block, int head, int slot, const float*
 void attend(const AttendItem& item) {
 #if defined(TENFOLD_TILES)
   if (TiledKv::takes(*item.kv)) return Attention<TiledKv>(item).run();
+  if (TiledInt8Kv::takes(*item.kv)) return Attention<TiledInt8Kv>(item).run();
 #endif
   if (item.kv->type == KvType::bf16) {
     Attention<Blocked<Bf16Kv>>(item).run();
@@ -396,6 +397,7 @@ void attend(const AttendItem& item) {
 const char* attend_arithmetic(const KvLayer& kv) {
 #if defined(TENFOLD_TILES)
   if (TiledKv::takes(kv)) return "amx-bf16";
+  if (TiledInt8Kv::takes(kv)) return "amx-int8";
 #endif
   if (kv.type == KvType::int8) return "int8";
 #if defined(__AVX512BF16__)

@@ -7,11 +7,12 @@ struct Int8Kv {
   static constexpr int kTogether = 3;       // queries whose softmax takes turns
   static constexpr int kSoftmaxLines = 12;  // fetched ahead during each
   static constexpr int kWeightQuads = kKeyTile / 4;
-  static constexpr int kWeightWords = 2 * kWeightQuads + 1;  // high bytes, low bytes, scale
+  static constexpr int kWeightWords = 2 * kWeightQuads + 16;  // high bytes, low bytes, scale; whole lines
   static constexpr int kQueryMax = 8191;                     // so that 2048 products fit in 31 bits
   static constexpr float kWeightMax = 65535.0f;
 
-  static size_t query_words(const KvLayer& kv) { return kv.width / 2 + 2; }
+  // Whole lines too, for a tile unit's sake.
+  static size_t query_words(const KvLayer& kv) { return static_cast<size_t>(kv.width / 2 + 2 + 15) / 16 * 16; }
 
   // The code nearest to x; 0 for a NaN, which then is in the scale.
   static int32_t code_of(float x) { return x == x ? static_cast<int32_t>(__builtin_rintf(x)) : 0; }
@@ -46,7 +47,7 @@ struct Int8Kv {
   template <int QUERIES, int GROUPS>
   static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
                           float* scores, Ahead& ahead) {
-    const int quads = kv.width / 4, words = 2 * quads + 2;
+    const int quads = kv.width / 4, words = static_cast<int>(query_words(kv));
     IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -85,12 +86,12 @@ struct Int8Kv {
     }
   }
 
-  // Softmax weights of `queries` queries (at most kTogether) times the values' scales, as 16-bit codes. Each step is done
-  // for all queries before the next, for each waits for the one before.
+  // Softmax weights of up to 16 queries times the values' scales, as 16-bit codes. Each step is done for all queries before
+  // the next, for each waits for the one before.
   static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const* scales, const Span* seen,
                            uint32_t* to) {
-    Vec scaled[kTogether][kGroups];
-    float largest[kTogether], inverse[kTogether];
+    Vec scaled[16][kGroups];
+    float largest[16], inverse[16];
     for (int i = 0; i < queries; ++i) {
       const int low = seen[i].low, high = seen[i].high;
       if (low <= 0 && high >= kKeyTile) {

@@ -2,9 +2,9 @@
 // order of its own (see tile_dot_bf16), so this level's bits differ from the others'; for any number of queries they are
 // the same. Included inside a level's namespace by attention.cpp.
 //
-// Four tiles of sums at once share each tile of queries or of weights (4); tiles of keys or values take turns (6, 7).
-// Values are taken 32 keys at a time: the unit needs as long for half of them. With each tile of 16 lines, as many are
-// fetched ahead.
+// Two tiles of sums (0, 1) share each tile of queries or of weights (4); their tiles of keys or values take turns (6): as
+// few as in linear/digits.hpp. Values are taken 32 keys at a time: the unit needs as long for half of them. With each tile
+// of 16 lines, as many are fetched ahead.
 struct TiledKv : Bf16Kv {
   static constexpr int kQueries = 16;
   static constexpr int kTogether = 1;
@@ -25,7 +25,7 @@ struct TiledKv : Bf16Kv {
 
   // The values of groups 2i and 2i + 1 next to each other, where they are not already; zeros for groups outside
   // from … to - 1. `room` has room for a tile's.
-  static void gather(const KvLayer& kv, int from, int to, const Type** values, float* room) {
+  static void gather(const KvLayer& kv, int, int from, int to, const Type** values, float* room) {
     const ptrdiff_t size = static_cast<ptrdiff_t>(16) * kv.padded;  // of a group
     auto* at = reinterpret_cast<Type*>(room);
     for (int g = from & ~1; g < to; g += 2, at += 2 * size) {
@@ -40,49 +40,143 @@ struct TiledKv : Bf16Kv {
     }
   }
 
-  // f of each of from … to - 1, which lie in 0 … 3, as a constant.
-  template <typename F>
-  static void each(int from, int to, const F& f) {
-    if (from <= 0 && to > 0) f(std::integral_constant<int, 0>());
-    if (from <= 1 && to > 1) f(std::integral_constant<int, 1>());
-    if (from <= 2 && to > 2) f(std::integral_constant<int, 2>());
-    if (from <= 3 && to > 3) f(std::integral_constant<int, 3>());
-  }
-
   static void score(const KvLayer& kv, int, const uint32_t* q, int from, int to, const Type* const* keys,
                     const float* const*, float* scores, Ahead& ahead) {
     const int pairs = kv.width / 2;
-    each(from, to, []<int G>(std::integral_constant<int, G>) { tile_zero<G>(); });
-    for (int p = 0; p < pairs; p += 16) {
-      tile_load<4>(q + p, 4 * pairs);
-      each(from, to, [&]<int G>(std::integral_constant<int, G>) {
-        ahead.fetch_eight();
-        tile_load<6 + G % 2>(keys[G] + 32 * p, 64);
-        ahead.fetch_eight();
-        tile_dot_bf16<G, 4, 6 + G % 2>();
-      });
+    for (int g = from; g < to; g += 2) {
+      const bool two = g + 1 < to;
+      tile_zero<0>();
+      tile_zero<1>();
+      for (int p = 0; p < pairs; p += 16) {
+        tile_load<4>(q + p, 4 * pairs);
+        add_product<0>(keys[g] + 32 * p, 64, ahead);
+        if (two) add_product<1>(keys[g + 1] + 32 * p, 64, ahead);
+      }
+      tile_store<0>(scores + 16 * g, sizeof(float) * kKeyTile);
+      if (two) tile_store<1>(scores + 16 * (g + 1), sizeof(float) * kKeyTile);
     }
-    each(from, to, [&]<int G>(std::integral_constant<int, G>) {
-      tile_store<G>(scores + 16 * G, sizeof(float) * kKeyTile);
-    });
   }
 
   static void add_values(const KvLayer& kv, int, const uint32_t* weights, const Type* const* values, int low, int high,
                          float* sum, Ahead& ahead) {
     const ptrdiff_t stride = static_cast<ptrdiff_t>(sizeof(float)) * kv.padded;  // also of a pair of values
-    for (int d = 0; d < kv.padded; d += 64) {
-      const int tiles = (kv.padded - d) / 16;
-      each(0, tiles, [&]<int I>(std::integral_constant<int, I>) { tile_load<I>(sum + d + 16 * I, stride); });
+    for (int d = 0; d < kv.padded; d += 32) {
+      tile_load<0>(sum + d, stride);
+      tile_load<1>(sum + d + 16, stride);
       for (int g = low / 32 * 2; 16 * g < high; g += 2) {
         tile_load<4>(weights + 8 * g, 4 * kWeightWords);
-        each(0, tiles, [&]<int I>(std::integral_constant<int, I>) {
-          ahead.fetch_eight();
-          tile_load<6 + I % 2>(values[g] + 2 * (d + 16 * I), stride);
-          ahead.fetch_eight();
-          tile_dot_bf16<I, 4, 6 + I % 2>();
-        });
+        add_product<0>(values[g] + 2 * d, stride, ahead);
+        add_product<1>(values[g] + 2 * (d + 16), stride, ahead);
       }
-      each(0, tiles, [&]<int I>(std::integral_constant<int, I>) { tile_store<I>(sum + d + 16 * I, stride); });
+      tile_store<0>(sum + d, stride);
+      tile_store<1>(sum + d + 16, stride);
+    }
+  }
+
+ private:
+  template <int SUM>
+  static inline void add_product(const Type* right, ptrdiff_t stride, Ahead& ahead) {
+    ahead.fetch_eight();
+    tile_load<6>(right, stride);
+    ahead.fetch_eight();
+    tile_dot_bf16<SUM, 4, 6>();
+  }
+};
+
+// The same over 8-bit keys and values, whose quads lie as the unit takes them, for many queries; a few go faster by vectors.
+// Sums are whole numbers, so that both give the same bits. A quad is one of a tile's lines: values are taken kKeyTile keys
+// at a time.
+struct TiledInt8Kv : Blocked<Int8Kv> {
+  using Few = Blocked<Int8Kv>;
+  static constexpr int kQueries = 16;
+  static constexpr int kTogether = 16;
+  static constexpr int kSoftmaxLines = 4;
+  static constexpr int kLines = 8;  // fetched ahead with each tile
+  using Sums = int32_t[kQueries][16];
+
+  static bool takes(const KvLayer& kv) { return kv.type == KvType::int8 && kv.head_dim % 64 == 0; }
+  static bool few(int queries) { return queries <= Few::kQueries; }
+  static int take(int queries) { return few(queries) ? Few::take(queries) : min_of(queries, kQueries); }
+  static void prepare(int queries) {
+    if (!few(queries)) tiles_ready(tiles_of(queries));
+  }
+
+  // The values of all groups next to each other from values[0] on, where they are not already; zeros for groups outside
+  // from … to - 1.
+  static void gather(const KvLayer& kv, int queries, int from, int to, const Type** values, float* room) {
+    if (few(queries)) return;
+    const ptrdiff_t size = static_cast<ptrdiff_t>(16) * kv.padded;  // of a group
+    bool together = from == 0 && to == kGroups;
+    for (int g = from + 1; g < to; ++g) together = together && values[g] == values[g - 1] + size;
+    if (together) return;
+    auto* at = reinterpret_cast<Type*>(room);
+    for (int g = 0; g < kGroups; ++g) {
+      if (from <= g && g < to)
+        __builtin_memcpy(at + g * size, values[g], size);
+      else
+        __builtin_memset(at + g * size, 0, size);
+    }
+    values[0] = at;
+  }
+
+  static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
+                    const float* const* scales, float* scores, Ahead& ahead) {
+    if (few(queries)) return Few::score(kv, queries, q, from, to, keys, scales, scores, ahead);
+    const size_t words = query_words(kv);
+    alignas(64) Sums high[kGroups], low[kGroups];
+    for (int g = from; g < to; ++g) {
+      tile_zero<0>();
+      tile_zero<1>();
+      for (int d = 0; d < kv.width; d += 64) {
+        ahead.fetch(kLines);
+        tile_load<6>(keys[g] + 16 * d, 64);
+        tile_load<4>(q + d / 4, sizeof *q * words);
+        tile_dot_bytes<0, 4, 6>();
+        tile_load<4>(q + (kv.width + d) / 4, sizeof *q * words);
+        tile_dot_bytes<1, 4, 6>();
+      }
+      tile_store<0>(high[g], 64);
+      tile_store<1>(low[g], 64);
+    }
+    for (int i = 0; i < queries; ++i, q += words) {
+      float scale;
+      __builtin_memcpy(&scale, q + kv.width / 2 + 1, 4);
+      const IVec start = iset1(static_cast<int32_t>(q[kv.width / 2]));
+      for (int g = from; g < to; ++g) {
+        const IVec all = iadd(iadd(shift_left(iload(high[g][i]), 8), iload(low[g][i])), start);
+        store(scores + i * kKeyTile + 16 * g, mul(to_float(all), mul(set1(scale), load(scales[g]))));
+      }
+    }
+  }
+
+  static void add_values(const KvLayer& kv, int queries, const uint32_t* weights, const Type* const* values, int first,
+                         int last, float* sum, Ahead& ahead) {
+    if (few(queries)) return Few::add_values(kv, queries, weights, values, first, last, sum, ahead);
+    constexpr ptrdiff_t kStride = sizeof(uint32_t) * kWeightWords;
+    for (int from = 0, many; from < kv.padded; from += 16 * many) {
+      many = min_of(kGroups, (kv.padded - from) / 16);
+      alignas(64) Sums upper[kGroups], lower[kGroups];
+      for (int i = 0; i < many; ++i) {
+        ahead.fetch(kLines);
+        tile_zero<0>();
+        tile_zero<1>();
+        tile_load<6>(values[0] + 4 * (from + 16 * i), static_cast<ptrdiff_t>(4) * kv.padded);
+        tile_load<4>(weights, kStride);
+        tile_dot_unsigned<0, 4, 6>();
+        tile_load<4>(weights + kWeightQuads, kStride);
+        tile_dot_unsigned<1, 4, 6>();
+        tile_store<0>(upper[i], 64);
+        tile_store<1>(lower[i], 64);
+      }
+      for (int query = 0; query < queries; ++query) {
+        float scale;
+        __builtin_memcpy(&scale, weights + query * kWeightWords + 2 * kWeightQuads, 4);
+        for (int i = 0; i < many; ++i) {
+          float* to = sum + query * kv.padded + from + 16 * i;
+          const IVec all = iadd(shift_left(iload(upper[i][query]), 8), iload(lower[i][query]));
+          store(to, fma(to_float(all), set1(scale), load(to)));
+        }
+      }
     }
   }
 };

@@ -77,7 +77,7 @@ struct Kernels {
   void (*store_kv)(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v);
   int attend_queries;  // query vectors that attend likes to be given at once, so that loads of K and V serve many
   void (*attend)(const AttendItem& item);
-  const char* (*attend_arithmetic)(const KvLayer& kv);  // likewise: f32, bf16, int8, amx-bf16
+  const char* (*attend_arithmetic)(const KvLayer& kv);  // likewise; also bf16, amx-bf16
   void (*merge)(const float* partials, ptrdiff_t chunk_stride, int chunks, int padded, int head_dim, float* out);
   void (*block_maxima)(const float* row, int n, int32_t* maxima);  // order_key of each block's largest logit
   void (*block_masses)(const float* row, int n, const Weighing& how, double* masses);

@@ -1,11 +1,16 @@
 // Quantized linears on the tile unit, and which rows take it. Included inside a level's namespace by linear.cpp.
 
 constexpr int kSpan = 9;          // units whose bytes lie in the first-level cache, for all panels of a chunk
-constexpr int kDigitRows = 4;     // fewer rows than these go faster without tiles
+constexpr int kDigitRows = 3;     // fewer rows than these go faster without tiles
 constexpr int kDigitChunk = 256;  // rows for which bytes are made once
+constexpr int kStreamed = 2;      // panels whose sums stay in the unit while bytes are made
 
 // Up to kDigitChunk rows of one tile, or of two that share what is loaded of the activations; `row` begins a panel.
-// Tiles 0 … 3 are sums, 4 and 5 the two digits of 16 rows, 6 and 7 bytes of weights: two columns', or a fine one's planes.
+//
+// Tiles 0 and 1 are sums, 4 a digit of 16 rows, 6 bytes of weights: of two columns, or of a fine one's planes, in turn. No
+// more than these four: where another program runs on the same core, the unit renames the tiles of both from what is left
+// of one file, and with all eight in use a product waits for the one before it. So one digit follows the other, and the
+// weights' bytes are loaded twice.
 template <typename Column, int COLUMNS>
 class DigitTiles {
   static constexpr bool FINE = Column::kFine;
@@ -16,6 +21,10 @@ class DigitTiles {
   // `width`: outputs there are of all columns.
   void run(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out, ptrdiff_t out_stride,
            int width, bool accumulate) {
+    if constexpr (!FINE && COLUMNS == 1) {
+      if (rows <= kPanel) return stream<1>(w, data, x, row, rows, out, out_stride, width, accumulate);
+      if (rows <= kStreamed * kPanel) return stream<kStreamed>(w, data, x, row, rows, out, out_stride, width, accumulate);
+    }
     const int groups = w.cols / kGroup, units = (groups + 1) / 2;
     Columns columns = [&]<size_t... I>(std::index_sequence<I...>) {
       return Columns{Column(w, data + I * w.tile_bytes)...};
@@ -28,7 +37,8 @@ class DigitTiles {
         Column column = columns[c];  // what is stored meanwhile might else change it
         for (int g = 2 * from; g < 2 * to; ++g) {
           if (g % COLUMNS == c) ahead.fetch();
-          fill(column, c, g - 2 * from, g < groups);
+          const int half = g - 2 * from;
+          fill(column, bytes_[FINE ? 0 : c][half / 2] + half % 2 * (kUnitBytes / 2), g < groups);
         }
         columns[c] = column;
       }
@@ -38,13 +48,9 @@ class DigitTiles {
                out + p * out_stride, out_stride, width, accumulate);
       };
       const auto units_of = [&](int p) { return x.panel_as<DigitRows>(row + p)->units() + from; };
-      if constexpr (COLUMNS == 2) {
-        tile_load<4>(units_of(0)->high, 64);
-        tile_load<6>(bytes_[0][0], 64);
-      }
       int p = 0;
       for (; p < rows; p += kPanel) {
-        multiply(units_of(p), to - from, units_of(p + kPanel < rows ? p + kPanel : 0), sums_[p / kPanel], from == 0);
+        multiply(units_of(p), to - from, sums_[p / kPanel], from == 0);
         if (to == units && p > 0) last(p - kPanel);
       }
       if (to == units) last(p - kPanel);
@@ -54,63 +60,92 @@ class DigitTiles {
  private:
   using Columns = std::array<Column, COLUMNS>;
 
-  // Bytes of a group of column c, half a unit; zeros beyond the last.
-  void fill(Column& column, int c, int half, bool there) {
-    uint8_t* to = bytes_[FINE ? 0 : c][half / 2] + half % 2 * (kUnitBytes / 2);
-    if (!there) {
-      for (int plane = 0; plane < (FINE ? 2 : 1); ++plane) __builtin_memset(to + plane * sizeof bytes_[0], 0, kUnitBytes / 2);
-      return;
+  // Few panels: while the unit multiplies by one unit's bytes, vectors make those of the next.
+  template <int PANELS>
+  void stream(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out, ptrdiff_t out_stride,
+              int width, bool accumulate) {
+    const int groups = w.cols / kGroup, units = (groups + 1) / 2;
+    Columns columns = {Column(w, data)};
+    Column column = columns[0];
+    Ahead ahead(data, w.tile_bytes, groups);
+    const auto make = [&](int u) __attribute__((always_inline)) {
+      for (int half = 0; half < 2; ++half) {
+        ahead.fetch();
+        fill(column, bytes_[0][u % 2] + half * (kUnitBytes / 2), 2 * u + half < groups);
+      }
+    };
+    const DigitUnit* acts[PANELS];
+    for (int p = 0; p < PANELS; ++p) acts[p] = x.panel_as<DigitRows>(row + p * kPanel)->units();
+    tile_zero<0>();
+    tile_zero<1>();
+    if constexpr (PANELS > 1) {
+      tile_zero<2>();
+      tile_zero<3>();
     }
-    column.store_next(to, sizeof bytes_[0]);
-  }
-
-  template <int LOW, int PLANE>
-  static inline void multiply_one() {
-    tile_dot_bytes<FINE ? LOW + PLANE : 2 * PLANE + LOW, 4 + LOW, 6 + PLANE>();
-  }
-
-  // `next`: the units that come after these; of two columns, tiles 4 and 6 hold the first of these and of their bytes
-  // before and after. Where another program shares the core, little is executed ahead, so that what a product waits for is
-  // loaded one product before.
-  void multiply(const DigitUnit* units, int count, const DigitUnit* next, int32_t (*sums)[kPanel][kTile], bool first) {
-    if (first) {
-      each_sum([&]<int I>(std::integral_constant<int, I>) { tile_zero<I>(); });
-    } else {
-      each_sum([&]<int I>(std::integral_constant<int, I>) { tile_load<I>(sums[I], 64); });
-    }
-    for (int u = 0; u < count; ++u) {
-      if constexpr (COLUMNS == 2) {
-        const bool more = u + 1 < count;
-        tile_load<5>(units[u].low, 64);
-        multiply_one<0, 0>();
-        tile_load<7>(bytes_[1][u], 64);
-        multiply_one<1, 0>();
-        multiply_one<0, 1>();
-        tile_load<4>(more ? units[u + 1].high : next->high, 64);
-        multiply_one<1, 1>();
-        tile_load<6>(bytes_[0][more ? u + 1 : 0], 64);
-      } else {
-        tile_load<4>(units[u].high, 64);
-        tile_load<6>(bytes_[0][u], 64);
-        multiply_one<0, 0>();
-        if constexpr (kPlanes > 1) {
-          tile_load<7>(bytes_[1][u], 64);
-          multiply_one<0, 1>();
-        }
-        tile_load<5>(units[u].low, 64);
-        multiply_one<1, 0>();
-        if constexpr (kPlanes > 1) multiply_one<1, 1>();
+    make(0);
+    for (int u = 0; u < units; ++u) {
+      if (u + 1 < units) make(u + 1);
+      tile_load<6>(bytes_[0][u % 2], 64);
+      tile_load<4>(acts[0][u].high, 64);
+      tile_dot_bytes<0, 4, 6>();
+      tile_load<4>(acts[0][u].low, 64);
+      tile_dot_bytes<1, 4, 6>();
+      if constexpr (PANELS > 1) {
+        tile_load<4>(acts[1][u].high, 64);
+        tile_dot_bytes<2, 4, 6>();
+        tile_load<4>(acts[1][u].low, 64);
+        tile_dot_bytes<3, 4, 6>();
       }
     }
-    each_sum([&]<int I>(std::integral_constant<int, I>) { tile_store<I>(sums[I], 64); });
+    tile_store<0>(sums_[0][0], 64);
+    tile_store<1>(sums_[0][1], 64);
+    if constexpr (PANELS > 1) {
+      tile_store<2>(sums_[1][0], 64);
+      tile_store<3>(sums_[1][1], 64);
+    }
+    for (int p = 0; p < rows; p += kPanel)
+      finish(*x.panel_as<DigitRows>(row + p), sums_[p / kPanel], rows - p < kPanel ? rows - p : kPanel, columns,
+             out + p * out_stride, out_stride, width, accumulate);
   }
 
+  // Bytes of the column's next group, half a unit; zeros beyond the last.
+  static void fill(Column& column, uint8_t* to, bool there) {
+    if (there) return column.store_next(to, sizeof bytes_[0]);
+    for (int plane = 0; plane < (FINE ? 2 : 1); ++plane) __builtin_memset(to + plane * sizeof bytes_[0], 0, kUnitBytes / 2);
+  }
+
+  void multiply(const DigitUnit* units, int count, int32_t (*sums)[kPanel][kTile], bool first) {
+    multiply_digit<0>(units, count, sums, first);
+    multiply_digit<1>(units, count, sums, first);
+  }
+
+  template <int LOW>
+  void multiply_digit(const DigitUnit* units, int count, int32_t (*sums)[kPanel][kTile], bool first) {
+    each_plane([&]<int I>(std::integral_constant<int, I>) {
+      constexpr bool kBegun = FINE && LOW == 1 && I == 0;  // by the other digit
+      if (first && !kBegun) {
+        tile_zero<I>();
+      } else {
+        tile_load<I>(sums[sum_of(LOW, I)], 64);
+      }
+    });
+    for (int u = 0; u < count; ++u) {
+      tile_load<4>(LOW == 0 ? units[u].high : units[u].low, 64);
+      each_plane([&]<int I>(std::integral_constant<int, I>) {
+        tile_load<6>(bytes_[I][u], 64);
+        tile_dot_bytes<I, 4, 6>();
+      });
+    }
+    each_plane([&]<int I>(std::integral_constant<int, I>) { tile_store<I>(sums[sum_of(LOW, I)], 64); });
+  }
+
+  // Which sum a digit's products with plane (or column) i belong to.
+  static constexpr int sum_of(int low, int i) { return FINE ? low + i : 2 * i + low; }
+
   template <typename F>
-  static inline void each_sum(const F& f) {
+  static inline void each_plane(const F& f) {
     f(std::integral_constant<int, 0>());
-    f(std::integral_constant<int, 1>());
-    if constexpr (kAll > 2) f(std::integral_constant<int, 2>());
-    if constexpr (kAll > 3) f(std::integral_constant<int, 3>());
+    if constexpr (kPlanes > 1) f(std::integral_constant<int, 1>());
   }
 
   void finish(const DigitRows& panel, const int32_t (*sums)[kPanel][kTile], int rows, const Columns& columns, float* out,
@@ -173,13 +208,11 @@ void digits(const Packed& w, int tile, int tiles, const Acts& x, int row, int ro
       in_few<MOST>(row, rows, [&](auto constant, int r) {
         few(constant, row + r, data, out + r * out_stride, width < kTile ? width : kTile);
       });
-    } else if constexpr (Column::kFine) {
+    } else if (Column::kFine || rows <= kStreamed * kPanel || t + 1 == tile + tiles) {
       by_tiles(std::integral_constant<int, 1>());
-    } else if (t + 1 < tile + tiles) {
+    } else if constexpr (!Column::kFine) {
       many = 2;
       by_tiles(std::integral_constant<int, 2>());
-    } else {
-      by_tiles(std::integral_constant<int, 1>());
     }
   }
 }

@@ -37,6 +37,11 @@ template <int SUM, int A, int B>
 inline void tile_dot_bytes() {
   __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
 }
+// The same of unsigned bytes times signed ones.
+template <int SUM, int A, int B>
+inline void tile_dot_unsigned() {
+  __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
+}
 // SUM += (sum of the products of the even ones) + (that of the odd ones), each summed in order in float32.
 template <int SUM, int A, int B>
 inline void tile_dot_bf16() {
@@ -68,17 +73,25 @@ inline void tile_store(void* p, ptrdiff_t stride) {
   for (int r = 0; r < tile_config().rows[T]; ++r)
     __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), tile_config().bytes[T]);
 }
-template <int SUM, int A, int B>
-inline void tile_dot_bytes() {
+template <typename Left, typename Right, int SUM, int A, int B>
+inline void dot_of_bytes() {
   for (int m = 0; m < tile_config().rows[A]; ++m) {
     int32_t sums[16];
     __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
     for (int k = 0; k < tile_config().rows[B]; ++k)
       for (int n = 0; n < 16; ++n)
         for (int i = 0; i < 4; ++i)
-          sums[n] += static_cast<int8_t>(tile_row(A, m)[4 * k + i]) * tile_row(B, k)[4 * n + i];
+          sums[n] += static_cast<Left>(tile_row(A, m)[4 * k + i]) * static_cast<Right>(tile_row(B, k)[4 * n + i]);
     __builtin_memcpy(tile_row(SUM, m), sums, sizeof sums);
   }
+}
+template <int SUM, int A, int B>
+inline void tile_dot_bytes() {
+  dot_of_bytes<int8_t, uint8_t, SUM, A, B>();
+}
+template <int SUM, int A, int B>
+inline void tile_dot_unsigned() {
+  dot_of_bytes<uint8_t, int8_t, SUM, A, B>();
 }
 template <int SUM, int A, int B>
 inline void tile_dot_bf16() {
@@ -120,14 +133,17 @@ inline bool tiles_multiply() {
     for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
   for (auto& row : y)
     for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
-  alignas(64) int32_t dots[16][16];
+  alignas(64) int32_t dots[2][16][16];
   alignas(64) float sums[16][16];
   tiles_ready(tiles_of(16));
   tile_zero<0>();
   tile_load<4>(a, sizeof a[0]);
   tile_load<6>(b, sizeof b[0]);
   tile_dot_bytes<0, 4, 6>();
-  tile_store<0>(dots, sizeof dots[0]);
+  tile_store<0>(dots[0], sizeof dots[0][0]);
+  tile_zero<0>();
+  tile_dot_unsigned<0, 4, 6>();
+  tile_store<0>(dots[1], sizeof dots[1][0]);
   tile_zero<1>();
   tile_load<5>(x, sizeof x[0]);
   tile_load<7>(y, sizeof y[0]);
@@ -136,12 +152,16 @@ inline bool tiles_multiply() {
   bool right = true;
   for (int m = 0; m < 16; ++m)
     for (int n = 0; n < 16; ++n) {
-      int32_t dot = 0;
+      int32_t dot = 0, other = 0;
       double sum = 0.0;
-      for (int k = 0; k < 64; ++k) dot += a[m][k] * b[k / 4][4 * n + k % 4];
+      for (int k = 0; k < 64; ++k) {
+        const uint8_t byte = b[k / 4][4 * n + k % 4];
+        dot += a[m][k] * byte;
+        other += static_cast<uint8_t>(a[m][k]) * static_cast<int8_t>(byte);
+      }
       for (int k = 0; k < 32; ++k) sum += static_cast<double>(bf16_to_float(x[m][k])) * bf16_to_float(y[k / 2][2 * n + k % 2]);
       const double error = sums[m][n] - sum;
-      right = right && dots[m][n] == dot && error < 1e-3 && error > -1e-3;
+      right = right && dots[0][m][n] == dot && dots[1][m][n] == other && error < 1e-3 && error > -1e-3;
     }
   return right;
 }
