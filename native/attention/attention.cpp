@@ -3,8 +3,8 @@
 // For one query the order of operations is fixed by absolute key positions: within a chunk of kChunk keys,
 // one softmax update per tile of kKeyTile keys, values added in key order; chunks merged in order. Which
 // queries share a pass, and whether chunks run in one item or in several, therefore never changes a bit.
-// Scores are in units of log2 e. The reference point of the softmax is raised only when a score exceeds it by
-// kSlack: weights then reach 2^kSlack, which float32 and bf16 hold as well as 1.
+// Scores are in units of log2 e. The reference point of the softmax is raised only when a score exceeds it by the KV
+// type's kSlack: weights then reach 2^kSlack, which float32 and bf16 hold as well as 1.
 #include "attention/attention.hpp"
 
 #include <type_traits>
@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kGroups = kKeyTile / 16;
 constexpr int kMaxHead = 4096;
-constexpr float kSlack = 8.0f;
 constexpr float kLog2e = 1.44269504f;
 
 // Keys low … high - 1 of a tile: those that a query sees.
@@ -228,8 +227,8 @@ struct Attention {
         }
         ahead.fetch(KV::kSoftmaxLines);
         const int query = first + from + i;
-        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, most[query], lane_sums + 16 * query,
-                             sum + query * padded, w[i]);
+        softmax_update<EDGE>(scores + (from + i) * kKeyTile, seen[i], padded, KV::kSlack, most[query],
+                             lane_sums + 16 * query, sum + query * padded, w[i]);
       }
       KV::pack_weights(w, many, tile.value_scales, seen, weights + from * KV::kWeightWords);
     }

@@ -6,6 +6,7 @@ struct Bf16Kv {
   static constexpr int kTogether = 3;       // queries whose softmax takes turns
   static constexpr int kSoftmaxLines = 12;  // fetched ahead during each
   static constexpr int kWeightWords = kKeyTile / 2 * kPairWords;
+  static constexpr float kSlack = 8.0f;
   // Vectors that a loaded pair of a query is multiplied with: loads bind where there are many queries.
   template <int QUERIES, int COUNT>
   static constexpr int kShared = QUERIES > 3 && COUNT % kPairsTogether == 0 ? kPairsTogether : 1;

@@ -9,7 +9,9 @@ struct Int8Kv {
   static constexpr int kWeightQuads = kKeyTile / 4;
   static constexpr int kWeightWords = 2 * kWeightQuads + 16;  // high bytes, low bytes, scale; whole lines
   static constexpr int kQueryMax = 8191;                     // so that 2048 products fit in 31 bits
-  static constexpr float kWeightMax = 65535.0f;
+  static constexpr float kCodeMax = 65535.0f;
+  static constexpr float kSlack = 2.0f;  // less than for other keys: it costs the codes as many bits
+  static constexpr float kLargestWeight = 4.0f;  // 2^kSlack
 
   // Whole lines too, for a tile unit's sake.
   static size_t query_words(const KvLayer& kv) { return static_cast<size_t>(kv.width / 2 + 2 + 15) / 16 * 16; }
@@ -86,36 +88,42 @@ struct Int8Kv {
     }
   }
 
-  // Softmax weights of up to 16 queries times the values' scales, as 16-bit codes. Each step is done for all queries before
-  // the next, for each waits for the one before.
+  // What a weight is multiplied with to become a code, and what a code is worth, for a query that sees some of a tile's
+  // keys: the largest code is for the largest weight there may be with the largest scale of those keys' values.
+  struct Coding {
+    Vec by[kGroups];  // zero for keys that are not seen
+    float scale;
+
+    Coding(const float* const* scales, Span seen) {
+      Vec all[kGroups], most = zero();
+      for (int g = 0; g < kGroups; ++g) {
+        all[g] = zero();
+        if (16 * g >= seen.high || 16 * (g + 1) <= seen.low) continue;
+        all[g] = keep_lanes(load(scales[g]), seen.low - 16 * g, seen.high - 16 * g, zero());
+        most = vpeak(most, all[g]);
+      }
+      const float largest = reduce_peak(most) * kLargestWeight;
+      const Vec inverse = set1(largest < 1e-30f ? 0.0f : kCodeMax / largest);
+      for (int g = 0; g < kGroups; ++g) by[g] = mul(all[g], inverse);
+      scale = largest / kCodeMax;
+    }
+  };
+
+  // Softmax weights of `queries` queries times the values' scales, as 16-bit codes. That one is no number is also in the
+  // sum of the weights.
   static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const* scales, const Span* seen,
                            uint32_t* to) {
-    Vec scaled[16][kGroups];
-    float largest[16], inverse[16];
-    for (int i = 0; i < queries; ++i) {
-      const int low = seen[i].low, high = seen[i].high;
-      if (low <= 0 && high >= kKeyTile) {
+    for (int i = 0; i < queries;) {
+      const Coding coding(scales, seen[i]);
+      const Span span = seen[i];
+      for (; i < queries && seen[i].low == span.low && seen[i].high == span.high; ++i, to += kWeightWords) {
+        IVec codes[kGroups];
 #pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g) scaled[i][g] = mul(weights[i][g], load(scales[g]));
-      } else {
-        for (int g = 0; g < kGroups; ++g) {
-          scaled[i][g] = zero();
-          if (16 * g >= high || 16 * (g + 1) <= low) continue;
-          scaled[i][g] = keep_lanes(mul(weights[i][g], load(scales[g])), low - 16 * g, high - 16 * g, zero());
-        }
+        for (int g = 0; g < kGroups; ++g) codes[g] = to_int(mul(weights[i][g], coding.by[g]));
+        auto* bytes = reinterpret_cast<uint8_t*>(to);
+        split_codes(codes, bytes, bytes + kKeyTile);
+        __builtin_memcpy(to + 2 * kWeightQuads, &coding.scale, 4);
       }
-      const Vec* s = scaled[i];
-      largest[i] = reduce_peak(vpeak(vpeak(s[0], s[1]), vpeak(s[2], s[3])));
-    }
-    for (int i = 0; i < queries; ++i) inverse[i] = largest[i] < 1e-30f ? 0.0f : kWeightMax / largest[i];
-    for (int i = 0; i < queries; ++i, to += kWeightWords) {
-      IVec codes[kGroups];
-#pragma GCC unroll 4
-      for (int g = 0; g < kGroups; ++g) codes[g] = to_int(mul(scaled[i][g], set1(inverse[i])));
-      auto* bytes = reinterpret_cast<uint8_t*>(to);
-      split_codes(codes, bytes, bytes + kKeyTile);
-      const float scale = largest[i] / kWeightMax;
-      __builtin_memcpy(to + 2 * kWeightQuads, &scale, 4);
     }
   }
 

@@ -1,7 +1,7 @@
 // Online softmax: a query's update per tile of keys, and the merge of chunks. Included inside a level's namespace by
 // attention.cpp.
 
-// 2^x within 3e-6, for x <= kSlack; a tiny positive number below -126. A NaN stays one.
+// 2^x within 3e-6, for x <= 8; a tiny positive number below -126. A NaN stays one.
 inline Vec exp2_of(Vec x) {
   x = vmax(set1(-126.0f), x);
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: rounds to an integer and leaves it in the low bits
@@ -15,11 +15,12 @@ inline Vec exp2_of(Vec x) {
   return add_exponent(p, shifted);
 }
 
-// One query's update for the scores of a tile: of the softmax's reference point, the sums of weights by lane and of
-// weighted values; gives the weights of its keys. EDGE: it may not see all of them.
+// One query's update for the scores of a tile: of the softmax's reference point, which is raised when a score exceeds it by
+// more than `slack`, of the sums of weights by lane and of weighted values; gives the weights of its keys. EDGE: it may not
+// see all of them.
 template <bool EDGE>
-[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, float& reference,
-                                                  float* lane_sums, float* sum, Vec* weights) {
+[[gnu::always_inline]] inline void softmax_update(const float* scores, Span seen, int padded, float slack,
+                                                  float& reference, float* lane_sums, float* sum, Vec* weights) {
   const int low = seen.low, high = seen.high;
   const Vec minus_inf = set1(-__builtin_inff());
   Vec s[kGroups];
@@ -30,7 +31,7 @@ template <bool EDGE>
   }
   const Vec most = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
   Vec sums = load(lane_sums);
-  if (any_above(most, set1(reference + kSlack))) {
+  if (any_above(most, set1(reference + slack))) {
     const float raised = reduce_max(most);
     if (reference != -__builtin_inff()) {  // else the sums are zero
       const Vec shrink = exp2_of(set1(reference - raised));

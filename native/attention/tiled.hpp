@@ -92,7 +92,7 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
   static constexpr int kTogether = 16;
   static constexpr int kSoftmaxLines = 4;
   static constexpr int kLines = 8;  // fetched ahead with each tile
-  using Sums = int32_t[kQueries][16];
+  using Sums = int32_t[2][kQueries][16];  // by the high and by the low bytes of codes
 
   static bool takes(const KvLayer& kv) { return kv.type == KvType::int8 && kv.head_dim % 64 == 0; }
   static bool few(int queries) { return queries <= Few::kQueries; }
@@ -123,7 +123,7 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
                     const float* const* scales, float* scores, Ahead& ahead) {
     if (few(queries)) return Few::score(kv, queries, q, from, to, keys, scales, scores, ahead);
     const size_t words = query_words(kv);
-    alignas(64) Sums high[kGroups], low[kGroups];
+    alignas(64) Sums sums[kGroups];
     for (int g = from; g < to; ++g) {
       tile_zero<0>();
       tile_zero<1>();
@@ -135,15 +135,15 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
         tile_load<4>(q + (kv.width + d) / 4, sizeof *q * words);
         tile_dot_bytes<1, 4, 6>();
       }
-      tile_store<0>(high[g], 64);
-      tile_store<1>(low[g], 64);
+      tile_store<0>(sums[g][0], 64);
+      tile_store<1>(sums[g][1], 64);
     }
     for (int i = 0; i < queries; ++i, q += words) {
       float scale;
       __builtin_memcpy(&scale, q + kv.width / 2 + 1, 4);
       const IVec start = iset1(static_cast<int32_t>(q[kv.width / 2]));
       for (int g = from; g < to; ++g) {
-        const IVec all = iadd(iadd(shift_left(iload(high[g][i]), 8), iload(low[g][i])), start);
+        const IVec all = iadd(sum_of(sums[g], i), start);
         store(scores + i * kKeyTile + 16 * g, mul(to_float(all), mul(set1(scale), load(scales[g]))));
       }
     }
@@ -155,7 +155,7 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
     constexpr ptrdiff_t kStride = sizeof(uint32_t) * kWeightWords;
     for (int from = 0, many; from < kv.padded; from += 16 * many) {
       many = min_of(kGroups, (kv.padded - from) / 16);
-      alignas(64) Sums upper[kGroups], lower[kGroups];
+      alignas(64) Sums sums[kGroups];
       for (int i = 0; i < many; ++i) {
         ahead.fetch(kLines);
         tile_zero<0>();
@@ -165,18 +165,23 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
         tile_dot_unsigned<0, 4, 6>();
         tile_load<4>(weights + kWeightQuads, kStride);
         tile_dot_unsigned<1, 4, 6>();
-        tile_store<0>(upper[i], 64);
-        tile_store<1>(lower[i], 64);
+        tile_store<0>(sums[i][0], 64);
+        tile_store<1>(sums[i][1], 64);
       }
       for (int query = 0; query < queries; ++query) {
         float scale;
         __builtin_memcpy(&scale, weights + query * kWeightWords + 2 * kWeightQuads, 4);
         for (int i = 0; i < many; ++i) {
           float* to = sum + query * kv.padded + from + 16 * i;
-          const IVec all = iadd(shift_left(iload(upper[i][query]), 8), iload(lower[i][query]));
+          const IVec all = sum_of(sums[i], query);
           store(to, fma(to_float(all), set1(scale), load(to)));
         }
       }
     }
+  }
+
+ private:
+  static inline IVec sum_of(const Sums& sums, int query) {
+    return iadd(shift_left(iload(sums[0][query]), 8), iload(sums[1][query]));
   }
 };
