@@ -70,7 +70,9 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*add)(float* x, const float* y, int n);
   void (*scale)(float* x, float by, int n);
-  void (*gate)(Activation kind, const float* gate, const float* up, int n, float* out);
+  // out = activation(gate) * up
+  void (*gate)(Activation kind, const float* gate, const float* up, ptrdiff_t stride, int rows, int cols, float* out,
+               ptrdiff_t out_stride);
   void (*softcap)(float* x, float cap, int n);
   void (*rope)(float* head, const float* cos, const float* sin, int half);
   // One position's key and value of a KV head into its slot.

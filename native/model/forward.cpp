@@ -343,11 +343,8 @@ void Model::gated_unit(const Layer& layer, const Acts& x, int unit, int first, i
   kernels_.linear_tile(layer.up.view, tile, tiles, x, first, last - first, up, width, false);
   const Acts& to = gated_.acts;
   const bool codes = quantized(layer.down.view) && !kernels_.whole_rows;
-  for (int row = first; row < last; ++row) {
-    const int at = (row - first) * width;
-    float* values = codes ? gate + at : gated_.values.data() + row * to.value_stride + from;
-    kernels_.gate(spec_.activation, gate + at, up + at, columns, values);
-  }
+  float* values = codes ? gate : gated_.values.data() + first * to.value_stride + from;
+  kernels_.gate(spec_.activation, gate, up, width, last - first, columns, values, codes ? width : to.value_stride);
   if (codes)
     for (int row = first; row < last; row += kPanel)
       kernels_.quantize(gate + (row - first) * width, width, std::min(kPanel, last - row), columns,

@@ -1,6 +1,8 @@
 // Kernels over one row: norm, rotary embedding, activation, quantization. Reductions have a fixed order.
 #include "rows/rows.hpp"
 
+#include <type_traits>
+
 #include "simd/simd.hpp"
 
 namespace tenfold::TENFOLD_LEVEL {
@@ -27,8 +29,9 @@ inline Vec sigmoid_times(Vec x, Vec y) {  // y * sigmoid(x)
   return mul(y, inverse_of(add(set1(1.0f), vexp(sub(zero(), x)))));
 }
 
-inline Vec activate(Activation kind, Vec x) {
-  if (kind == Activation::silu) return sigmoid_times(x, x);
+template <Activation KIND>
+inline Vec activate(Vec x) {
+  if constexpr (KIND == Activation::silu) return sigmoid_times(x, x);
   // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
   const Vec cubic = fma(mul(set1(0.044715f), mul(x, x)), x, x);
   return sigmoid_times(mul(set1(1.5957691216057308f), cubic), x);
@@ -149,10 +152,18 @@ void scale(float* x, float by, int n) {
   sixteens(n, [&](int i, int count) { put(x + i, mul(get(x + i, count), set1(by)), count); });
 }
 
-void gate(Activation kind, const float* gate, const float* up, int n, float* out) {
-  sixteens(n, [&](int i, int count) {
-    put(out + i, mul(activate(kind, get(gate + i, count)), get(up + i, count)), count);
-  });
+void gate(Activation kind, const float* gate, const float* up, ptrdiff_t stride, int rows, int cols, float* out,
+          ptrdiff_t out_stride) {
+  const auto all = [&](auto activation) __attribute__((always_inline)) {
+    for (int r = 0; r < rows; ++r, gate += stride, up += stride, out += out_stride)
+      sixteens(cols, [&](int i, int count) __attribute__((always_inline)) {
+        put(out + i, mul(activate<activation>(get(gate + i, count)), get(up + i, count)), count);
+      });
+  };
+  switch (kind) {
+    case Activation::silu: return all(std::integral_constant<Activation, Activation::silu>());
+    case Activation::gelu_tanh: return all(std::integral_constant<Activation, Activation::gelu_tanh>());
+  }
 }
 
 // cap * tanh(x / cap), with tanh(y) = 1 - 2 / (1 + e^2y)
