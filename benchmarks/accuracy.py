@@ -3,7 +3,7 @@
 Over the golden perplexity text (all its windows) and the golden continuations, per model and backend: perplexity
 and its ratio to the golden one, mean KL divergence and top-1 agreement to the reference backend's logits, and
 the greedy tokens that differ from the golden ids. With ``--checkpoint``, the same for another checkpoint of a golden
-model (see ``benchmarks.rotated``).
+model (see ``benchmarks.rebased``).
 """
 
 import argparse

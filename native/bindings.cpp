@@ -106,6 +106,21 @@ std::vector<MatrixTuple> matrices(const Model& model, int rows) {
   return found;
 }
 
+using ItemTuple = std::tuple<int, std::vector<int32_t>, int, int, int>;
+
+std::vector<ItemTuple> attend_items(const Model& model) {
+  std::vector<ItemTuple> found;
+  for (int i = 0; i < model.planner().plans(); ++i) {
+    const AttendPlan& plan = model.planner().plan(i);
+    for (const AttendPlan::Item& item : plan.items) {
+      const auto rows = plan.row_numbers.begin() + item.row;
+      found.emplace_back(plan.window, std::vector<int32_t>(rows, rows + item.rows), item.kv_head,
+                         item.first_chunk * kChunk, item.last_chunk * kChunk);
+    }
+  }
+  return found;
+}
+
 void bind_model(nb::module_& m) {
   using Released = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Kv>(m, "Kv").def_prop_ro("bytes", &Kv::bytes);
@@ -166,6 +181,7 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("threads", &Model::threads)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("matrices", &matrices)
+      .def("attend_items", &attend_items)
       .def("attend_arithmetic",
            [](const Model& model, const std::string& type) { return model.attend_arithmetic(kv_type(type)); })
       .def_prop_ro("weight_kinds", &Model::weight_kinds);

@@ -16,6 +16,7 @@ METRICS = {
     "TPOT p50, ms": False,
     "first token, s": False,
     "memory, MB": False,
+    "memory filled, MB": False,
 }
 
 

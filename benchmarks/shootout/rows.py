@@ -97,6 +97,7 @@ TRAFFIC = (
     Traffic("mixed c=1", "mixed", 16, 1),
 )
 START = "start"
+FILL = Batch("fill", 16, 2000, 1)  # what fills KV memory for KV_TOKENS, but for a few tokens of each
 
 
 def row_names() -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from benchmarks.shootout.peers.base import Measured, Model, Peer, PeerError, Ses
 from benchmarks.shootout.quiet import Watch, wait_quiet
 from benchmarks.shootout.record import Measurement, Run, System
 from benchmarks.shootout.report import DISTURBED
-from benchmarks.shootout.rows import BATCHES, KV_TOKENS, START, TRAFFIC
-from benchmarks.shootout.servers import free_port, running, server_log
+from benchmarks.shootout.rows import BATCHES, FILL, KV_TOKENS, START, TRAFFIC
+from benchmarks.shootout.servers import answer_all, free_port, memory_of, running, server_log
 
 FIRST_SEED = 7
 
@@ -79,7 +79,7 @@ class Shootout:
             if START in rows:
                 for peer in self._present:
                     if peer.server(self._model, 16, KV_TOKENS, 0) is not None:
-                        self._measure(number, START, peer.name, lambda p=peer: self._start(p))
+                        self._measure(number, START, peer.name, lambda p=peer, n=FIRST_SEED + number: self._start(p, n))
 
     def _open_all(self, stack: contextlib.ExitStack) -> dict[str, Session]:
         sessions: dict[str, Session] = {}
@@ -130,12 +130,17 @@ class Shootout:
         self._run.measurements.append(min(tries, key=lambda one: (one.error is not None, one.others)))
         self._save(self._run)
 
-    def _start(self, peer: Peer) -> Measured:
+    def _start(self, peer: Peer, seed: int) -> Measured:
         server = peer.server(self._model, 16, KV_TOKENS, free_port())
         assert server is not None
         with running(server, server_log(peer.name)) as started:
-            values = {"first token, s": started.seconds, "memory, MB": started.memory}
-            return Measured(values, 0, 0, others=started.others)
+            prompt, output = answer_all(server, FILL.requests(self._model.encode.vocab, seed))
+            values = {
+                "first token, s": started.seconds,
+                "memory, MB": started.memory,
+                "memory filled, MB": memory_of(started.pid),
+            }
+            return Measured(values, prompt, output, others=started.others)
 
     def _note(self, name: str, **changes: object) -> None:
         systems = self._run.systems

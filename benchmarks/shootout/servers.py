@@ -1,4 +1,4 @@
-"""Starting a server, waiting for its first token, weighing it, stopping it."""
+"""Starting a server, waiting for its first token, weighing it, filling its KV memory, stopping it."""
 
 import contextlib
 import json
@@ -10,22 +10,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.shootout.peers.base import PeerError, Server, shootout_folder
 from benchmarks.shootout.quiet import Watch
+from benchmarks.shootout.rows import Request
+
+_FILL_PATIENCE = 1800.0  # seconds for all prompts of a fill
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Seconds from the start of the process to the first streamed token; ``memory`` in MB right after it.
+    """Seconds from the start of process ``pid`` to the first streamed token; ``memory`` in MB right after it.
 
-    Memory is the proportional set size of all its processes: pages that they share count once. ``others`` is the
-    machine's share that other processes took meanwhile.
+    ``others`` is the machine's share that other processes took meanwhile.
     """
 
+    pid: int
     seconds: float
     memory: float
     others: float
@@ -53,7 +57,7 @@ def running(server: Server, log: Path) -> Iterator[Started]:
                 raise PeerError(f"the server gave no token within {server.patience:.0f} s; see {log}")
             time.sleep(0.01)
         seconds = time.perf_counter() - began
-        yield Started(seconds, _memory(process.pid), watch.share())
+        yield Started(process.pid, seconds, memory_of(process.pid), watch.share())
     finally:
         _stop(process)
 
@@ -79,6 +83,26 @@ def completion_ids(server: Server, ids: Sequence[int], wanted: int) -> list[int]
     return tokens
 
 
+def answer_all(server: Server, requests: Sequence[Request]) -> tuple[int, int]:
+    """Have all requests answered, all at the same time: their prompt and output tokens, as the server counts them.
+
+    Raises PeerError where one is not.
+    """
+
+    def answer(request: Request) -> tuple[int, int]:
+        body = {"model": server.model, "prompt": list(request.ids), "max_tokens": request.wanted, "temperature": 0}
+        with _post(f"{server.url}/v1/completions", body, _FILL_PATIENCE) as response:
+            usage = json.load(response)["usage"]
+        return usage["prompt_tokens"], usage["completion_tokens"]
+
+    try:
+        with ThreadPoolExecutor(len(requests)) as pool:
+            counts = list(pool.map(answer, requests))
+    except OSError as error:
+        raise PeerError(f"a prompt of a fill was not answered: {error}") from None
+    return sum(prompt for prompt, _ in counts), sum(output for _, output in counts)
+
+
 def _first_token(server: Server) -> bool:
     """Whether a streamed completion gave a token; False while the server does not serve yet."""
     body = {"model": server.model, "prompt": "Hello", "stream": True, "max_tokens": 2, "temperature": 0}
@@ -89,13 +113,14 @@ def _first_token(server: Server) -> bool:
         return False
 
 
-def _post(url: str, body: dict[str, Any]) -> Any:
+def _post(url: str, body: dict[str, Any], patience: float = 120) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    return urllib.request.urlopen(request, timeout=120)
+    return urllib.request.urlopen(request, timeout=patience)
 
 
-def _memory(leader: int) -> float:
-    """Megabytes of the process ``leader`` and all below it."""
+def memory_of(leader: int) -> float:
+    """Megabytes of the process ``leader`` and all below it: their proportional set size, in which pages that they
+    share count once."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -143,7 +143,7 @@ void Model::upload(const BatchView& batch) {
   for (int s = 0; s < batch_.sequences(); ++s)
     std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);
   checked_kv_ = 0;
-  plans_.clear();
+  planner_.restart();
   const auto rows = static_cast<size_t>(batch_.size());
   x_.reserve(rows * hidden_stride_);
   y_.reserve(rows * hidden_stride_);
@@ -262,7 +262,7 @@ void Model::attend(int layer, const Kv& kv) {
   const Guard guard(*this, Op::attend);
   check_layer(layer);
   if (checked_kv_ != kv.id()) throw std::invalid_argument("attend needs the KV memory that qkv wrote");
-  const AttendPlan& plan = plan_for(spec_.windows[layer], kv.block_size());
+  const AttendPlan& plan = planner_.plan(batch_, spec_.windows[layer], kv.block_size());
   const KvLayer memory = kv.layer(layer);
   const int dim = spec_.head_dim, group = spec_.heads / spec_.kv_heads;
   const size_t scratch = attend_scratch(std::max(group, kernels_.attend_queries), memory.padded);

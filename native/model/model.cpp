@@ -71,6 +71,7 @@ Model::Model(Spec spec, const std::string& level, int threads, const std::vector
       pool_(crew_->pool),
       busy_(crew_->busy),
       layers_(spec_.layers),
+      planner_(spec_.heads, spec_.kv_heads, spec_.head_dim, kernels_.attend_queries, pool_.threads()),
       own_(pool_.threads()),
       hidden_stride_(padded(spec_.hidden)),
       qkv_stride_(padded(static_cast<ptrdiff_t>(spec_.heads + 2 * spec_.kv_heads) * spec_.head_dim)),

@@ -15,6 +15,7 @@
 #include "model/batch.hpp"
 #include "model/kv.hpp"
 #include "model/memory.hpp"
+#include "model/plan.hpp"
 #include "model/timings.hpp"
 #include "threads/pool.hpp"
 
@@ -41,26 +42,6 @@ struct RopeTable {
   std::vector<double> inv_freq;
   std::vector<float> cos, sin;
   void grow(int positions);
-};
-
-// The attention work of a batch for one window, the same in all layers that have it.
-struct AttendPlan {
-  struct Item {
-    int sequence;   // whose table is used
-    int row, rows;  // in row_numbers and positions
-    int kv_head, first_chunk, last_chunk;
-    int64_t partial = -1;      // float offset of the item's first partial, -1: none
-    int64_t query_stride = 0;  // floats from query to query
-  };
-  struct Merge {
-    int row, head, chunks;
-    int64_t partial;  // of the query's first chunk
-  };
-  int window;
-  std::vector<int32_t> row_numbers, positions;  // the batch's rows, then those of items over several sequences
-  std::vector<Item> items;
-  std::vector<Merge> merges;
-  int64_t partial_width = 0, partial_floats = 0;
 };
 
 // A buffer of rows, for looking at from outside.
@@ -143,6 +124,8 @@ class Model {
   int threads() const { return pool_.threads(); }
   size_t weight_bytes() const;
   std::vector<std::string> weight_kinds() const;
+  // How attention of the last batch was cut for the threads.
+  const AttendPlanner& planner() const { return planner_; }
   // All matrices, as a batch of `rows` rows uses them; `head` is the embedding again where it is tied.
   std::vector<MatrixInfo> matrices(int rows) const;
   const char* attend_arithmetic(KvType type) const {
@@ -200,9 +183,6 @@ class Model {
   void query_heads(const Layer& layer, const RopeTable& rope, int first, int last, const Acts& x, int row, int rows);
   void key_value_heads(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int first, int last, const Acts& x,
                        int row, int rows);
-  const AttendPlan& plan_for(int window, int block_size);
-  void share(AttendPlan& plan, const int* sequences, int count, int chunks, std::vector<char>& done);
-  void split_items(AttendPlan& plan, size_t first);
   void check_layer(int layer) const;
   Matrix* find_matrix(int layer, const std::string& name, int64_t& rows, int64_t& cols);
   std::vector<float>* find_vector(int layer, const std::string& name, int64_t& size);
@@ -227,7 +207,7 @@ class Model {
   Batch batch_;
   std::vector<int> sequence_of_;  // per row
   uint64_t checked_kv_ = 0;  // id of the KV memory the batch's tables were checked against
-  std::vector<AttendPlan> plans_;
+  AttendPlanner planner_;
   Array<float> x_, y_, qkv_, logits_, partials_, scratch_;
   Array<int32_t> maxima_;  // of logits_
   Input normed_, attended_, gated_, last_;  // last: of the head

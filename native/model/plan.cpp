@@ -1,17 +1,18 @@
-// How a batch's attention is cut into items.
+#include "model/plan.hpp"
+
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
-#include "model/model.hpp"
+#include "dispatch/kernels.hpp"
 
 namespace tenfold {
 namespace {
 
-// Sequences of one row each whose first `chunks` chunks of keys lie in the same blocks.
-struct Shared {
-  std::vector<int> sequences;
-  int chunks;
-};
+// An item takes at most this part of a thread's share of the work, unless it is one chunk.
+constexpr int kParts = 8;
+// To fetch a key and its value takes as long as so many queries' products with them, about (measured: 2 to 20).
+constexpr int kFetchQueries = 4;
 
 // Whole chunks, before the sequence's own new key, that lie in the same blocks for both.
 int common_chunks(const Batch& batch, int a, int b, int block_size) {
@@ -23,121 +24,145 @@ int common_chunks(const Batch& batch, int a, int b, int block_size) {
   return chunks;
 }
 
-// Groups of decoding sequences with a common prefix of at least one chunk. Groups begin at a different first block;
-// within one, all share what its members have in common.
-std::vector<Shared> shared_prefixes(const Batch& batch, int block_size) {
-  std::vector<Shared> groups;
-  if (kChunk % block_size != 0) return groups;
-  std::vector<int> order;
-  for (int s = 0; s < batch.sequences(); ++s)
-    if (batch.starts[s + 1] - batch.starts[s] == 1 && batch.positions[batch.starts[s]] >= kChunk) order.push_back(s);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return batch.table(a)[0] < batch.table(b)[0]; });
-  for (size_t i = 0; i < order.size();) {
-    Shared group{{order[i]}, 0};
-    size_t j = i + 1;
-    for (; j < order.size() && batch.table(order[j])[0] == batch.table(order[i])[0]; ++j) {
-      const int common = common_chunks(batch, order[i], order[j], block_size);
-      if (common == 0) continue;
-      group.chunks = group.sequences.size() == 1 ? common : std::min(group.chunks, common);
-      group.sequences.push_back(order[j]);
-    }
-    if (group.sequences.size() > 1) groups.push_back(std::move(group));
-    i = j;
-  }
-  return groups;
-}
-
 int chunks_of(const AttendPlan::Item& item) { return item.last_chunk - item.first_chunk; }
 
 }  // namespace
 
-const AttendPlan& Model::plan_for(int window, int block_size) {
-  for (const AttendPlan& plan : plans_)
-    if (plan.window == window) return plan;
-  AttendPlan plan;
+AttendPlanner::AttendPlanner(int heads, int kv_heads, int head_dim, int queries, int threads)
+    : kv_heads_(kv_heads),
+      group_(heads / kv_heads),
+      step_(std::max(1, queries / group_)),
+      width_((head_dim + 15) / 16 * 16 + 2),
+      threads_(threads) {}
+
+const AttendPlan& AttendPlanner::plan(const Batch& batch, int window, int block_size) {
+  for (int i = 0; i < made_; ++i)
+    if (plans_[i].window == window) return plans_[i];
+  if (static_cast<size_t>(made_) == plans_.size()) plans_.emplace_back();
+  AttendPlan& plan = plans_[made_++];
   plan.window = window;
-  plan.positions = batch_.positions;
-  plan.row_numbers.resize(batch_.size());
+  plan.positions = batch.positions;
+  plan.row_numbers.resize(batch.size());
   std::iota(plan.row_numbers.begin(), plan.row_numbers.end(), 0);
-  plan.partial_width = (spec_.head_dim + 15) / 16 * 16 + 2;
-  const int group = spec_.heads / spec_.kv_heads;
-  const int step = std::max(1, kernels_.attend_queries / group);
+  plan.items.clear();
+  plan.merges.clear();
+  plan.partial_width = width_;
+  plan.partial_floats = 0;
 
   // A prefix that several sequences share is read once for all of them; the rest of each by itself.
-  std::vector<char> done(batch_.sequences(), 0);
-  if (window == 0)
-    for (const Shared& shared : shared_prefixes(batch_, block_size))
-      for (size_t from = 0; from < shared.sequences.size(); from += step) {
-        const auto many = static_cast<int>(std::min<size_t>(step, shared.sequences.size() - from));
-        if (many > 1) share(plan, shared.sequences.data() + from, many, shared.chunks, done);
-      }
-  const size_t shared_items = plan.items.size();
-
-  for (int s = 0; s < batch_.sequences(); ++s) {
-    if (done[s]) continue;
-    for (int row = batch_.starts[s]; row < batch_.starts[s + 1]; row += step) {
-      const int rows = std::min(step, batch_.starts[s + 1] - row);
-      const int first_key = window > 0 ? std::max(0, batch_.positions[row] - window + 1) : 0;
-      const int last_key = batch_.positions[row] + rows - 1;
-      for (int h = 0; h < spec_.kv_heads; ++h)
-        plan.items.push_back({s, row, rows, h, first_key / kChunk, last_key / kChunk + 1});
-    }
-  }
-  if (static_cast<int>(plan.items.size()) < 2 * threads()) split_items(plan, shared_items);
-  std::stable_sort(plan.items.begin(), plan.items.end(), [](const auto& a, const auto& b) {
-    return a.rows * chunks_of(a) > b.rows * chunks_of(b);
+  done_.assign(batch.sequences(), 0);
+  if (window == 0) share_prefixes(plan, batch, block_size);
+  for (int s = 0; s < batch.sequences(); ++s)
+    if (!done_[s]) add_rows(plan, batch, s);
+  for (AttendPlan::Item& item : plan.items) item.cost = cost_of(plan, item);
+  if (threads_ > 1) cut_long(plan);
+  // In a total order: std::stable_sort takes memory.
+  std::sort(plan.items.begin(), plan.items.end(), [](const auto& a, const auto& b) {
+    return std::tie(b.cost, a.row, a.kv_head, a.first_chunk) < std::tie(a.cost, b.row, b.kv_head, b.first_chunk);
   });
-  plans_.push_back(std::move(plan));
-  return plans_.back();
+  return plan;
+}
+
+// Decoding sequences with a common prefix of at least one chunk. Groups begin at a different first block; within one,
+// all share what its members have in common.
+void AttendPlanner::share_prefixes(AttendPlan& plan, const Batch& batch, int block_size) {
+  if (kChunk % block_size != 0 || step_ < 2) return;
+  order_.clear();
+  for (int s = 0; s < batch.sequences(); ++s)
+    if (batch.starts[s + 1] - batch.starts[s] == 1 && batch.positions[batch.starts[s]] >= kChunk) order_.push_back(s);
+  const auto first_block = [&](int s) { return batch.table(s)[0]; };
+  std::sort(order_.begin(), order_.end(), [&](int a, int b) {
+    return std::pair(first_block(a), a) < std::pair(first_block(b), b);
+  });
+  for (size_t i = 0, next; i < order_.size(); i = next) {
+    int chunks = 0;
+    alike_.assign(1, order_[i]);
+    for (next = i + 1; next < order_.size() && first_block(order_[next]) == first_block(order_[i]); ++next) {
+      const int common = common_chunks(batch, order_[i], order_[next], block_size);
+      if (common == 0) continue;
+      chunks = alike_.size() == 1 ? common : std::min(chunks, common);
+      alike_.push_back(order_[next]);
+    }
+    const auto count = static_cast<int>(alike_.size());
+    for (int from = 0; from + 1 < count; from += step_)
+      share(plan, batch, alike_.data() + from, std::min(step_, count - from), chunks);
+  }
 }
 
 // Items for `count` sequences of one row whose first `chunks` chunks are the same.
-void Model::share(AttendPlan& plan, const int* sequences, int count, int chunks, std::vector<char>& done) {
-  const int group = spec_.heads / spec_.kv_heads;
+void AttendPlanner::share(AttendPlan& plan, const Batch& batch, const int* sequences, int count, int chunks) {
   const auto first = static_cast<int>(plan.row_numbers.size());
   int most = 0;
   for (int i = 0; i < count; ++i) {
-    const int row = batch_.starts[sequences[i]];
+    const int row = batch.starts[sequences[i]];
     plan.row_numbers.push_back(row);
-    plan.positions.push_back(batch_.positions[row]);
-    most = std::max(most, batch_.positions[row] / kChunk + 1);
-    done[sequences[i]] = 1;
+    plan.positions.push_back(batch.positions[row]);
+    most = std::max(most, batch.positions[row] / kChunk + 1);
+    done_[sequences[i]] = 1;
   }
-  const int64_t stride = most * plan.partial_width;
-  for (int h = 0; h < spec_.kv_heads; ++h) {
+  const int64_t stride = static_cast<int64_t>(most) * width_;
+  for (int h = 0; h < kv_heads_; ++h) {
     plan.items.push_back({sequences[0], first, count, h, 0, chunks, plan.partial_floats, stride});
     for (int i = 0; i < count; ++i) {
       const int all = plan.positions[first + i] / kChunk + 1, row = plan.row_numbers[first + i];
       if (all > chunks)
-        plan.items.push_back({sequences[i], first + i, 1, h, chunks, all,
-                              plan.partial_floats + chunks * plan.partial_width, stride});
-      for (int g = 0; g < group; ++g, plan.partial_floats += stride)
-        plan.merges.push_back({row, h * group + g, all, plan.partial_floats});
+        plan.items.push_back({sequences[i], first + i, 1, h, chunks, all, plan.partial_floats + chunks * width_, stride});
+      for (int g = 0; g < group_; ++g, plan.partial_floats += stride)
+        plan.merges.push_back({row, h * group_ + g, all, plan.partial_floats});
     }
   }
 }
 
-// Too few items for the threads: those from `first` on become one per chunk, merged afterwards in order.
-void Model::split_items(AttendPlan& plan, size_t first) {
-  const int group = spec_.heads / spec_.kv_heads;
-  const std::vector<AttendPlan::Item> whole(plan.items.begin() + static_cast<ptrdiff_t>(first), plan.items.end());
-  plan.items.resize(first);
-  for (AttendPlan::Item item : whole) {
-    const int chunks = chunks_of(item), begin = item.first_chunk;
-    if (chunks < 2) {
-      plan.items.push_back(item);
-      continue;
+// A sequence's own items: some of its rows over all chunks that these see.
+void AttendPlanner::add_rows(AttendPlan& plan, const Batch& batch, int sequence) {
+  const int end = batch.starts[sequence + 1];
+  for (int row = batch.starts[sequence]; row < end; row += step_) {
+    const int rows = std::min(step_, end - row);
+    const int first_key = plan.window > 0 ? std::max(0, batch.positions[row] - plan.window + 1) : 0;
+    const int last_key = batch.positions[row] + rows - 1;
+    for (int h = 0; h < kv_heads_; ++h)
+      plan.items.push_back({sequence, row, rows, h, first_key / kChunk, last_key / kChunk + 1});
+  }
+}
+
+int64_t AttendPlanner::cost_of(const AttendPlan& plan, const AttendPlan::Item& item) const {
+  const int32_t* positions = plan.positions.data() + item.row;
+  const int seen = plan.window > 0 ? std::max(0, positions[0] - plan.window + 1) : 0;
+  const int first = std::max(seen, item.first_chunk * kChunk);
+  const int last = std::min(positions[item.rows - 1] + 1, item.last_chunk * kChunk);
+  return static_cast<int64_t>(last - first) * (kFetchQueries + item.rows * group_);
+}
+
+// Items that would keep one thread busy while the others have nothing left become several, of whole chunks, which are
+// merged afterwards in order.
+void AttendPlanner::cut_long(AttendPlan& plan) const {
+  int64_t total = 0;
+  for (const AttendPlan::Item& item : plan.items) total += item.cost;
+  const int64_t most = std::max<int64_t>(1, total / (kParts * threads_));
+  const size_t count = plan.items.size();
+  for (size_t i = 0; i < count; ++i) {
+    AttendPlan::Item item = plan.items[i];
+    const int64_t chunks = chunks_of(item), parts = std::min(chunks, (item.cost + most - 1) / most);
+    if (parts < 2) continue;
+    if (item.partial < 0) {
+      item.partial = plan.partial_floats;
+      item.query_stride = chunks * width_;
+      for (int q = 0; q < item.rows * group_; ++q, plan.partial_floats += item.query_stride)
+        plan.merges.push_back({plan.row_numbers[item.row + q / group_], item.kv_head * group_ + q % group_,
+                               static_cast<int>(chunks), plan.partial_floats});
     }
-    item.query_stride = chunks * plan.partial_width;
-    for (int c = 0; c < chunks; ++c) {
-      item.first_chunk = begin + c;
-      item.last_chunk = begin + c + 1;
-      item.partial = plan.partial_floats + c * plan.partial_width;
-      plan.items.push_back(item);
+    for (int64_t part = 0; part < parts; ++part) {
+      AttendPlan::Item piece = item;
+      piece.first_chunk = item.first_chunk + static_cast<int>(chunks * part / parts);
+      piece.last_chunk = item.first_chunk + static_cast<int>(chunks * (part + 1) / parts);
+      piece.partial += (piece.first_chunk - item.first_chunk) * width_;
+      piece.cost = cost_of(plan, piece);
+      if (part == 0) {
+        plan.items[i] = piece;
+      } else {
+        plan.items.push_back(piece);
+      }
     }
-    for (int i = 0; i < item.rows * group; ++i, plan.partial_floats += item.query_stride)
-      plan.merges.push_back({plan.row_numbers[item.row + i / group], item.kv_head * group + i % group, chunks,
-                             plan.partial_floats});
   }
 }
 

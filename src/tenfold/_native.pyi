@@ -100,6 +100,8 @@ class Model:
         """A copy of the ``hidden``, ``query`` or ``attended`` rows."""
     def matrices(self, rows: int) -> list[tuple[int, str, str, str, int, int, int, int]]:
         """(layer or -1, name, format, arithmetic, outputs, inputs, packed bytes, rows per pass over the weights)."""
+    def attend_items(self) -> list[tuple[int, list[int], int, int, int]]:
+        """How the last batch's attention was cut for the threads: (window, rows, KV head, first key, key to end at)."""
     def attend_arithmetic(self, type: str) -> str:
         """What attention's multiply-adds over keys and values of ``type`` are: f32, bf16 or int8."""
     @property

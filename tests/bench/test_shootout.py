@@ -1,5 +1,8 @@
 """The shootout's own arithmetic: ratios, the same-work check, rows, and what is written."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,9 @@ import pytest
 
 from benchmarks.hf_weights import bf16, hf_name, write_safetensors
 from benchmarks.shootout import golden, record, report, rows, traffic
+from benchmarks.shootout.peers.base import PeerError, Server
 from benchmarks.shootout.record import Measurement, Run, System
+from benchmarks.shootout.servers import answer_all
 from benchmarks.shootout.workers import protocol
 from tenfold.bench.load import closed
 from tenfold.model.safetensors_file import open_safetensors
@@ -161,3 +166,39 @@ def test_exported_weights_are_read_back(tmp_path: Path) -> None:
     for name, wanted in values.items():
         assert read[name].kind == "BF16"
         np.testing.assert_array_equal(read[name].decode(), wanted)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_fill_asks_for_all_prompts_at_once(status: int) -> None:
+    together = threading.Barrier(rows.FILL.sequences, timeout=30)
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            seen.append(tuple(body["prompt"]))
+            together.wait()
+            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"]}
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps({"usage": usage}).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            requests = rows.FILL.requests(vocab=1000, seed=7)
+            server = Server([], http.server_address[1])
+            if status == 200:
+                assert answer_all(server, requests) == (rows.FILL.prompt_tokens, rows.FILL.output_tokens)
+            else:
+                with pytest.raises(PeerError, match="503"):
+                    answer_all(server, requests)
+        finally:
+            http.shutdown()
+            thread.join()
+    assert sorted(seen) == sorted(request.ids for request in requests) and len(set(seen)) == len(seen)
+    assert rows.FILL.prompt_tokens + rows.FILL.output_tokens <= rows.KV_TOKENS

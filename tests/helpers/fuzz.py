@@ -238,3 +238,15 @@ def random_case(seed: int) -> Case:
         threads=dice.between(1, 3),
         seed=seed,
     )
+
+
+def large_case(seed: int) -> Case:
+    """The same in one small layer with thousands of rows in the step: two long prompts, or very many sequences."""
+    case, dice = random_case(seed), Dice(seed + 2)
+    if dice.sometimes():
+        parts = [Part(dice.between(0, 70), dice.between(700, 1400), dice.between(50, 200), 0) for _ in range(2)]
+    else:
+        many = dice.between(500, 800)
+        parts = [Part(dice.between(1, 40) if i % 100 == 0 else 0, dice.between(1, 6), 1, 0) for i in range(many)]
+    spec = replace(case.spec, layers=1, windows=case.spec.windows[:1], heads=case.spec.kv_heads)  # little to compute
+    return replace(case, spec=spec, parts=tuple(parts))

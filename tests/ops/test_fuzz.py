@@ -19,7 +19,7 @@ from tenfold.ops.base import Float32
 from tenfold.ops.reference import PagedKv, ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
 from tests.helpers.digits import OTHER_LEVELS, TILE_LEVELS, Whole, whole
-from tests.helpers.fuzz import DENSE, HALVES, Case, Dice, random_case
+from tests.helpers.fuzz import DENSE, HALVES, Case, Dice, large_case, random_case
 from tests.helpers.models import LEVELS, Slice, make_batch
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -92,9 +92,7 @@ def near(got: Float32, wanted: Float32, tolerance: float, most: float = 0.0) -> 
     assert got.size == 0 or np.mean(error <= tolerance) >= 0.9
 
 
-@fuzz(25)
-def test_every_op_follows_the_reference(seed: int) -> None:
-    case = random_case(seed)
+def follow_reference(case: Case) -> None:
     weights = case.weights()
     ops, oracle = case.ops(weights), RoundingReference(weights, case.kv_type, tiles=case.level in TILE_LEVELS)
     _, _, blocks = case.layout()
@@ -139,23 +137,32 @@ def test_every_op_follows_the_reference(seed: int) -> None:
         near(ops.logits(x, batch), oracle.logits(x.numpy(), batch), 1e-4 if exact else 3e-2)
 
 
+@fuzz(25)
+def test_every_op_follows_the_reference(seed: int) -> None:
+    follow_reference(random_case(seed))
+
+
+@fuzz(2)
+def test_every_op_follows_the_reference_with_very_many_rows(seed: int) -> None:
+    follow_reference(large_case(seed))
+
+
 def same_bits_as(case: Case, level: str, weights: Weights) -> bool:
     """Whether ``level``'s attention sums as all others' do: the tile unit's with bfloat16 keys does not."""
     return case.ops(weights, level=level).model.attend_arithmetic(case.kv_type) != "amx-bf16"
 
 
-@fuzz(20)
-def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
-    case, dice = random_case(seed), Dice(seed + 1)
+def compare_with_alone(case: Case, dice: Dice, most: int) -> None:
+    """A row of each of up to ``most`` sequences has the bits that it has in a step of its own."""
     weights = case.weights()
     together = case.run(case.ops(weights))
     texts = case.layout()[0]
-    at = 0
-    for part, text in zip(case.parts, texts, strict=True):
-        rows = list(part.rows)
-        expected, at = together[at : at + len(rows)], at + len(rows)
-        pick = dice.between(0, len(rows) - 1)
-        end = part.start + rows[pick] + 1
+    firsts = np.cumsum([0, *(len(part.rows) for part in case.parts)])
+    assert firsts[-1] == len(together)
+    for s in dice.rng.permutation(len(texts))[:most]:
+        part, text = case.parts[s], texts[s]
+        pick = dice.between(0, len(part.rows) - 1)
+        end = part.start + part.rows[pick] + 1
         cut = dice.between(0, end - 1)
         ops = case.ops(weights, threads=dice.between(1, 3))
         size = dice.one_of((16, 32, 48))
@@ -164,8 +171,17 @@ def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
         if cut:
             forward(ops, kv, make_batch([Slice(text[:cut], 0, blocks, [])]))
         alone = forward(ops, kv, make_batch([Slice(text[cut:end], cut, blocks)]))
-        np.testing.assert_array_equal(alone[0], expected[pick])
-    assert at == len(together)
+        np.testing.assert_array_equal(alone[0], together[firsts[s] + pick])
+
+
+@fuzz(20)
+def test_a_rows_bits_depend_on_its_sequence_alone(seed: int) -> None:
+    compare_with_alone(random_case(seed), Dice(seed + 1), most=7)
+
+
+@fuzz(6)
+def test_a_rows_bits_depend_on_its_sequence_alone_among_very_many(seed: int) -> None:
+    compare_with_alone(large_case(seed), Dice(seed + 1), most=6)
 
 
 @fuzz(15)

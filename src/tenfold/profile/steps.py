@@ -186,13 +186,13 @@ def batch_of(shape: Shape, vocab: int) -> Batch:
     )
 
 
-def fill(ops: CpuOps, kv: Kv, blocks: int) -> None:
+def fill(ops: CpuOps, kv: Kv, blocks: int, block_size: int = BLOCK) -> None:
     """Write keys and values everywhere: memory never written is not really there, and reading it costs nothing."""
     most = ops.spec.max_context
-    at_once = max(1, min(_FILL, most) // BLOCK)
+    at_once = max(1, min(_FILL, most) // block_size)
     for first in range(0, blocks, at_once):
         table = np.arange(first, min(blocks, first + at_once), dtype=np.int32).reshape(1, -1)
-        count = min(table.size * BLOCK, most)
+        count = min(table.size * block_size, most)
         batch = Batch(
             tokens=(np.arange(count, dtype=np.int32) * 17 + 1000 + first) % ops.spec.vocab,
             positions=np.arange(count, dtype=np.int32),
