@@ -114,6 +114,7 @@ class FakeEngine:
     gate: asyncio.Semaphore | None = None
     burst: int = 1
     stats_error: TenfoldError | None = None
+    limits: SchedulerConfig = field(default_factory=SchedulerConfig)
     tenants: tuple[str, ...] = ("", "t")  # each has a sequence that runs
     requests: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -150,12 +151,15 @@ class FakeEngine:
             now=2.0,
             calibrated=True,
             machine=MACHINE,
-            limits=SchedulerConfig(),
+            limits=self.limits,
             steps=[step] * min(steps, max(0, 2 - detail.after)),
             made=2,
             live=[live_sequence(tenant) for tenant in self.tenants] if detail.live else [],
             pool=block_map(self.tenants) if detail.pool else None,
         )
+
+    def configure(self, limits: SchedulerConfig) -> None:
+        self.limits = limits
 
     def health(self) -> Health:
         return Health(state=self.state, progress_age=0.25, restarts=1, reason="because" if self.refuse else None)
