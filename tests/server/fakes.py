@@ -95,7 +95,8 @@ def block_map(tenants: Sequence[str]) -> BlockMap:
     """One block is shared, each has two of its own; 64 in all."""
     runs = [(SHARED, 1), *((FIRST + at, 2) for at in range(len(tenants))), (CACHED, 3)]
     runs.append((FREE, 64 - sum(length for _, length in runs)))
-    return BlockMap(64, runs, [Holder(f"of-{tenant}", 3, 1) for tenant in tenants])
+    codes = bytes(code for code, length in runs for _ in range(length))
+    return BlockMap(codes, [Holder(f"of-{tenant}", 3, 1) for tenant in tenants])
 
 
 @dataclass
