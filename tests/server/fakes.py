@@ -121,6 +121,7 @@ class FakeEngine:
     aborted: list[str] = field(default_factory=list)
     open: int = 0
     stopped: int = 0
+    looks: int = 0  # into it
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> EngineInfo:
@@ -147,6 +148,7 @@ class FakeEngine:
     async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         if self.stats_error is not None:
             raise self.stats_error
+        self.looks += 1
         step = StepRecord(1.0, 0.02, 0.019, 0.021, 3, 64, 4, 300.0, 2048.0, 4, 2, 9)
         return Inspection(
             now=2.0,
