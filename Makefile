@@ -16,6 +16,11 @@ TORCH_FLAGS ?=
 # A process per core; a file's tests stay together, for they share what they load. In their order: files of few tests that
 # take long are not left for the end.
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
+# What `make audit` shall not fail for, by ID, each with its reason here.
+AUDIT_ACCEPTED :=
+AUDIT_FLAGS ?=
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/server tests/cli tests/observe tests/grammar tests/bench tests/model
 BENCH_FLAGS ?= --workload mixed -n 64 -c 16
 
 VENV := .venv
@@ -29,7 +34,7 @@ COMPILER := $(shell for c in "$${CXX:-}" c++ g++ clang++; do \
   command -v "$$c" >/dev/null 2>&1 && { echo "$$c"; break; }; done)
 NATIVE := $(shell find native -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: help install serve test lint types bench audit clean
+.PHONY: help install serve test lint types bench audit lowest clean
 
 help:
 	@echo "make serve     install what is missing, fetch the default model, serve it on port $(PORT) (MODEL=, PORT=)"
@@ -37,7 +42,8 @@ help:
 	@echo "make install   everything into $(VENV), the default model included"
 	@echo "make lint      ruff, mypy --strict, import layers"
 	@echo "make bench     throughput and latencies of the engine in process (MODEL=, BENCH_FLAGS=)"
-	@echo "make audit     known vulnerabilities of what is installed (asks PyPI's advisories)"
+	@echo "make audit     known vulnerabilities of what is installed (asks PyPI's or OSV's advisories)"
+	@echo "make lowest    tests with the lowest versions of dependencies that pyproject.toml admits (LOWEST_TESTS=)"
 	@echo "make clean     remove $(VENV), builds and caches (models stay in the user's cache folder)"
 
 READY := $(STAMPS)/package $(STAMPS)/pulled-smollm2-135m
@@ -63,13 +69,25 @@ lint: $(STAMPS)/package $(STAMPS)/dev $(STAMPS)/oracle
 bench: $(READY)
 	@$(BIN)/tenfold bench --model $(MODEL) $(BENCH_FLAGS)
 
-# Not part of `make test`: it needs the network, and what it finds changes without a commit.
+# Not part of `make test`: it needs the network, and what it finds changes without a commit. .ci/run does both.
 audit: $(STAMPS)/package $(STAMPS)/dev
-	@$(PIP) install "pip-audit>=2.7"
-	@$(BIN)/pip-audit --skip-editable --progress-spinner off
+	@echo "==> known vulnerabilities"
+	@$(BIN)/python scripts/audit.py $(AUDIT_FLAGS) $(AUDIT_ACCEPTED)
+
+# Everything pyproject.toml asks for, but for the oracle and CUDA, in the lowest version it admits; in an environment of its
+# own. LOWEST_TESTS: those that touch dependencies.
+lowest: $(READY)
+	@echo "==> lowest versions, in $(LOWEST)"
+	@test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv $(LOWEST); $(LOWEST)/bin/python -m pip --disable-pip-version-check -qq install uv; }
+	@$(BIN)/python scripts/requirements.py run build dev >$(LOWEST)/requirements.txt
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --reinstall \
+	  -r $(LOWEST)/requirements.txt "cmake>=3.18" "ninja>=1.10"
+	@PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" CXX="$(COMPILER)" $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) \
+	  --no-deps --no-build-isolation --config-settings build-dir=build/lowest --editable .
+	@$(LOWEST)/bin/python -m pytest -m "not oracle" $(LOWEST_TESTS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:

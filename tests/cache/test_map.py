@@ -1,17 +1,20 @@
 """The picture of the pool says of each block what is so."""
 
 import random
+from itertools import pairwise
 
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.map import CACHED, FIRST, FREE, HELD, MAPPED, SHARED, BlockMap, Holder, draw
 from tenfold.core.config import CacheConfig
 
 
-def blocks_of(told: BlockMap) -> list[int]:
-    codes = [code for code, length in told.runs for _ in range(length)]
-    assert all(a != b for (a, _), (b, _) in zip(told.runs, told.runs[1:], strict=False)), "runs that should be one"
-    assert len(codes) == told.blocks
-    return codes
+def test_runs_are_as_long_as_can_be() -> None:
+    rng = random.Random(3)
+    for size in (0, 1, 2, 5, 1000):
+        codes = bytes(rng.choice(b"\0\1\4\xff") for _ in range(size))
+        runs = BlockMap(codes, []).runs()
+        assert bytes(code for code, length in runs for _ in range(length)) == codes
+        assert all(a != b for (a, _), (b, _) in pairwise(runs))
 
 
 def test_what_each_block_is() -> None:
@@ -35,7 +38,7 @@ def test_what_each_block_is() -> None:
                 cache.close(name)
         cache.check()
         told, pool = cache.map(), cache.pool
-        codes = blocks_of(told)
+        codes = told.codes
         assert codes.count(FREE) == pool.free
         assert codes.count(CACHED) == pool.cached
         assert HELD not in codes
@@ -48,20 +51,21 @@ def test_what_each_block_is() -> None:
 
 
 def test_more_than_there_are_codes_and_more_than_is_shown() -> None:
-    assert draw([300, 0], [], []).runs == [(SHARED, 1), (CACHED, 1)]
+    assert draw([300, 0], [], []).codes == bytes((SHARED, CACHED))
     told = draw([1] * 300, [], [(f"s{at}", [at]) for at in range(300)])
     assert len(told.holders) == 256 - FIRST
-    assert blocks_of(told)[-1] == HELD
+    assert told.codes[-1] == HELD
     blocks = MAPPED + 10
     told = draw([0] * (blocks - 1) + [1], range(blocks - 1), [("last", [blocks - 1])])
-    assert (told.blocks, told.runs) == (MAPPED, [(FREE, MAPPED)])
+    assert told.codes == bytes((FREE,)) * MAPPED
+    assert told.runs() == [(FREE, MAPPED)]
     assert told.holders == [Holder("last", 1, 0)]
 
 
 def test_what_others_hold_can_be_left_out() -> None:
     told = draw([1, 1, 1, 2, 0], [], [("mine", [0, 3]), ("a", [1, 3]), ("b", [2])])
-    assert told.runs == [(FIRST, 1), (FIRST + 1, 1), (FIRST + 2, 1), (SHARED, 1), (CACHED, 1)]
+    assert told.codes == bytes((FIRST, FIRST + 1, FIRST + 2, SHARED, CACHED))
     hidden = told.without(["a", "b"])
-    assert hidden.runs == [(FIRST, 1), (HELD, 2), (SHARED, 1), (CACHED, 1)]
+    assert hidden.runs() == [(FIRST, 1), (HELD, 2), (SHARED, 1), (CACHED, 1)]
     assert [one.id for one in hidden.holders] == ["mine", "", ""]
-    assert told.without([]) is told
+    assert told.without([]) == told

@@ -89,10 +89,15 @@ def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:
     group: Any = typer.main.get_command(make_app(("serve",)))
     command = group.commands["serve"]
     context = command.make_context("serve", ["--config", str(path), "--port", "3"])
-    path.write_text("grace = 2.0\nport = 4\nmax-waiting = 5\nslo = 'ttft=1s'\n")
-    fresh, others = again(context, ("standard",))
-    assert (fresh.grace, fresh.port) == (2.0, 3)
-    assert set(others) == {"--max-waiting", "--slo"}
+    path.write_text("grace = 2.0\nport = 4\nmax-waiting = 5\nslo = 'ttft=1s'\nprofile = 'throughput'\nkv = 'int8'\n")
+    fresh = again(context)
+    assert (fresh.server.grace, fresh.server.port) == (2.0, 3)
+    assert fresh.scheduler.max_waiting == 5
+    assert {one.name: one.slo.ttft for one in fresh.scheduler.classes}["standard"] == 1.0
+    assert set(fresh.others) == {"--profile", "--kv"}
     path.write_text("grace = -1\n")
     with pytest.raises(ConfigError, match="grace"):
-        again(context, ("standard",))
+        again(context)
+    path.write_text("max-running = 8\nmax-step-tokens = 4\n")
+    with pytest.raises(ConfigError, match="max_step_tokens"):
+        again(context)

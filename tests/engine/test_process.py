@@ -10,7 +10,7 @@ import pytest
 
 from tenfold.cache.map import FIRST
 from tenfold.core.config import EngineConfig, SchedulerConfig
-from tenfold.core.errors import ConfigError, ContextOverflow, EngineUnavailable, ModelError
+from tenfold.core.errors import ConfigError, ContextOverflow, EngineUnavailable, InvalidRequest, ModelError
 from tenfold.core.request import EngineRequest, RequestOutput
 from tenfold.core.sampling import SamplingParams
 from tenfold.engine.client import EngineClient
@@ -225,6 +225,44 @@ def test_full_queue_is_overloaded(smollm2_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("kind", [EngineProcess, LocalEngine])
+def test_other_limits(smollm2_path: Path, kind: type[EngineProcess] | type[LocalEngine]) -> None:
+    """Those named last count: in a running engine, in one that was still starting, and in the next child."""
+
+    def limits(most: int) -> SchedulerConfig:
+        return SchedulerConfig(max_waiting=most)
+
+    async def most(engine: EngineClient) -> int:
+        return (await engine.inspect()).limits.max_waiting
+
+    async def scenario() -> None:
+        engine = kind(config(smollm2_path, scheduler=limits(1)))
+        starting = asyncio.create_task(engine.start())
+        if isinstance(engine, EngineProcess):
+            while engine.pid is None:
+                await asyncio.sleep(0)
+            engine.configure(limits(2))  # it was told the others already
+        await starting
+        if isinstance(engine, EngineProcess):
+            assert await most(engine) == 2
+        engine.configure(limits(3))
+        assert await most(engine) == 3
+        with pytest.raises(InvalidRequest, match="no more than 3 may wait"):
+            await collect(engine.submit(request("r", n=4)))
+        if isinstance(engine, EngineProcess):
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            while engine.health().state == "ready":
+                await asyncio.sleep(0.01)
+            engine.configure(limits(4))
+            while engine.health().state != "ready":
+                await asyncio.sleep(0.01)
+            assert await most(engine) == 4
+        await engine.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_stop_while_loading_leaves_nothing(smollm2_path: Path) -> None:
     async def scenario() -> None:
         engine = EngineProcess(config(smollm2_path))
@@ -263,7 +301,7 @@ def test_the_engine_can_be_looked_into(smollm2_path: Path, monkeypatch: pytest.M
         new = await engine.inspect(1000, Detail(after=seen.made - 3, live=True, pool=True))
         assert (new.steps, new.live) == (steps[-3:], [])
         assert new.pool is not None
-        assert sum(length for code, length in new.pool.runs if code < FIRST) == new.pool.blocks == new.machine.blocks
+        assert sum(code < FIRST for code in new.pool.codes) == new.machine.blocks
         assert seen.pool is None
         outputs = engine.submit(request("s", max_tokens=200))
         await anext(outputs)

@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -58,7 +59,7 @@ class Server:
         self.now = 0.0
         self.machine = machine
         self.cost = calibrated(machine)
-        config = SchedulerConfig(
+        self.config = config = SchedulerConfig(
             max_step_tokens,
             max_running,
             max_waiting,
@@ -75,6 +76,11 @@ class Server:
         self.timelines: dict[str, Timeline] = {}
         self.failed: dict[str, FailEvent] = {}
         self.steps: list[tuple[StepShape, float]] = []
+
+    def configure(self, **changes: object) -> None:
+        self.config = replace(self.config, **changes)  # type: ignore[arg-type]
+        self.terms_of = TermsOf(self.config)
+        self.scheduler.configure(self.config)
 
     def add(
         self,

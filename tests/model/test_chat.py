@@ -49,6 +49,7 @@ def test_marks_generation_prompt_and_extra_variables() -> None:
         ("{{ '%s-%02d' % ('a', 3) }}{{ '{} {}'.format(1, 2) }}{{ 7 % 4 }}{{ 2 ** 3 }}", "a-031 238"),
         ("{{ 'a\nb' | indent(2) }}{{ 'x' | center(3) }}{{ missing is defined }}", "a\n  b x False"),
         ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{% if tools is not none or documents is not none %}tools{% endif %}-", "-"),
     ],
 )  # fmt: skip
 def test_what_templates_use_works(source: str, wanted: str) -> None:

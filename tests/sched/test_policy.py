@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tenfold.core.config import FIRST_COME, PROFILES, Policy
 from tenfold.core.errors import ConfigError, InvalidRequest, Overloaded
-from tenfold.core.slo import DEFAULT_CLASSES, Slo, SloClass, parse_classes
+from tenfold.core.slo import DEFAULT_CLASSES, Slo, SloClass, parse_classes, with_slo
 from tests.helpers.scheduling import Server
 
 BOUNDS = Slo(ttft=0.5, tpot=0.04)
@@ -93,6 +93,31 @@ def test_the_queue_and_each_tenants_part_are_bounded() -> None:
     assert server.scheduler.refused == {"tenant": 1, "queue": 1}
     server.run()
     assert len(server.times) == 5
+
+
+def test_other_limits_count_from_then_on() -> None:
+    server = Server(max_running=4, max_waiting=2)
+    for i in range(4):
+        server.add(f"{i}", 40, 60)
+        server.step()
+    bounds = with_slo(server.config.classes, "standard", Slo(ttft=0.3))
+    server.configure(max_running=2, max_waiting=5, max_step_tokens=16, classes=bounds)
+    steps = len(server.steps)
+    for i in range(5):
+        server.add(f"late{i}", 40, 20, slo_class="batch")
+    with pytest.raises(Overloaded, match=r"full \(5 waiting\)"):
+        server.add("one more", 40, 20, slo_class="batch")
+    server.configure(max_waiting=99)
+    with pytest.raises(Overloaded, match=r"0\.3 s that are promised"):
+        for i in range(90):
+            server.add(f"bound{i}", 40, 20)
+    server.run()
+    assert server.scheduler.refused == {"queue": 1, "ttft": 1}
+    shapes = [shape for shape, _ in server.steps[steps:]]
+    assert max(shape.sequences for shape in shapes[:20]) == 4  # nobody loses a place
+    assert max(shape.sequences for shape in shapes[-20:]) == 2
+    assert all(shape.rows <= 16 for shape in shapes)
+    assert {"late4", "bound0"} < set(server.times)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +429,7 @@ def test_classes_are_read() -> None:
     assert by_name["bulk"] == SloClass("bulk", Slo(tpot=1.0), 0.5, sheddable=False)
     assert by_name["batch"].slo == Slo(ttft=9.0)
     assert parse_classes(["batch:ttft=none"]) == DEFAULT_CLASSES
+    assert parse_classes(map(str, classes)) == classes
 
 
 @pytest.mark.parametrize(

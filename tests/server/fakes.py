@@ -95,7 +95,8 @@ def block_map(tenants: Sequence[str]) -> BlockMap:
     """One block is shared, each has two of its own; 64 in all."""
     runs = [(SHARED, 1), *((FIRST + at, 2) for at in range(len(tenants))), (CACHED, 3)]
     runs.append((FREE, 64 - sum(length for _, length in runs)))
-    return BlockMap(64, runs, [Holder(f"of-{tenant}", 3, 1) for tenant in tenants])
+    codes = bytes(code for code, length in runs for _ in range(length))
+    return BlockMap(codes, [Holder(f"of-{tenant}", 3, 1) for tenant in tenants])
 
 
 @dataclass
@@ -114,11 +115,13 @@ class FakeEngine:
     gate: asyncio.Semaphore | None = None
     burst: int = 1
     stats_error: TenfoldError | None = None
+    limits: SchedulerConfig = field(default_factory=SchedulerConfig)
     tenants: tuple[str, ...] = ("", "t")  # each has a sequence that runs
     requests: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     open: int = 0
     stopped: int = 0
+    looks: int = 0  # into it
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> EngineInfo:
@@ -145,17 +148,21 @@ class FakeEngine:
     async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         if self.stats_error is not None:
             raise self.stats_error
+        self.looks += 1
         step = StepRecord(1.0, 0.02, 0.019, 0.021, 3, 64, 4, 300.0, 2048.0, 4, 2, 9)
         return Inspection(
             now=2.0,
             calibrated=True,
             machine=MACHINE,
-            limits=SchedulerConfig(),
+            limits=self.limits,
             steps=[step] * min(steps, max(0, 2 - detail.after)),
             made=2,
             live=[live_sequence(tenant) for tenant in self.tenants] if detail.live else [],
             pool=block_map(self.tenants) if detail.pool else None,
         )
+
+    def configure(self, limits: SchedulerConfig) -> None:
+        self.limits = limits
 
     def health(self) -> Health:
         return Health(state=self.state, progress_age=0.25, restarts=1, reason="because" if self.refuse else None)

@@ -25,6 +25,21 @@ LLAMA3 = """\
 {{- 'ipython' if message.role == 'tool' else message.role }}:{{ message.content }}{{ '\\n' }}
 {%- endfor %}assistant:"""
 
+# Llama 3.1's takes one call in a turn.
+LLAMA31 = """\
+{%- for message in messages %}
+{%- if message.tool_calls is defined %}
+{%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
+{{- message.content }}<|python_tag|>{{ message.tool_calls[0].function.name }}
+{%- else %}{{ 'ipython' if message.role == 'tool' else message.role }}:{{ message.content }}{% endif %}
+{{- '\\n' }}
+{%- endfor %}assistant:{% if tools %}{{ tools | length }}{% endif %}"""
+
+# Hermes 2 Pro's writes what functions do by itself.
+DESCRIBING = """\
+{%- for tool in tools or [] %}{{ tool.function.name + ' - ' + tool.function.description + ';' }}{% endfor %}
+{%- for message in messages %}{{ message.content }}{% endfor %}<tool_call>"""
+
 MISTRAL = """\
 {%- if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}
 {%- for message in messages %}

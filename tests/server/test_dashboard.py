@@ -10,8 +10,11 @@ import httpx
 import pytest
 
 from tenfold.cache.map import FIRST, HELD
+from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import EngineUnavailable
-from tenfold.observe.requests import RequestReport
+from tenfold.doctor.evidence import Evidence
+from tenfold.doctor.finding import Finding
+from tenfold.observe.requests import EVERYONE, ChoiceTimeline, Everyone, RequestReport
 from tenfold.server.app import application
 from tenfold.server.config import Address
 from tenfold.server.dashboard.routes import FILES, REQUESTS
@@ -159,3 +162,40 @@ def test_the_doctor_speaks(ask: Ask) -> None:
     assert told["findings"]
     assert {"problem", "note", "fine"} >= {one["level"] for one in told["findings"]}
     assert all(one["words"] for one in told["findings"])
+
+
+def test_the_doctor_looks_once_for_all_and_tells_each_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagnosed: list[list[str]] = []
+
+    def diagnose(evidence: Evidence) -> list[Finding]:
+        diagnosed.append([one.slo_class for one in evidence.choices])
+        return [Finding(name="seen", level="note", words=" ".join(diagnosed[-1]))]
+
+    monkeypatch.setattr("tenfold.doctor.server.diagnose", diagnose)
+    engine, clock = FakeEngine(), VirtualClock()
+    service = make_service(engine, clock=clock)
+    for tenant in ("a", "b"):
+        parts = dict.fromkeys(("tokenize", "queue", "prefill", "decode", "interference"), 0.0)
+        parts |= dict.fromkeys(("preempted", "recompute", "delivery", "total", "machine_seconds"), 0.0)
+        counts = {"prompt_tokens": 1, "cached_tokens": 0, "output_tokens": 1}
+        choice = ChoiceTimeline(slo_class=f"of-{tenant}", **parts, **counts)
+        report = RequestReport(id=tenant, request_id="x", ended=0.0, finish_reasons=["stop"], choices=[choice])
+        service.log.add(report, tenant)
+
+    async def ask(*viewers: str | Everyone | None) -> list[str]:
+        reports = await asyncio.gather(*map(service.diagnosis.report, viewers))
+        return [report.findings[0].words for report in reports]
+
+    async def scenario() -> None:
+        assert await ask("a", "b", "a", None, EVERYONE, "b") == ["of-a", "of-b", "of-a", "", "of-b of-a", "of-b"]
+        assert await ask("b", "a") == ["of-b", "of-a"]
+        assert (engine.looks, len(diagnosed)) == (1, 4)
+        clock.advance(6)
+        assert await ask("b", "b") == ["of-b", "of-b"]
+        assert (engine.looks, len(diagnosed)) == (2, 5)
+        engine.state = "restarting"
+        clock.advance(6)
+        with pytest.raises(EngineUnavailable, match="restarting"):
+            await ask("b")
+
+    asyncio.run(scenario())

@@ -16,6 +16,17 @@ import openai
 import pytest
 
 RUN = "from tenfold.cli import main; main()"
+HELD = """
+import tenfold.engine.hatch as hatch
+
+class Child(hatch.Child):  # the first thing that is done
+    def __init__(self):
+        print("blocked", flush=True)
+        super().__init__()
+
+hatch.Child = Child
+{}
+"""
 
 
 class Served:
@@ -219,6 +230,42 @@ def test_chat_and_bench_talk_to_it(served: Served) -> None:
     assert tenfold("chat", "Hello!", "--url", served.url, "-t", "0", "--max-tokens", "8").strip()
     report = json.loads(tenfold("bench", "--url", served.url, "--workload", "short", "-n", "2", "-c", "2", "--json"))
     assert (report["all"]["errors"], report["all"]["short_out"]) == (0, 0)
+
+
+def test_files_are_read_again_from_the_very_start_on(smollm2_path: Path, tmp_path: Path) -> None:
+    """A SIGHUP ends nothing, however early, and what it asks for is done."""
+    settings = tmp_path / "serve.toml"
+    settings.write_text("max-waiting = 3\n")
+    command = [
+        sys.executable,
+        "-c",
+        HELD.format(RUN),
+        "serve",
+        str(smollm2_path),
+        "--port",
+        "0",
+        "--config",
+        str(settings),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None and server.stdout is not None
+        assert server.stdout.readline() == "blocked\n"
+        server.send_signal(signal.SIGHUP)
+        lines = iter(server.stderr.readline, "")
+        banner = ""
+        while "docs:" not in banner or "settings read again" not in banner:
+            banner += next(lines)
+        settings.write_text("max-waiting = 2\nprofile = 'throughput'\n")
+        server.send_signal(signal.SIGHUP)
+        while "settings read again" not in (line := next(lines)):
+            banner += line
+        url = banner.split("docs:")[1].split("/docs")[0].strip()
+        refused = httpx.post(url + "/v1/completions", json={"prompt": "x", "n": 3, "max_tokens": 1})
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    assert "max_waiting was 3 and is 2" in banner
+    assert "--profile changed, too: that needs a restart" in banner
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
 
 
 def test_an_engine_that_dies_is_told_of_and_comes_back(served: Served) -> None:

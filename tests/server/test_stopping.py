@@ -9,16 +9,19 @@ from typing import Any
 import httpx
 import pytest
 
+from tenfold.core.config import PROFILES, SchedulerConfig
 from tenfold.core.errors import ConfigError
+from tenfold.core.slo import parse_classes
 from tenfold.server.app import application
 from tenfold.server.doors import Doors
 from tenfold.server.keyfile import KeyRecord, hash_of, line_of
-from tenfold.server.reload import Reload
+from tenfold.server.reload import Fresh, Reload, live_limits
 from tenfold.server.run import Sockets, bind
 from tests.server.conftest import make_service
 from tests.server.fakes import FakeEngine
 
 Ask = Callable[..., httpx.Response]
+STARTED = SchedulerConfig(max_waiting=9)
 
 
 def test_a_closed_server_finishes_what_runs_and_takes_no_more() -> None:
@@ -67,16 +70,17 @@ def test_alive_unless_it_failed_for_good(ask: Ask, state: str) -> None:
 
 def reload_of(service: Any, reread: Any) -> Reload:
     with bind("127.0.0.1", 0) as sock:
-        return Reload(service, Doors(service, Sockets(sock)), reread)
+        return Reload(service, Doors(service, Sockets(sock)), reread, STARTED)
 
 
 def test_settings_that_are_read_again(caplog: pytest.LogCaptureFixture) -> None:
     service = make_service(FakeEngine(), grace=30.0)
     now = service.config
-    reload_of(service, lambda: (replace(now, grace=5.0, body_limit=2048, price=3.0), ("--price", "--slo")))()
+    fresh = replace(now, grace=5.0, body_limit=2048, price=3.0)
+    reload_of(service, lambda: Fresh(fresh, STARTED, ("--price", "--profile")))()
     assert (service.config.grace, service.config.body_limit, service.config.price) == (5.0, 2048, None)
     assert "grace was 30.0 and is 5.0" in caplog.text
-    assert "--price, --slo changed, too: that needs a restart" in caplog.text
+    assert "--price, --profile changed, too: that needs a restart" in caplog.text
 
     def broken() -> Any:
         raise ConfigError("settings.toml sets 'speed', which is no option")
@@ -93,12 +97,63 @@ def test_new_limits_count_from_the_next_request(ask: Ask) -> None:
         statuses = []
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for limit in (4096, 1024):
-                reload_of(service, lambda limit=limit: (replace(service.config, body_limit=limit), ()))()
+                fresh = Fresh(replace(service.config, body_limit=limit), STARTED)
+                reload_of(service, lambda fresh=fresh: fresh)()
                 answer = await client.post("/v1/completions", json={"prompt": "x", "user": "y" * 2000})
                 statuses.append(answer.status_code)
         return statuses
 
     assert asyncio.run(run()) == [200, 413]
+
+
+def test_the_schedulers_limits_are_read_again(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(limits=STARTED)
+    service = make_service(engine)
+    classes = parse_classes(["interactive:ttft=2s"])
+    wanted = replace(STARTED, max_waiting=3, max_running=100, max_step_tokens=128, classes=classes)
+    rereads = iter([Fresh(service.config, wanted), Fresh(service.config, STARTED)])
+    reload = reload_of(service, lambda: next(rereads))
+    reload()
+    assert engine.limits == replace(wanted, max_running=STARTED.max_running)
+    assert service.require().info.max_waiting == 3
+    for said in (
+        "max_waiting was 9 and is 3",
+        "SLO class was interactive:ttft=1000ms,tpot=100ms,weight=4,shed=yes,preempt=no and is interactive:ttft=2000ms",
+        "--max-running (more than at the start) changed, too: that needs a restart",
+    ):
+        assert said in caplog.text
+    assert "standard" not in caplog.text  # that class is what it was
+    reload()
+    assert engine.limits == STARTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "live", "kept"),
+    [
+        ({"max_waiting_per_tenant": 2}, {"max_waiting_per_tenant": 2}, ()),
+        (
+            {"max_running": 8, "max_step_tokens": 1000},
+            {"max_running": 8},
+            ("--max-step-tokens (more than at the start)",),
+        ),
+        (
+            {"classes": parse_classes(["batch:ttft=9s", "bulk:ttft=9s"])},
+            {"classes": parse_classes(["batch:ttft=9s"])},
+            ("--slo-class (other names)",),
+        ),
+        ({"policy": PROFILES["throughput"], "tenants": {"a": 2.0}}, {}, ()),  # options of these need a restart
+    ],
+)
+def test_what_a_running_engine_can_take(changes: Any, live: Any, kept: tuple[str, ...]) -> None:
+    assert live_limits(STARTED, STARTED, replace(STARTED, **changes)) == (replace(STARTED, **live), kept)
+
+
+def test_what_cannot_be_together_is_refused() -> None:
+    """Places of the file as it is now, with a step's tokens of before, which it wants more of than there can be."""
+    small = replace(STARTED, max_running=8, max_step_tokens=16)
+    started = replace(STARTED, max_running=64, max_step_tokens=64)
+    with pytest.raises(ConfigError, match="max_step_tokens"):
+        live_limits(small, started, replace(STARTED, max_running=64, max_step_tokens=65))
 
 
 def test_keys_that_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

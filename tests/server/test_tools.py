@@ -215,6 +215,39 @@ def test_llamas_call_one_at_a_time(ask: Ask) -> None:
     assert constraint is not None and "{0,7}" not in constraint.text
 
 
+def test_several_calls_of_elsewhere_are_told_llamas_one_after_the_other(ask: Ask) -> None:
+    def call(name: str, identity: str | None = None) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": name, "arguments": "{}"}} | (
+            {"id": identity} if identity else {}
+        )
+
+    def result(identity: str, content: str) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": identity, "content": content}
+
+    def written(*messages: dict[str, Any]) -> str:
+        engine = FakeEngine(says="ok")
+        assert chat(ask, engine, template=templates.LLAMA31, messages=messages).status_code == 200
+        return prompt(engine)
+
+    both = {"role": "assistant", "content": "Well:", "tool_calls": [call("time", "a"), call("weather", "b")]}
+    thanks = {"role": "user", "content": "thanks"}
+    assert written(*HELLO, both, result("b", "rain"), result("a", "noon"), thanks) == (
+        "user:hi\nWell:<|python_tag|>time\nipython:noon\n<|python_tag|>weather\nipython:rain\nuser:thanks\nassistant:2"
+    )
+    unnamed = {"role": "assistant", "tool_calls": [call("time"), call("weather")]}
+    assert written(*HELLO, unnamed, result("x", "noon")) == (
+        "user:hi\n<|python_tag|>time\n<|python_tag|>weather\nipython:noon\nassistant:2"
+    )
+
+
+def test_templates_that_describe_functions_need_no_description(ask: Ask) -> None:
+    engine = FakeEngine(says="ok")
+    assert chat(ask, engine, template=templates.DESCRIBING).status_code == 200
+    assert prompt(engine).startswith("weather - How it is;time - ;hi")
+    chat(ask, engine)
+    assert '"function": {"name": "time", "parameters"' in prompt(engine)  # others are told what was sent
+
+
 def test_ids_of_elsewhere_fit_mistrals_template(ask: Ask) -> None:
     engine = FakeEngine(says="ok")
     call = {"id": "call_0123456789abcdef", "type": "function", "function": {"name": "time", "arguments": ""}}

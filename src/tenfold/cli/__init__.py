@@ -1,6 +1,7 @@
 """The command line: ``tenfold serve`` and the other commands of :mod:`tenfold.cli.app`."""
 
 import os
+import signal
 import sys
 
 
@@ -9,6 +10,7 @@ def main() -> None:
     child = None
     try:
         if sys.argv[1:2] == ["serve"] and not {"-h", "--help"} & set(sys.argv):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the server can obey it
             from tenfold.engine.hatch import Child
 
             # Only the reference backend multiplies with BLAS, whose idle threads spin at first.

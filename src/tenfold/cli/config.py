@@ -6,10 +6,9 @@ import typer
 
 from tenfold.cli.guard import UsageError, words_of
 from tenfold.cli.output import show
-from tenfold.cli.serve_options import server_config
+from tenfold.cli.serve_options import scheduler_config, server_config
 from tenfold.cli.settings import plain, source_of
 from tenfold.core.errors import ConfigError
-from tenfold.core.slo import DEFAULT_CLASSES, parse_classes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,8 +60,7 @@ def rows_of(arguments: list[str]) -> list[dict[str, Any]]:
         context = command.make_context("tenfold serve", list(arguments))
     except UsageError as error:
         raise ConfigError(words_of(error)) from None
-    classes = parse_classes(context.params["slo_class"] or (), DEFAULT_CLASSES)
-    server_config(context.params, tuple(one.name for one in classes))
+    server_config(context.params, scheduler_config(context.params))
     rows = []
     for param in command.params:
         if param.name is None or param.name not in context.params:

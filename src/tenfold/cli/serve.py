@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli import options, serve_options
-from tenfold.cli.serve_options import again, server_config
+from tenfold.cli.serve_options import again, scheduler_config, server_config
 from tenfold.cli.settings import read_config
-from tenfold.core.config import DEFAULT_MODEL, CudaConfig, SpeculationConfig
+from tenfold.core.config import DEFAULT_MODEL, CudaConfig
 from tenfold.core.slo import DEFAULT_TARGET
 from tenfold.server.config import ServerConfig
 
@@ -116,21 +116,9 @@ def serve(
     from tenfold.cli.fetching import fetched
     from tenfold.server.run import Setup, run
 
-    scheduler = options.scheduler_config(
-        max_step_tokens,
-        max_running,
-        max_waiting,
-        backend=backend,
-        slo=slo,
-        slo_classes=slo_class or (),
-        profile=profile,
-        max_waiting_per_tenant=max_waiting_per_tenant,
-        tenants=tenant or (),
-        speculation=SpeculationConfig(mode=speculation.value, draft_tokens=draft_tokens),
-    )
-    classes = tuple(one.name for one in scheduler.classes)
     # From all values at once, as a file that is read again gives them.
-    server = server_config(context.params, classes)
+    scheduler = scheduler_config(context.params)
+    server = server_config(context.params, scheduler)
     with bound(server) as sockets:  # before anything slow: a port in use is told at once
         engine = options.engine_config(
             model,
@@ -154,7 +142,7 @@ def serve(
             fetched(engine),
             sockets,
             on_ready=lambda ready: _announce(ready, server),
-            reread=None if config is None else lambda: again(context, classes),
+            reread=None if config is None else lambda: again(context),
         )
         run(setup, child=context.obj)
     typer.echo("stopped", err=True)

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenfold.cli import options
 from tenfold.cli.guard import UsageError, words_of
 from tenfold.cli.settings import reread
+from tenfold.core.config import SchedulerConfig, SpeculationConfig
 from tenfold.core.errors import ConfigError
 from tenfold.server.config import Address, ServerConfig
+
+if TYPE_CHECKING:
+    from tenfold.server.reload import Fresh
 
 PANEL = "Security"
 
@@ -94,7 +98,23 @@ SloTarget = Annotated[
 ]
 
 
-def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> ServerConfig:
+def scheduler_config(values: Mapping[str, Any]) -> SchedulerConfig:
+    """The scheduler's settings from the values of ``tenfold serve``'s options. Raises ConfigError."""
+    return options.scheduler_config(
+        values["max_step_tokens"],
+        values["max_running"],
+        values["max_waiting"],
+        backend=values["backend"],
+        slo=values["slo"],
+        slo_classes=values["slo_class"] or (),
+        profile=values["profile"],
+        max_waiting_per_tenant=values["max_waiting_per_tenant"],
+        tenants=values["tenant"] or (),
+        speculation=SpeculationConfig(mode=values["speculation"].value, draft_tokens=values["draft_tokens"]),
+    )
+
+
+def server_config(values: Mapping[str, Any], scheduler: SchedulerConfig) -> ServerConfig:
     """The HTTP side's settings from the values of ``tenfold serve``'s options. Raises ConfigError."""
     admin = values["admin_port"]
     return ServerConfig(
@@ -103,7 +123,7 @@ def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> Se
         port=values["port"],
         api_keys=tuple(values["api_key"] or ()),
         api_keys_file=None if values["api_keys"] is None else Path(values["api_keys"]),
-        slo_classes=slo_classes,
+        slo_classes=tuple(one.name for one in scheduler.classes),
         tls=_tls_files(values["tls_cert"], values["tls_key"]),
         cors_origins=tuple(values["cors_origin"] or ()),
         admin=None if admin is None else Address(values["admin_host"], admin),
@@ -122,12 +142,9 @@ def server_config(values: Mapping[str, Any], slo_classes: tuple[str, ...]) -> Se
     )
 
 
-def again(context: typer.Context, slo_classes: tuple[str, ...]) -> tuple[ServerConfig, tuple[str, ...]]:
-    """The same with the file of settings as it is now, and the options with other values that need a restart.
-
-    Raises ConfigError.
-    """
-    from tenfold.server.reload import LIVE
+def again(context: typer.Context) -> "Fresh":
+    """Both with the file of settings as it is now. Raises ConfigError."""
+    from tenfold.server.reload import LIVE, LIVE_LIMITS, Fresh
 
     try:
         values = reread(context)
@@ -136,9 +153,12 @@ def again(context: typer.Context, slo_classes: tuple[str, ...]) -> tuple[ServerC
     others = tuple(
         param.opts[0]
         for param in context.command.params
-        if param.name in values and param.name not in LIVE and values[param.name] != context.params[param.name]
+        if param.name in values
+        and param.name not in (*LIVE, *LIVE_LIMITS)
+        and values[param.name] != context.params[param.name]
     )
-    return server_config(values, slo_classes), others
+    scheduler = scheduler_config(values)
+    return Fresh(server_config(values, scheduler), scheduler, others)
 
 
 def short_name(model: str) -> str:

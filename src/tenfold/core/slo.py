@@ -9,6 +9,7 @@ from tenfold.core.errors import ConfigError
 _UNITS = {"ms": 1e-3, "s": 1.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)")
 _SWITCH = {"yes": True, "no": False}
+_YES = {value: word for word, value in _SWITCH.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class SloClass:
             raise ConfigError(f"{self.name!r} is no name of an SLO class: use a-z, 0-9, _ and -, a letter first")
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"the weight of SLO class {self.name} must be above 0, got {self.weight:g}")
+
+    def __str__(self) -> str:
+        """As :func:`parse_classes` reads it."""
+        bounds = (("ttft", self.slo.ttft), ("tpot", self.slo.tpot))
+        fields = [f"{name}={'none' if bound is None else f'{bound * 1000:.10g}ms'}" for name, bound in bounds]
+        fields += [f"weight={self.weight:g}", f"shed={_YES[self.sheddable]}", f"preempt={_YES[self.preemptible]}"]
+        return f"{self.name}:{','.join(fields)}"
 
 
 DEFAULT_TARGET = 0.99  # part of requests that shall keep their bounds

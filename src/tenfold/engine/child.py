@@ -30,7 +30,8 @@ from tenfold.engine.wire import Command, Ready, Report, Stop, Unframer, failure,
 
 def main(fd: int) -> int:
     """Serve the socket until told to stop; the exit code is 0 then, 2 where the engine could not start."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=fd)
     encoder = msgspec.msgpack.Encoder()
 

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.inspection import PLAIN, Detail, Inspection
 
@@ -52,6 +53,13 @@ class EngineClient(Protocol):
         """What the engine knows of its machine, with its last ``steps`` steps, and what ``detail`` asks for.
 
         Raises EngineUnavailable.
+        """
+        ...
+
+    def configure(self, limits: SchedulerConfig) -> None:
+        """Other limits from the next step and request on, also for an engine that is started again.
+
+        Policy, tenants and speculation must be what they were. What was accepted keeps what it was promised.
         """
         ...
 

@@ -171,6 +171,13 @@ class EngineCore:
             self._samples[name] = _Sample(request, index, SampleText(detokenizer, params))
         self._requests[request.id] = names
 
+    def configure(self, limits: SchedulerConfig) -> None:
+        """Other limits, as :meth:`Scheduler.configure` takes them. What was accepted keeps what it was promised."""
+        with self._lock:
+            self._limits = limits
+            self._terms_of = TermsOf(limits)
+            self._scheduler.configure(limits)
+
     def abort(self, request_id: str) -> list[RequestOutput]:
         """End what is left of a request now; its blocks are free when this returns."""
         with self._lock:

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from queue import SimpleQueue
 
 from tenfold.core.clock import Clock, WallClock
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import EngineConfig, SchedulerConfig
 from tenfold.core.errors import EngineUnavailable
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.build import Engine, build_engine
@@ -14,7 +15,7 @@ from tenfold.engine.client import Health, State
 from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.engine.loop import Inbox, run_loop
 from tenfold.engine.streams import Streams
-from tenfold.engine.wire import Command, Report, Stop
+from tenfold.engine.wire import Command, Configure, Report, Stop
 
 
 class LocalEngine:
@@ -57,6 +58,12 @@ class LocalEngine:
     async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """See :meth:`EngineClient.inspect`."""
         return await self._streams.inspect(steps, detail)
+
+    def configure(self, limits: SchedulerConfig) -> None:
+        """See :meth:`EngineClient.configure`."""
+        self._config = replace(self._config, scheduler=limits)
+        if self._thread is not None:
+            self._send(Configure(limits))
 
     def health(self) -> Health:
         """``failed`` once the thread died, ``starting`` before it runs."""

@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 from tenfold.core.clock import Clock
 from tenfold.core.errors import TenfoldError
 from tenfold.engine.core import EngineCore
-from tenfold.engine.wire import Abort, Command, Look, Outputs, Report, Seen, Stop, Submit, failure
+from tenfold.engine.wire import Abort, Command, Configure, Look, Outputs, Report, Seen, Stop, Submit, failure
 
 HEARTBEAT = 0.5  # seconds between reports of an idle loop, and between statistics of a busy one
 QUIET = 1.0  # seconds without work before steps are made to be measured
@@ -63,11 +63,14 @@ def _commands(inbox: Inbox, *, wait: bool) -> list[Command | None]:
         return commands
 
 
-def obey(core: EngineCore, command: Submit | Abort | Look, report: Callable[[Report], None]) -> None:
+def obey(core: EngineCore, command: Submit | Abort | Look | Configure, report: Callable[[Report], None]) -> None:
     """Do it and report what came of it, at once: also from another thread than the loop's, while a step is computed."""
     if isinstance(command, Abort):
         if outputs := core.abort(command.id):
             report(Outputs(outputs, progress=False))
+        return
+    if isinstance(command, Configure):
+        core.configure(command.limits)
         return
     try:
         if isinstance(command, Look):

@@ -4,18 +4,32 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import msgspec
 
 from tenfold.core.clock import Clock, WallClock
-from tenfold.core.config import EngineConfig
+from tenfold.core.config import EngineConfig, SchedulerConfig
 from tenfold.core.errors import EngineUnavailable, TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import Health, State
 from tenfold.engine.hatch import Child
 from tenfold.engine.inspection import PLAIN, Detail, Inspection
 from tenfold.engine.streams import Streams
-from tenfold.engine.wire import Abort, Command, Failure, Outputs, Ready, Report, Seen, Stop, Unframer, frame, to_error
+from tenfold.engine.wire import (
+    Abort,
+    Command,
+    Configure,
+    Failure,
+    Outputs,
+    Ready,
+    Report,
+    Seen,
+    Stop,
+    Unframer,
+    frame,
+    to_error,
+)
 
 _log = logging.getLogger("tenfold.engine")
 
@@ -53,6 +67,7 @@ class EngineProcess:
         self._state: State = "starting"
         self._reason: str | None = None
         self._restarts = 0
+        self._told = config.scheduler  # the limits that the child knows
         self._stopping = asyncio.Event()
         self._progress = self._clock.now()
 
@@ -101,6 +116,11 @@ class EngineProcess:
         except TimeoutError:
             raise EngineUnavailable(f"the engine has not answered within {PATIENCE:g} s; try again later") from None
 
+    def configure(self, limits: SchedulerConfig) -> None:
+        """See :meth:`EngineClient.configure`."""
+        self._config = replace(self._config, scheduler=limits)
+        self._tell_limits()
+
     def health(self) -> Health:
         """Ready only while the loop shows progress."""
         age = self._age()
@@ -113,6 +133,12 @@ class EngineProcess:
     def _why(self) -> str:
         detail = f": {self._reason}" if self._reason else ""
         return f"the engine is {self._state}{detail}; try again later"
+
+    def _tell_limits(self) -> None:
+        """Where the child runs, and was started with others."""
+        if self._writer is not None and self._told != self._config.scheduler:
+            self._told = self._config.scheduler
+            self._send(Configure(self._told))
 
     def _send(self, command: Command) -> None:
         if self._writer is not None:
@@ -150,6 +176,7 @@ class EngineProcess:
         if self._stopping.is_set():
             return
         self._child, self._next = self._next or Child(), None
+        self._told = self._config.scheduler
         with contextlib.suppress(OSError):  # a dead child shows when we read
             self._child.connection.sendall(frame(self._encoder.encode(self._config)))
         reader, writer = await asyncio.open_connection(sock=self._child.connection)
@@ -192,6 +219,7 @@ class EngineProcess:
             if ready.done():
                 _log.warning("the engine is ready again (restart %d)", self._restarts)
             self._writer, self._state, self._reason = writer, "ready", None
+            self._tell_limits()
             if not ready.done():
                 ready.set_result(report.info)
         elif isinstance(report, Failure) and report.id is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import (
     ConfigError,
     ContextOverflow,
@@ -38,6 +39,12 @@ class Look(msgspec.Struct, frozen=True, tag=True):
     id: str
     steps: int = 0
     detail: Detail = PLAIN
+
+
+class Configure(msgspec.Struct, frozen=True, tag=True):
+    """Other limits from now on."""
+
+    limits: SchedulerConfig
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -76,7 +83,7 @@ class Seen(msgspec.Struct, frozen=True, tag=True):
     inspection: Inspection
 
 
-Command = Submit | Abort | Look | Stop
+Command = Submit | Abort | Look | Configure | Stop
 Report = Ready | Failure | Outputs | Seen
 
 

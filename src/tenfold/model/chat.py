@@ -32,10 +32,18 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **extra: Any) -> str:
         """The prompt for ``messages`` (each with ``role`` and ``content``); ``extra`` are template variables.
 
-        Raises :class:`InvalidRequest` where the template refuses the messages, fails or does too much.
+        As with transformers, ``tools`` and ``documents`` are defined in any case, as None. Raises
+        :class:`InvalidRequest` where the template refuses the messages, fails or does too much.
         """
         return self._compiled().render(
-            {**self._marks, **extra, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+            {
+                **self._marks,
+                "tools": None,
+                "documents": None,
+                **extra,
+                "messages": list(messages),
+                "add_generation_prompt": add_generation_prompt,
+            }
         )
 
     def _compiled(self) -> "Template":

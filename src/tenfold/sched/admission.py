@@ -35,6 +35,10 @@ class Admission:
         self._tenants = tenants
         self.refused: Counter[str] = Counter()  # by reason
 
+    def configure(self, config: SchedulerConfig) -> None:
+        """Other limits for those that come."""
+        self._config = config
+
     def check_limits(self, waiting: int, of_tenant: int, running: int, load: Load) -> None:
         """Raise Overloaded where the queue is full, or its tenant's part of it."""
         if waiting >= self._config.max_waiting:

@@ -44,7 +44,7 @@ class Forecast:
     def __init__(self, cost: StepCost, attention: Attention, chunk: int) -> None:
         self._cost = cost
         self._attention = attention
-        self._chunk = chunk
+        self.chunk = chunk  # tokens of a step
         self._rate = 1.0
         self._outputs: dict[str, float] = {}
 
@@ -58,14 +58,14 @@ class Forecast:
         new = tokens - start
         if new <= 0:
             return 0.0
-        steps = -(-new // self._chunk)
+        steps = -(-new // self.chunk)
         keys = self._attention.keys(new, tokens) / steps
         each = StepShape(-(-new // steps), 1, 0, 0.0, keys)
         return steps * self._cost.predict(each)
 
     def again(self, start: int) -> float:
         """Seconds that a chunk takes which begins after ``start`` tokens: what blocks there are worth."""
-        return self.prefill(start, start + self._chunk)
+        return self.prefill(start, start + self.chunk)
 
     def decode(self, context: int) -> float:
         """Seconds of a step with nothing but one sequence of ``context`` tokens in decode: no TPOT is below it."""

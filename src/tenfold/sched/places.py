@@ -42,7 +42,7 @@ class Places:
         self._attention = attention
         self._forecast = forecast
         self._load = load
-        self._weights = {one.name: one.weight for one in config.classes}
+        self._weights: dict[str, float] = {}  # of classes, the greatest that any that waits may have
         self._preemptible: Counter[float] = Counter()  # running ones that may be displaced, by weight
         self._owed = 0.0  # places that those that are not timely did not get of their part
         self.running: list[Sequence] = []  # by order of arrival
@@ -50,6 +50,13 @@ class Places:
         self.preempted: list[tuple[str, str]] = []  # likewise: ids, and reasons in words
         self.preemptions: Counter[str] = Counter()  # by reason
         self.cached_prompt_tokens = 0
+        self.configure(config)
+
+    def configure(self, config: SchedulerConfig) -> None:
+        """Other limits and weights of classes; nobody loses a place by that."""
+        self._config = config
+        for one in config.classes:
+            self._weights[one.name] = max(one.weight, self._weights.get(one.name, 0.0))
 
     def closed_until(self, now: float, ending: int = 0) -> float:
         """Until when nobody who waits can get a place, whoever it is, if nobody comes or leaves but ``ending`` ones:

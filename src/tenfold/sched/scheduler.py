@@ -226,6 +226,17 @@ class Scheduler:
         if parent is None and (timeout := sequence.terms.queue_timeout) is not None:
             self._expiries.push(sequence, submission.arrival + timeout, self.waiting)
 
+    def configure(self, config: SchedulerConfig) -> None:
+        """Other limits of steps and queue, and other bounds and weights of the same classes, from the next plan and the
+        next sequence on. Policy, tenants and speculation stay: much is built from them."""
+        assert (config.policy, config.tenants) == (self._policy, self._config.tenants)
+        assert config.speculation == self._config.speculation
+        assert {one.name for one in config.classes} == {one.name for one in self._config.classes}
+        self._config = config
+        self._forecast.chunk = config.max_step_tokens
+        self._places.configure(config)
+        self._admission.configure(config)
+
     def end(self, sequence_id: str, now: float, *, finished: bool = False) -> Timeline | None:
         """Take a sequence out, whatever its state, and free its blocks; None if it is not here.
 

@@ -7,7 +7,7 @@ from typing import Any
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.sampling import SamplingParams
 from tenfold.server.expectation import expect
-from tenfold.server.messages import messages_of
+from tenfold.server.messages import messages_of, one_call_a_turn
 from tenfold.server.params import chat_params, check_context
 from tenfold.server.protocol import ChatBody, Message
 from tenfold.server.reading import Reading
@@ -64,7 +64,10 @@ async def prompt_of(
             param="chat_template_kwargs",
         )
     if loaded.dialect.native:
-        told |= {} if toolbox is None else {"tools": [tool.told() for tool in toolbox.tools]}
+        described = loaded.dialect.describes
+        told |= {} if toolbox is None else {"tools": [tool.told(described=described) for tool in toolbox.tools]}
+        if form is not None and form.single:
+            turns = one_call_a_turn(turns)
     elif form is not None:
         turns = tell(turns, toolbox, form)
     return await loaded.codec.write_chat(turns, add_generation_prompt=add_generation_prompt, variables=told)

@@ -11,13 +11,14 @@ from tenfold.server.tools.forms import FORMS, HERMES, CallForm, form_of, knows_t
 class Dialect:
     """``calls`` is how calls are written, None where tools are not served.
 
-    ``native``: the template knows tools; else they are told in plain turns. ``thinks``: answers may begin with
-    thoughts.
+    ``native``: the template knows tools; else they are told in plain turns. ``describes``: it writes their descriptions
+    itself, and fails where there is none. ``thinks``: answers may begin with thoughts.
     """
 
     calls: CallForm | None = None
     native: bool = False
     thinks: bool = False
+    describes: bool = False
 
 
 def dialect_of(template: str | None, config: ServerConfig) -> Dialect:
@@ -30,5 +31,5 @@ def dialect_of(template: str | None, config: ServerConfig) -> Dialect:
     found = form_of(template)
     if config.tool_parser == "auto":
         native = found is not None and knows_tools(template)
-        return Dialect(found if native else HERMES, native, thinks_so)
-    return Dialect(FORMS[config.tool_parser], knows_tools(template), thinks_so)
+        return Dialect(found if native else HERMES, native, thinks_so, "description" in template)
+    return Dialect(FORMS[config.tool_parser], knows_tools(template), thinks_so, "description" in template)

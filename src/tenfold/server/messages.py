@@ -1,6 +1,7 @@
 """From a body's messages to those a chat template takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -38,6 +39,31 @@ def messages_of(messages: Sequence[Message], fit_id: Callable[[str], str] = str)
         if name is not None:
             turn["name"] = name
         plain.append(turn)
+    return plain
+
+
+def one_call_a_turn(turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Turns with several calls as turns of one each, with its result behind it: some templates take no more.
+
+    A result belongs to the call of its id; others stay behind all of them.
+    """
+    plain: list[Mapping[str, Any]] = []
+    left = list(turns)
+    while left:
+        turn = left.pop(0)
+        calls = turn.get("tool_calls", ())
+        if len(calls) < 2:
+            plain.append(turn)
+            continue
+        results = list(takewhile(lambda one: one["role"] == "tool", left))
+        del left[: len(results)]
+        for call in calls:
+            plain.append({**turn, "tool_calls": [call]})
+            turn = {"role": turn["role"], "content": ""}  # what it said, and thought, came before the first call
+            mine = [one for one in results if "id" in call and one.get("tool_call_id") == call["id"]]
+            plain += mine
+            results = [one for one in results if one not in mine]
+        plain += results
     return plain
 
 

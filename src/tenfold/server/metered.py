@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import TenfoldError
 from tenfold.core.request import EngineInfo, EngineRequest, EngineStats, RequestOutput
 from tenfold.engine.client import EngineClient, Health
@@ -39,6 +40,10 @@ class MeteredEngine:
     async def inspect(self, steps: int = 0, detail: Detail = PLAIN) -> Inspection:
         """See EngineClient."""
         return await self._engine.inspect(steps, detail)
+
+    def configure(self, limits: SchedulerConfig) -> None:
+        """See EngineClient."""
+        self._engine.configure(limits)
 
     def health(self) -> Health:
         """See EngineClient."""

@@ -136,7 +136,6 @@ async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[E
     url = url_of(sockets.public, "https" if setup.config.tls else "http")
     admin = url_of(sockets.admin) if sockets.admin is not None else None
     serving = asyncio.ensure_future(doors.serve())
-    signals.reload = Reload(service, doors, setup.reread)
     stop = asyncio.ensure_future(signals.stop.wait())
     at_once = asyncio.ensure_future(signals.at_once.wait())
     loading = asyncio.gather(starting, asyncio.to_thread(load_codec, setup.engine.model, setup.engine.load_format))
@@ -145,6 +144,7 @@ async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[E
         if loading.done() and not stop.done():
             info, codec = loading.result()
             service.load(info, codec)
+            signals.reloads(Reload(service, doors, setup.reread, setup.engine.scheduler))
             setup.on_ready(Ready(url, info, admin))
             await stop
             await _drain(service, at_once)

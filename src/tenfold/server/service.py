@@ -4,7 +4,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from tenfold.core.clock import Clock, WallClock
+from tenfold.core.config import SchedulerConfig
 from tenfold.core.errors import EngineUnavailable, InvalidRequest
 from tenfold.core.request import EngineInfo
 from tenfold.engine.client import EngineClient
@@ -59,6 +62,13 @@ class Service:
     def configure(self, changes: dict[str, Any]) -> None:
         """Other settings from now on. Raises ConfigError for those that cannot be."""
         self.config = replace(self.config, **changes)
+
+    def limit(self, limits: SchedulerConfig) -> None:
+        """Other limits of the engine from now on; see :meth:`EngineClient.configure`."""
+        self.engine.configure(limits)
+        if (loaded := self._loaded) is not None:
+            info = msgspec.structs.replace(loaded.info, max_waiting=limits.most_together)
+            self._loaded = replace(loaded, info=info)
 
     def load(self, info: EngineInfo, codec: TextCodec) -> None:
         """The model is there: requests are served from now on."""

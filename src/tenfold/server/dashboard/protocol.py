@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tenfold.cache.map import BlockMap
+from tenfold.cache.map import BlockMap, Holder
 from tenfold.core.request import EngineStats
 from tenfold.doctor.finding import Finding
 from tenfold.engine.inspection import StepRecord
@@ -79,6 +79,14 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     operators_only: bool
 
 
+class PoolPicture(msgspec.Struct, frozen=True):
+    """A :class:`~tenfold.cache.map.BlockMap`: its first ``blocks``, as runs of equal ones."""
+
+    blocks: int
+    runs: list[tuple[int, int]]
+    holders: list[Holder]
+
+
 class DashboardReport(msgspec.Struct, frozen=True, kw_only=True):
     """Figures are counters since ``started``: another value there, and all that was told before is void. Without an
     engine there are no ``stats`` and no ``steps``. ``pool`` is there where it was asked for."""
@@ -92,7 +100,7 @@ class DashboardReport(msgspec.Struct, frozen=True, kw_only=True):
     stats: EngineStats | None = None
     steps: NewSteps | None = None
     live: list[LiveSequence] = []
-    pool: BlockMap | None = None
+    pool: PoolPicture | None = None
 
 
 class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +108,11 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
 
     findings: list[Finding]
     seconds: float | None = None
+
+
+def picture(pool: BlockMap) -> PoolPicture:
+    """Short in JSON where much is equal."""
+    return PoolPicture(len(pool.codes), pool.runs(), pool.holders)
 
 
 def row(step: StepRecord) -> StepRow:

@@ -18,6 +18,7 @@ from tenfold.server.dashboard.protocol import (
     NewRequests,
     NewSteps,
     Served,
+    picture,
     row,
 )
 from tenfold.server.exchange import Exchange
@@ -100,7 +101,7 @@ def _with(report: DashboardReport, seen: Inspection, exchange: Exchange) -> Dash
         mine = {one.id for one in live}
         pool = pool.without({one.id for one in pool.holders} - mine) if pool is not None else None
     steps = NewSteps(made=seen.made, now=seen.now, calibrated=seen.calibrated, data=[row(step) for step in seen.steps])
-    return msgspec.structs.replace(report, steps=steps, live=live, pool=pool)
+    return msgspec.structs.replace(report, steps=steps, live=live, pool=picture(pool) if pool is not None else None)
 
 
 def _served(service: Service, seen: Inspection | None, *, operators_only: bool) -> Served:

@@ -20,10 +20,11 @@ class Tool:
     description: str | None
     parameters: dict[str, Any]
 
-    def told(self) -> dict[str, Any]:
-        """As chat templates take it."""
-        described = {} if self.description is None else {"description": self.description}
-        return {"type": "function", "function": {"name": self.name, **described, "parameters": self.parameters}}
+    def told(self, *, described: bool = False) -> dict[str, Any]:
+        """As chat templates take it; ``described``: with a description in any case, if an empty one."""
+        told = "" if described and self.description is None else self.description
+        description = {} if told is None else {"description": told}
+        return {"type": "function", "function": {"name": self.name, **description, "parameters": self.parameters}}
 
 
 @dataclass(frozen=True, slots=True)
