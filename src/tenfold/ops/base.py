@@ -74,6 +74,15 @@ class SamplingOps(ChoosingOps, Protocol):
         """
         ...
 
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """[N]: as ``largest``, of ``rows`` [N], among the tokens whose bit is set in ``bits`` [N, vocab / 32, rounded
+        up]: the lowest bit of a word is its first token's. -1 also where there is none above -infinity."""
+        ...
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """Make -infinity of the logits of ``rows`` [N], none of them twice, whose bit is not set."""
+        ...
+
 
 class Ops(ChoosingOps, Protocol):
     """The ops over one loaded model. Not re-entrant: one forward pass at a time."""

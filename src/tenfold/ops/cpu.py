@@ -173,6 +173,14 @@ class CpuOps:
         sums, ids = self._sampling.summarize(logits, rows, count)
         return sums.reshape(-1, 2), ids.reshape(len(rows), count)
 
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """[N]. Raises ValueError for a row that is not there, or bits of another size."""
+        return self._sampling.largest_among(logits, rows, bits)
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """In place. Raises ValueError as ``largest_among``."""
+        self._sampling.mask(logits, rows, bits)
+
 
 def available_levels() -> tuple[str, ...]:
     """The kernel levels this CPU runs, best first: of ``amx``, ``avx512bf16``, ``avx512``, ``avx2``, ``portable``."""

@@ -132,6 +132,14 @@ class ReferenceOps:
         """See :class:`tenfold.ops.base.SamplingOps`."""
         return reference_sampling.summarize(logits, rows, count)
 
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        return reference_sampling.largest_among(logits, rows, bits)
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        reference_sampling.mask(logits, rows, bits)
+
     def _tensor(self, name: str) -> Float32:
         """The decoded tensor, kept after its first use."""
         if name not in self._decoded:
