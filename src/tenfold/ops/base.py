@@ -141,3 +141,13 @@ class WholePass(Protocol):
     def forward(self, batch: Batch, kv: Kv) -> Logits:
         """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
         ...
+
+
+@runtime_checkable
+class HiddenStates(Protocol):
+    """What ops may offer besides, from which texts' embeddings can be had."""
+
+    def final_hidden(self, rows: Int32) -> Float32:
+        """[N, hidden]: the final norm of ``rows`` [N] of the batch whose logits were computed last. A row's bits are
+        those of its logits' input: where these do not depend on the batch, nor do they."""
+        ...

@@ -81,6 +81,7 @@ class CpuOps:
         self._query = RowsHandle(self.model, "query")
         self._attended = RowsHandle(self.model, "attended")
         self._batch: Batch | None = None
+        self._norm = weights["norm"].decode().astype(np.float64)
 
     def describe(self) -> str:
         """For people: ``cpu (avx512-vnni, 2 threads, int4 g32 + int8 g32, kv bf16)``."""
@@ -155,6 +156,12 @@ class CpuOps:
         self.model.forward(kv)
         self._batch = batch
         return self.model.logits()
+
+    def final_hidden(self, rows: Int32) -> Float32:
+        """[N, hidden], computed in double precision."""
+        x = self._hidden.numpy()[rows].astype(np.float64)
+        scale = np.sqrt(np.mean(np.square(x), axis=1, keepdims=True) + self.spec.norm_eps)
+        return (x / scale * self._norm).astype(np.float32)
 
     def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""

@@ -33,6 +33,7 @@ class ReferenceOps:
         self.spec: ModelSpec = weights.spec
         self._weights = weights
         self._decoded: dict[str, Float32] = {}
+        self._hidden: Float32 | None = None  # of the last batch, after all layers
 
     def describe(self) -> str:
         """``reference (numpy float32)``."""
@@ -111,10 +112,16 @@ class ReferenceOps:
 
     def logits(self, x: Float32, batch: Batch) -> Float32:
         """[R, vocab]: final norm and head of the wanted rows; a fresh array."""
+        self._hidden = x
         normed = self._norm(x[batch.rows], "norm")
         logits = self._linear(normed, "embed" if self.spec.tied_head else "head")
         cap = np.float32(self.spec.logit_softcap)
         return np.tanh(logits / cap) * cap if cap else logits
+
+    def final_hidden(self, rows: Int32) -> Float32:
+        """See :class:`tenfold.ops.base.HiddenStates`."""
+        assert self._hidden is not None, "final_hidden follows logits"
+        return self._norm(self._hidden[rows], "norm")
 
     def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
