@@ -161,7 +161,8 @@ class CpuOps:
         """[N, hidden], computed in double precision."""
         x = self._hidden.numpy()[rows].astype(np.float64)
         scale = np.sqrt(np.mean(np.square(x), axis=1, keepdims=True) + self.spec.norm_eps)
-        return (x / scale * self._norm).astype(np.float32)
+        normed: Float32 = (x / scale * self._norm).astype(np.float32)
+        return normed
 
     def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
