@@ -1,9 +1,10 @@
 """What holding answers to a form costs, and what jump-ahead brings: ``python -m benchmarks.constraints``.
 
 The same chats by schedulers over one model in this process, in turns of a fifth of a second as in
-``benchmarks.speculation``: ``free`` (no constraint, ends ignored), ``held`` (to a JSON schema, no drafts) and ``ahead``
-(with speculation). All answers of ``held`` and ``ahead`` have to be JSON of the schema, and the same ones. Prints
-output tokens per second of decode (1 over the mean time per token), as ratios to ``free``; medians over the rounds.
+``benchmarks.speculation``: ``free`` (no constraint, ends ignored, each answer as long as the held one: prompts that
+come in between cost all the same), ``held`` (to a JSON schema, no drafts) and ``ahead`` (with speculation). All answers
+of ``held`` and ``ahead`` have to be JSON of the schema, and the same ones. Prints output tokens per second of decode (1
+over the mean time per token), as ratios to ``free``; medians over the rounds.
 """
 
 import argparse
@@ -88,7 +89,6 @@ def main() -> int:
             spec.vocab,
             grammars=grammars,
         )
-    free = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
     held = SamplingParams(temperature=0.0, max_tokens=TOKENS, constraint=Constraint("json", json.dumps(SCHEMA)))
     template, tokenizer = require_template(checkpoint.chat_template, checkpoint.name), checkpoint.tokenizer()
     print(f"{checkpoint.name}, {ops.describe()}; {told.rounds} rounds; decode, ratios to free\n")
@@ -103,10 +103,16 @@ def main() -> int:
             for text in texts
         ]
         rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+        lengths = take_turns(cores, clocks, {"held": [(ids, held) for ids in prompts]}, at_a_time)["held"].tokens
+        free = [
+            SamplingParams(temperature=0.0, max_tokens=len(lengths[i]), ignore_eos=True) for i in range(len(prompts))
+        ]
         before = cores["ahead"].stats()
         for turn in range(told.rounds):
             order = MODES if turn % 2 == 0 else MODES[::-1]
-            wanted = {mode: [(ids, held if mode != "free" else free) for ids in prompts] for mode in order}
+            wanted = {
+                mode: [(ids, held if mode != "free" else free[i]) for i, ids in enumerate(prompts)] for mode in order
+            }
             runs = take_turns(cores, clocks, wanted, at_a_time)
             for mode, run in runs.items():
                 rates[mode].append(run.decode)

@@ -30,6 +30,7 @@ using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::devic
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using SpacedRows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // each row by itself contiguous
+using WritableRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatView = nb::ndarray<nb::numpy, float>;
 
@@ -236,7 +237,21 @@ void bind_sampling(nb::module_& m) {
              nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<int32_t*>(q); });
              return nb::make_tuple(sums, nb::ndarray<nb::numpy, int32_t>(p, {rows.size() * count}, owner));
            },
-           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), "count"_a);
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), "count"_a)
+      .def("largest_among",
+           [](Sampling& self, const SpacedRows& logits, const IntArray& rows, const IntTable& bits) {
+             return filled<int32_t>(rows.size(), [&](int32_t* out) {
+               self.largest_among(rows_of(logits), ints(rows), {bits.data(), bits.size()}, out);
+             });
+           },
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("bits").noconvert())
+      .def("mask",
+           [](Sampling& self, const WritableRows& logits, const IntArray& rows, const IntTable& bits) {
+             const Logits found = rows_of(SpacedRows(logits));
+             const nb::gil_scoped_release release;
+             self.mask(found, ints(rows), {bits.data(), bits.size()});
+           },
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("bits").noconvert());
 }
 
 void bind_projection(nb::module_& m) {

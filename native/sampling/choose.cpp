@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <functional>
@@ -95,6 +96,28 @@ int Chooser::largest(const int32_t* maxima, const float* row, int n) {
 int Chooser::largest(const Kernels& kernels, const float* row, int n) {
   kernels.block_maxima(row, n, maxima_.data());
   return largest(maxima_.data(), row, n);
+}
+
+int Chooser::largest_among(const int32_t* maxima, const float* row, int n, const uint32_t* bits) {
+  static_assert(kScanBlock == 64);
+  int32_t best = -kInfinity;
+  int found = -1;
+  for (int b = 0; b < blocks(n); ++b) {
+    if (maxima[b] <= best) continue;
+    const uint64_t low = bits[2 * b], high = b * kScanBlock + 32 < n ? bits[2 * b + 1] : 0;
+    for (uint64_t left = high << 32 | low; left != 0; left &= left - 1) {
+      const int i = b * kScanBlock + std::countr_zero(left);
+      if (i >= n) break;
+      const int32_t key = order_key(row[i]);
+      if (key > best) best = key, found = i;
+    }
+  }
+  return best < kInfinity ? found : -1;
+}
+
+int Chooser::largest_among(const Kernels& kernels, const float* row, int n, const uint32_t* bits) {
+  kernels.block_maxima(row, n, maxima_.data());
+  return largest_among(maxima_.data(), row, n, bits);
 }
 
 int Chooser::draw(const Kernels& kernels, const float* row, int n, const Filters& filters) {

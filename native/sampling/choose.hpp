@@ -29,6 +29,9 @@ class Chooser {
   int largest(const Kernels& kernels, const float* row, int n);
   // The same, given each block's largest.
   static int largest(const int32_t* maxima, const float* row, int n);
+  // The same among the values whose bit is set, 32 to a word and the first lowest; -1 also where there is none.
+  static int largest_among(const int32_t* maxima, const float* row, int n, const uint32_t* bits);
+  int largest_among(const Kernels& kernels, const float* row, int n, const uint32_t* bits);
   // The token of `filters`; -1 as above. Candidates are ranked by logit, then by lower index.
   int draw(const Kernels& kernels, const float* row, int n, const Filters& filters);
   // The row's largest value, the log of the sum of e^(x - that), and the indices of the `count` <= n largest, in order;

@@ -1,5 +1,7 @@
 #include "sampling/sampling.hpp"
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -11,6 +13,29 @@ void check(const Logits& logits, Ints rows) {
   for (const int32_t row : rows)
     if (row < 0 || row >= logits.rows)
       throw std::invalid_argument("logits: no row " + std::to_string(row) + " of " + std::to_string(logits.rows));
+}
+
+const uint32_t* words(Ints bits) { return reinterpret_cast<const uint32_t*>(bits.data()); }
+
+void check(const Logits& logits, Ints rows, Ints bits) {
+  check(logits, rows);
+  if (bits.size() != rows.size() * words_of(logits.width))
+    throw std::invalid_argument("logits: a mask of " + std::to_string(words_of(logits.width)) +
+                                " words per row is needed");
+}
+
+void mask_row(float* row, int width, const uint32_t* bits) {
+  constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+  for (int from = 0; from < width; from += 32) {
+    const uint32_t word = *bits++;
+    float* x = row + from;
+    const int count = std::min(32, width - from);
+    if (word == 0) {
+      std::fill_n(x, count, kForbidden);
+    } else if (word != UINT32_MAX) {
+      for (int i = 0; i < count; ++i) x[i] = word >> i & 1 ? x[i] : kForbidden;
+    }
+  }
 }
 
 }  // namespace
@@ -56,6 +81,32 @@ void Sampling::summarize(const Logits& logits, Ints rows, int count, double* top
     pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
       choosers_[thread].summarize(kernels, logits.row(rows[i]), logits.width, count, top_and_log_sum + 2 * i,
                                   indices + static_cast<size_t>(i) * count);
+    });
+  });
+}
+
+void Sampling::largest_among(const Logits& logits, Ints rows, Ints bits, int32_t* out) {
+  check(logits, rows, bits);
+  reserve(logits.width);
+  const int width = logits.width;
+  model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    const int32_t* maxima = model_.maxima_of(logits.data, logits.rows, width);
+    pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
+      const uint32_t* allowed = words(bits) + static_cast<size_t>(i) * words_of(width);
+      const float* row = logits.row(rows[i]);
+      out[i] = maxima != nullptr
+                   ? Chooser::largest_among(maxima + static_cast<size_t>(rows[i]) * Chooser::blocks(width), row, width, allowed)
+                   : choosers_[thread].largest_among(kernels, row, width, allowed);
+    });
+  });
+}
+
+void Sampling::mask(const Logits& logits, Ints rows, Ints bits) {
+  check(logits, rows, bits);
+  model_.exclusively([&](const Kernels&, Pool& pool) {
+    pool.run(static_cast<int>(rows.size()), [&](int i, int) {
+      mask_row(const_cast<float*>(logits.row(rows[i])), logits.width,
+               words(bits) + static_cast<size_t>(i) * words_of(logits.width));
     });
   });
 }

@@ -17,6 +17,8 @@ struct Logits {
   const float* row(int i) const { return data + i * stride; }
 };
 
+constexpr int words_of(int width) { return (width + 31) / 32; }  // of a mask with a bit for each value of a row
+
 // What it gives for a row depends on that row alone. Throws std::invalid_argument where a row is not there.
 class Sampling {
  public:
@@ -29,6 +31,10 @@ class Sampling {
   void largest(const Logits& logits, int32_t* out);
   void draw(const Logits& logits, Ints rows, std::span<const Filters> filters, int32_t* out);
   void summarize(const Logits& logits, Ints rows, int count, double* top_and_log_sum, int32_t* indices);
+  // `bits`: words_of(width) words for each of `rows`, the first value lowest. As `largest` otherwise.
+  void largest_among(const Logits& logits, Ints rows, Ints bits, int32_t* out);
+  // -infinity for the values of `rows` whose bit is not set. `logits` are memory of the caller's that may be written.
+  void mask(const Logits& logits, Ints rows, Ints bits);
 
  private:
   void reserve(int width);

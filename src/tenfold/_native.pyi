@@ -121,6 +121,9 @@ class Sampling:
     def draw(self, logits: Float32, rows: Int32, filters: Float64) -> Int32: ...
     def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
         """Flat: two doubles per row, ``count`` indices per row."""
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32: ...
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """In place: -infinity where a row's bit is not set; ``bits`` [N, width / 32, rounded up]."""
 
 class Projection:
     """One packed matrix by itself: x @ W.T, for tests and benchmarks."""

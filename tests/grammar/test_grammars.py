@@ -113,6 +113,35 @@ def test_kinds(constraint: Constraint, right: str, wrong: str) -> None:
     assert max(allowed(made.matcher(constraint))) <= EOS
 
 
+@pytest.mark.parametrize("kind", ["json", "regex"])
+def test_asking_for_one_token_says_what_the_mask_says(kind: str) -> None:
+    """But for tokens that end the text: of those it may only be too careful."""
+    text = json.dumps(SCHEMA) if kind == "json" else '(name|true)(: [0-9]{2}x?){1,4}"?'
+    made, rng = make(), random.Random(0)
+    refused = taken = 0
+    for _ in range(8):
+        matcher = made.matcher(Constraint(kind, text))
+        while choices := sorted(allowed(matcher) - {EOS}):
+            found = {token for token in range(VOCAB) if matcher.allows(token)}
+            assert found - {EOS} == set(choices)
+            assert EOS not in found - allowed(matcher)
+            assert matcher.error is None
+            refused, taken = refused + VOCAB - len(found), taken + len(found)
+            token = rng.choice(choices)
+            assert matcher.admits((token,))
+            assert matcher.consume((token,)) == 1
+    assert refused > 1000
+    assert taken > 100
+
+
+def test_what_is_admitted_may_come_one_after_the_other() -> None:
+    matcher = make().matcher(Constraint("regex", "abc"))
+    assert matcher.admits(b"ab")
+    assert not matcher.admits(b"abx")
+    assert not matcher.admits((ord("a"), VOCAB - 1))
+    assert allowed(matcher) == {ord("a")}
+
+
 def test_what_is_taken_back_never_was() -> None:
     matcher = make().matcher(Constraint("regex", "abc"))
     before = allowed(matcher)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.ops import reference_sampling as reference
-from tenfold.ops.base import Float32, Float64
+from tenfold.ops.base import Batch, Float32, Float64, Int32
 from tenfold.ops.cpu import CpuOps, available_levels
 from tests.helpers.models import random_weights, tiny_spec
 
@@ -122,6 +122,49 @@ def test_summarize(backends: Backends, kind: tuple[str, int], logits: Float32, c
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-6, atol=1e-7)
 
 
+@st.composite
+def masked(draw: st.DrawFn) -> tuple[Float32, Int32, Int32]:
+    """Logits, some of their rows, and a mask for each: of nothing, all, a few tokens or about half of them."""
+    logits = draw(rows(special=True))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    which = rng.permutation(len(logits))[: draw(st.integers(1, len(logits)))].astype(np.int32)
+    allowed = rng.random((len(which), logits.shape[1])) < draw(st.sampled_from([0.0, 1.0, 0.002, 0.5]))
+    allowed = np.pad(allowed, ((0, 0), (0, -logits.shape[1] % 32)), constant_values=draw(st.booleans()))
+    return logits, which, np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(masked=masked())
+def test_masks(backends: Backends, kind: tuple[str, int], masked: tuple[Float32, Int32, Int32]) -> None:
+    logits, which, bits = masked
+    got, expected = logits.copy(), logits.copy()
+    backends[kind].mask(got, which, bits)
+    reference.mask(expected, which, bits)
+    np.testing.assert_array_equal(got, expected)
+    if np.isfinite(logits).all():
+        np.testing.assert_array_equal(
+            backends[kind].largest_among(logits, which, bits), reference.largest_among(logits, which, bits)
+        )
+
+
+def test_the_largest_among_some_of_the_models_own_logits(backends: Backends) -> None:
+    """What was found on the way is taken, of the right rows."""
+    ops, batch = backends[KINDS[0]], one_prompt(6)
+    logits = ops.forward(batch, ops.new_kv(1, 16))
+    rng = np.random.default_rng(5)
+    bits = rng.integers(-(2**31), 2**31, size=(3, -(-logits.shape[1] // 32)), dtype=np.int32)
+    which = np.array([4, 0, 5], np.int32)
+    expected = reference.largest_among(logits, which, bits)
+    np.testing.assert_array_equal(ops.largest_among(logits, which, bits), expected)
+
+
+def one_prompt(length: int) -> Batch:
+    positions = np.arange(length, dtype=np.int32)
+    ends = np.array([0, length], np.int32)
+    return Batch(positions, positions, ends, ends[1:], np.zeros((1, 1), np.int32), positions)
+
+
 def test_bad_arguments_are_refused(backends: Backends) -> None:
     ops = backends[KINDS[0]]
     logits = np.zeros((2, 8), np.float32)
@@ -134,6 +177,12 @@ def test_bad_arguments_are_refused(backends: Backends) -> None:
         ops.draw(logits, rows_ - 1, np.zeros((1, 4)))
     with pytest.raises(ValueError, match="9 of 8"):
         ops.summarize(logits, rows_ - 1, 9)
+    with pytest.raises(ValueError, match="no row 2"):
+        ops.mask(logits, rows_, np.zeros((1, 1), np.int32))
+    with pytest.raises(ValueError, match="1 words per row"):
+        ops.largest_among(logits, rows_ - 1, np.zeros((1, 2), np.int32))
+    with pytest.raises(ValueError, match="1 words per row"):
+        ops.mask(logits, rows_ - 1, np.zeros((2, 1), np.int32))
     with pytest.raises(ValueError, match="side by side"):
         ops.largest(logits[:, ::2])
     assert ops.largest(np.eye(4, dtype=np.float32)[::2]).tolist() == [0, 2]

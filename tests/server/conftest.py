@@ -29,6 +29,7 @@ def make_service(
     template: str | bool = True,
     tokenizer: ByteTokenizer | None = None,
     max_context: int | None = None,
+    embedding_size: int = INFO.embedding_size,
     clock: Clock | None = None,
     **settings: Any,
 ) -> Service:
@@ -36,7 +37,7 @@ def make_service(
     service = Service(ServerConfig(**{"names": ("m", "m-alias"), **settings}), engine, clock=clock)
     if loaded:
         written = ChatTemplate(template) if isinstance(template, str) else PlainTemplate() if template else None
-        info = msgspec.structs.replace(INFO, max_context=max_context or INFO.max_context)
+        info = msgspec.structs.replace(INFO, max_context=max_context or INFO.max_context, embedding_size=embedding_size)
         service.load(info, TextCodec(tokenizer or ByteTokenizer(), written))
     return service
 

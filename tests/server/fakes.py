@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from tenfold.cache.map import CACHED, FIRST, FREE, SHARED, BlockMap, Holder
 from tenfold.core.config import SchedulerConfig
@@ -33,6 +34,7 @@ INFO = EngineInfo(
     blocks=64,
     block_size=16,
     max_waiting=4096,
+    embedding_size=4,
 )
 MACHINE = Machine(
     model=INFO.model,
@@ -194,6 +196,8 @@ class FakeEngine:
 
 def script(request: EngineRequest, burst: int = 1, says: str | None = None) -> list[RequestOutput]:
     """All outputs of a request, the samples taking turns."""
+    if request.pooling is not None:
+        return [RequestOutput(id=request.id, embedding=vector_of(request.prompt_ids), finish="stop")]
     limit = request.params.max_tokens or (24 if says is None else 1 << 20)
     data = (ANSWER.encode() * (limit // len(ANSWER) + 1))[:limit] if says is None else says.encode()[:limit]
     outputs: list[RequestOutput] = []
@@ -221,6 +225,12 @@ def script(request: EngineRequest, burst: int = 1, says: str | None = None) -> l
         if finish == "stop":
             break
     return outputs
+
+
+def vector_of(ids: Sequence[int]) -> bytes:
+    """A text's embedding: four numbers."""
+    wide = np.array([len(ids), sum(ids), ids[0], ids[-1]], np.float64)
+    return (wide / np.linalg.norm(wide)).astype("<f4").tobytes()
 
 
 def logprobs(tokens: Sequence[int], count: int | None) -> tuple[SampleLogprobs, ...] | None:

@@ -113,7 +113,7 @@ def test_a_bad_request(live: Live) -> None:
             api.completions.create(model="other", prompt="x")
         assert missing.value.code == "model_not_found"
         with pytest.raises(openai.NotFoundError):
-            api.embeddings.create(model="m", input="x")
+            api.moderations.create(model="m", input="x")
 
 
 def test_a_wrong_key(live: Live) -> None:

@@ -68,14 +68,15 @@ class CacheManager:
         """How many tokens :meth:`open` would find now; holds nothing. Costs a hash per block found."""
         return sum(1 for _ in self._walk(root_hash(salt), tokens)) * self.block_size
 
-    def open(self, sequence: str, tokens: Sequence[int], salt: str = "") -> int:
+    def open(self, sequence: str, tokens: Sequence[int], salt: str = "", *, anew: bool = False) -> int:
         """Start a block table with the longest computed prefix of ``tokens``; returns that prefix's length.
 
-        The last token is never taken from the cache: its logits have to be computed. Costs a hash per block.
+        The last token is never taken from the cache: its logits have to be computed. Costs a hash per block. ``anew``:
+        nothing is taken, for every token has to be computed; what is computed can be found by others all the same.
         """
         assert sequence not in self._tables, f"{sequence} is open already"
         table = self._tables[sequence] = _Table(root_hash(salt))
-        for node in self._walk(table.root, tokens):
+        for node in () if anew else self._walk(table.root, tokens):
             self._pool.hold(node.block)
             table.blocks.append(node.block)
             table.nodes.append(node)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from tenfold.core.request import Pooling
 from tenfold.core.sampling import SamplingParams
 
 NEXT_TOKEN = -1  # in a plan made ahead: the token that the step before gives this sequence
@@ -21,6 +22,7 @@ class SequenceStart:
     params: SamplingParams
     seed: int  # the draw at output position p depends on (seed, p) alone
     eos_ids: tuple[int, ...]  # held back while fewer than min_tokens came out
+    pooling: Pooling | None = None  # its first token comes with the prompt's pooled hidden states
 
 
 class SequenceSlice(msgspec.Struct, frozen=True):
@@ -78,12 +80,14 @@ class StepPlan:
 
 
 class SampledToken(msgspec.Struct, frozen=True):
-    """A new token of a sequence; ``top`` holds (token, logprob) pairs, best first, when asked for."""
+    """A new token of a sequence; ``top`` holds (token, logprob) pairs, best first, when asked for; ``embedding`` the
+    pooled hidden states, float32, when those are."""
 
     id: str
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    embedding: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

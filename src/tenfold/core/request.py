@@ -1,10 +1,15 @@
 """What enters the engine and what leaves it: frozen records, the same in process and on the wire."""
 
+from typing import Literal
+
 import msgspec
 
 from tenfold.core.sampling import SamplingParams
 
 MAX_PRIORITY = 1000
+# How a text's hidden states, after the final norm, become one vector: its last token's, or the mean of all tokens'.
+Pooling = Literal["last", "mean"]
+POOLED = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)  # of requests that ask for a vector
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +20,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``slo_class`` None is the server's default class; ``ttft`` and ``tpot`` (seconds) replace its bounds. A request with
     a smaller ``priority`` goes first: each unit is worth a second of waiting. After ``queue_timeout`` seconds without
     having begun it is given up. ``draft_tokens`` bounds what is drafted for it in a step, 0: nothing is.
+    With ``pooling`` the prompt is not continued: its pooled hidden states are the answer (``params`` are
+    :data:`POOLED`).
     """
 
     id: str
@@ -29,6 +36,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     queue_timeout: float | None = None
     draft_tokens: int | None = None
+    pooling: Pooling | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -94,6 +102,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     ``length``, ``abort`` or ``error`` (then ``error`` says why). Every sample of an accepted request gets
     exactly one output with ``finish`` set. ``stop`` tells which stop string or id ended it. With ``finish``
     comes the sample's ``timeline``. An error with ``retry_after`` (seconds) is one of overload: it may be tried again.
+    ``embedding`` answers ``pooling``, without tokens: a vector of length 1, as bytes of little-endian float32.
     """
 
     id: str
@@ -108,6 +117,7 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     queue_seconds: float = 0.0  # from arrival to the first step that computed something of it
     timeline: Timeline | None = None
     retry_after: float | None = None
+    embedding: bytes | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +132,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int  # tokens
     max_waiting: int  # sequences of one tenant that may wait together
     draft_model: str = ""  # the one that drafts, if there is one
+    embedding_size: int = 0  # numbers of an embedding; 0: this engine gives none
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,6 +116,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
             fit=cost.fit,
         ),
         grammars=grammars,
+        pools=executor.pools,
     )
     info = EngineInfo(
         model=checkpoint.name,
@@ -127,6 +128,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
         block_size=config.block_size,
         max_waiting=config.scheduler.most_together,
         draft_model=draft_name,
+        embedding_size=spec.hidden if executor.pools else 0,
     )
     return Engine(core, info, checkpoint)
 

@@ -26,7 +26,7 @@ from tenfold.engine.text import Detokenizer, SampleText
 from tenfold.exec.executor import Executor
 from tenfold.grammar.grammars import Grammars
 from tenfold.sched.scheduler import Scheduler
-from tenfold.sched.sequence import Event, FailEvent, Submission
+from tenfold.sched.sequence import Event, FailEvent, Submission, TokenEvent
 from tenfold.sched.terms import TermsOf
 
 _log = logging.getLogger("tenfold.engine")
@@ -76,6 +76,8 @@ class EngineCore:
         limits: SchedulerConfig | None = None,
         machine: Machine | None = None,
         grammars: Grammars | None = None,
+        *,
+        pools: bool = False,
     ) -> None:
         self._lock = threading.Lock()  # held but for the time in which a step is computed
         self._terms_of = TermsOf(limits or SchedulerConfig())
@@ -84,6 +86,7 @@ class EngineCore:
         self._record = record
         self._machine = machine
         self._grammars = grammars
+        self._pools = pools  # whether the executor gives embeddings
         self._limits = limits or SchedulerConfig()
         self._scheduler = scheduler
         self._cache = cache
@@ -135,6 +138,11 @@ class EngineCore:
             if self._grammars is None:
                 raise InvalidRequest("this engine follows no constraints", param="response_format")
             self._grammars.matcher(constraint)
+        if request.pooling is not None and not self._pools:
+            raise InvalidRequest(
+                "this engine gives no embeddings: its backend does not hand out hidden states; start the server with "
+                "--backend cpu"
+            )
         with self._lock:
             self._submit(request)
 
@@ -149,7 +157,7 @@ class EngineCore:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         eos_ids = () if params.ignore_eos else self._vocabulary.eos_ids
         for index, name in enumerate(names):
-            start = SequenceStart(name, request.prompt_ids, params, seed + index, eos_ids)
+            start = SequenceStart(name, request.prompt_ids, params, seed + index, eos_ids, request.pooling)
             submission = Submission(
                 start=start,
                 arrival=request.arrival,
@@ -158,7 +166,7 @@ class EngineCore:
                 salt=f"{request.tenant}\0{request.salt}" if request.tenant else request.salt,
                 after=names[0] if index else None,
                 terms=terms,
-                draft_tokens=request.draft_tokens,
+                draft_tokens=request.draft_tokens if request.pooling is None else 0,
             )
             try:
                 self._scheduler.add(submission, now)
@@ -352,6 +360,8 @@ class EngineCore:
         if isinstance(event, FailEvent):
             return self._close(event.id, "error", event.timeline, event.error, event.retry_after)
         sample = self._samples[event.id]
+        if sample.request.pooling is not None:
+            return self._embedding(event, sample)
         finish, stop, timeline = event.finish, event.stop, event.timeline
         tokens, text, found = event.samples, "", None
         for count, token in enumerate(tokens, 1):
@@ -384,6 +394,20 @@ class EngineCore:
             cached_tokens=event.cached,
             queue_seconds=event.queued,
             timeline=timeline,
+        )
+
+    def _embedding(self, event: TokenEvent, sample: _Sample) -> RequestOutput:
+        """The end of a sample whose text was not to be continued: the token that came is nobody's."""
+        (token,), timeline = event.samples, event.timeline
+        self._forget(event.id, "stop")
+        return RequestOutput(
+            id=sample.request.id,
+            index=sample.index,
+            embedding=token.embedding,
+            finish="stop",
+            cached_tokens=event.cached,
+            queue_seconds=event.queued,
+            timeline=None if timeline is None else msgspec.structs.replace(timeline, output_tokens=0),
         )
 
     def _close(

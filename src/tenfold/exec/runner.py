@@ -5,10 +5,11 @@ from tenfold.core.plan import StepPlan, StepResult
 from tenfold.exec.batches import Batches
 from tenfold.exec.drafter import Drafter, DraftModel
 from tenfold.exec.executor import Launched
+from tenfold.exec.pooling import Pooler
 from tenfold.exec.sampler import Drawing, Sampler
 from tenfold.grammar.grammars import Grammars
 from tenfold.model.decoder import forward_of
-from tenfold.ops.base import Ops
+from tenfold.ops.base import HiddenStates, Ops
 
 
 class ModelRunner:
@@ -28,9 +29,15 @@ class ModelRunner:
         self._kv = ops.new_kv(blocks, block_size)
         self._sampler = Sampler(ops.spec.vocab, ops, grammars)
         self._batches = Batches()
+        self._pooler = Pooler(ops) if isinstance(ops, HiddenStates) else None
         self._drafter: Drafter | None = None
         if draft_model is not None:
             self._drafter = Drafter(draft_model, blocks, block_size, self._sampler)
+
+    @property
+    def pools(self) -> bool:
+        """Whether embeddings can be had."""
+        return self._pooler is not None
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
@@ -38,18 +45,24 @@ class ModelRunner:
         if drawing is None:
             return StepResult(())
         result = self._sampler.finish(drawing)
+        if self._pooler is not None:
+            result = self._pooler.give(result)
         self._laps.lap("sample")
         return result
 
     def _begin(self, plan: StepPlan) -> Drawing | None:
         """Have the ops compute a step, as far as they do that while they are waited for; None without slices."""
-        drafter, slices = self._drafter, plan.slices
+        drafter, pooler, slices = self._drafter, self._pooler, plan.slices
         for sequence in plan.ended:
             self._sampler.end(sequence)
+            if pooler is not None:
+                pooler.end(sequence)
             if drafter is not None:
                 drafter.end(sequence)
         for start in plan.started:
             self._sampler.start(start)
+            if pooler is not None:
+                pooler.start(start)
             if drafter is not None:
                 drafter.start(start)
         if not slices:
@@ -61,6 +74,8 @@ class ModelRunner:
         batch = self._batches.make(slices)
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)
+        if pooler is not None:
+            pooler.take(slices)
         self._laps.lap("forward")
         return self._sampler.begin([part for part in slices if part.sample], logits)
 

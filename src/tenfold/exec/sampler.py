@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
 from tenfold.grammar.grammars import Grammars, Matcher
@@ -68,7 +69,7 @@ class _State:
         self.matcher = matcher
         self.plain = params.greedy and params.logprobs is None  # where nothing is adjusted, the largest is the answer
         self.penalized = params.penalized
-        self.changes = params.penalized or bool(bias) or matcher is not None
+        self.changes = params.penalized or bool(bias)
 
     def add(self, token: int) -> None:
         self.outputs += 1
@@ -195,22 +196,47 @@ class Sampler:
 
     def _masks(self, rows: list["_RowOf"]) -> Masks | None:
         """What grammars let come next, where what was drafted before can come at all."""
-        held: list[int] = []
-        masks: list[np.ndarray] = []
+        held: list[tuple[Matcher, tuple[int, ...]]] = []
+        at: list[int] = []
         for i, row in enumerate(rows):
             matcher = row.state.matcher
-            if matcher is None:
-                continue
-            taken = matcher.consume(row.ahead) if row.ahead else 0
-            if taken == len(row.ahead):
-                bits = np.zeros((self._vocab + 31) // 32, np.int32)
-                matcher.write_mask(bits.ctypes.data, bits.nbytes)
-                if matcher.error is not None:
-                    bits[:] = 0
-                held.append(i)
-                masks.append(bits)
+            if matcher is not None and (not row.ahead or matcher.admits(row.ahead)):
+                held.append((matcher, row.ahead))
+                at.append(i)
+        return _Held(np.array(at, np.int32), held, self._vocab) if held else None
+
+
+class _Held:
+    """Rows of logits that grammars hold, implementing :class:`tenfold.ops.choosing.Masks`: of each its matcher, and
+    what comes before it in the step."""
+
+    def __init__(self, rows: np.ndarray, held: list[tuple[Matcher, tuple[int, ...]]], vocab: int) -> None:
+        self.rows = rows
+        self._held = held
+        self._vocab = vocab
+
+    def allow(self, which: NDArray[np.intp], tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """See :meth:`tenfold.ops.choosing.Masks.allow`."""
+        found = np.empty(len(which), bool)
+        for i, (at, token) in enumerate(zip(which.tolist(), tokens.tolist(), strict=True)):
+            matcher, ahead = self._held[at]
+            taken = matcher.consume(ahead) if ahead else 0
+            found[i] = matcher.allows(token)
             matcher.take_back(taken)
-        return Masks(np.array(held, np.int32), np.stack(masks)) if held else None
+        return found
+
+    def bits(self, which: NDArray[np.intp]) -> NDArray[np.int32]:
+        """See :meth:`tenfold.ops.choosing.Masks.bits`. None is set where a matcher cannot go on."""
+        masks = np.zeros((len(which), -(-self._vocab // 32)), np.int32)
+        start, size = masks.ctypes.data, masks.strides[0]
+        for i, at in enumerate(which.tolist()):
+            matcher, ahead = self._held[at]
+            taken = matcher.consume(ahead) if ahead else 0
+            matcher.write_mask(start + i * size, size)
+            if matcher.error is not None:
+                masks[i] = 0
+            matcher.take_back(taken)
+        return masks
 
 
 class _RowOf:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20  # characters of a constraint
 _KEPT = 64  # compiled ones
+# Sets of tokens whose bits the library keeps ready: one is taken whole where all of it may come, and only what is in
+# none is tried token by token. Blanks, and texts inside of JSON of up to so many characters: the finer they are cut,
+# the less is left to try near the end of a text whose length is bounded.
+_TEXT = r'[^"\\\x00-\x1F\x7F]'
+_SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_TEXT}{{1,{most}}}" for most in (4, 7, 10, 13, 17, 30)), f"{_TEXT}+"]
 # As json.dumps writes it: what may not differ need not be chosen, and small models do not lose themselves in spaces.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -56,6 +61,7 @@ class Grammars:
         self._words = words
         self._vocab_size = vocab_size
         self._tokenizer: LLTokenizer | None = None
+        self._known = 0  # tokens of it: logits may be more
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()  # of what is compiled
         self._making = threading.Lock()  # of the tokenizer
@@ -71,7 +77,7 @@ class Grammars:
             self._compiled.move_to_end(constraint)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return Matcher(known)
+        return Matcher(known, self._known)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher
@@ -104,12 +110,16 @@ class Grammars:
         with self._making:
             if self._tokenizer is None:
                 words = self._words()
+                self._known = words.vocab_size
                 if not words.eos_ids:
                     raise InvalidRequest(
                         "this model has no token that ends a text, which a constraint needs", param=param
                     )
                 self._tokenizer = LLTokenizer(
-                    TokenizerWrapper(_Wrapped(words)), n_vocab=self._vocab_size, eos_token=list(words.eos_ids)
+                    TokenizerWrapper(_Wrapped(words)),
+                    n_vocab=self._vocab_size,
+                    eos_token=list(words.eos_ids),
+                    slices=_SLICES,
                 )
             return self._tokenizer
 
@@ -117,10 +127,11 @@ class Grammars:
 class Matcher:
     """Follows one text, token by token."""
 
-    __slots__ = ("_library",)
+    __slots__ = ("_known", "_library")
 
-    def __init__(self, compiled: "LLMatcher") -> None:
+    def __init__(self, compiled: "LLMatcher", known: int) -> None:
         self._library = compiled.deep_copy()
+        self._known = known  # the library cannot go on once it was asked for a token that it does not know
 
     @property
     def error(self) -> str | None:
@@ -135,6 +146,16 @@ class Matcher:
         """Forget the last ``count`` tokens. An error stays."""
         if count:
             self._library.rollback(count)
+
+    def admits(self, tokens: Sequence[int]) -> bool:
+        """Whether all of ``tokens``, one or more, may come next, one after the other."""
+        return max(tokens) < self._known and self._library.validate_tokens(list(tokens)) == len(tokens)
+
+    def allows(self, token: int) -> bool:
+        """Whether the mask has ``token``; not sure of one that ends the text. Costs a small part of a mask: of what
+        must come the library lets only the usual tokens come, and of the rest it takes what fits."""
+        forced = self._library.compute_ff_tokens()
+        return forced[0] == token if forced else self.admits((token,))
 
     def write_mask(self, address: int, size: int) -> None:
         """Write which tokens may come next to ``size`` bytes of memory, a bit each, the first token lowest: also those

@@ -63,7 +63,7 @@ class RequestTimeline:
         now = self._clock.now()
         line = self._choices[choice]
         count = len(output.tokens)
-        if count:
+        if count or output.embedding is not None:
             if not self._started:
                 self._started = True
                 self._metrics.first_token(now - self._arrival, output.queue_seconds, self._prompt_tokens)
@@ -84,7 +84,8 @@ class RequestTimeline:
         """Where the time of a choice went, whose last output (this one) is about to be sent."""
         line, now = self._choices[choice], self._clock.now()
         ending = _Choice()
-        ending.first = now if line.first is None and output.tokens else line.first
+        begins = line.first is None and (output.tokens or output.embedding is not None)
+        ending.first = now if begins else line.first
         ending.last = now if output.tokens else line.last
         ending.tokens = line.tokens + len(output.tokens)
         return self._report(ending, output, now)

@@ -74,6 +74,15 @@ class SamplingOps(ChoosingOps, Protocol):
         """
         ...
 
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """[N]: as ``largest``, of ``rows`` [N], among the tokens whose bit is set in ``bits`` [N, vocab / 32, rounded
+        up]: the lowest bit of a word is its first token's. -1 also where there is none above -infinity."""
+        ...
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """Make -infinity of the logits of ``rows`` [N], none of them twice, whose bit is not set."""
+        ...
+
 
 class Ops(ChoosingOps, Protocol):
     """The ops over one loaded model. Not re-entrant: one forward pass at a time."""
@@ -131,4 +140,14 @@ class WholePass(Protocol):
 
     def forward(self, batch: Batch, kv: Kv) -> Logits:
         """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
+        ...
+
+
+@runtime_checkable
+class HiddenStates(Protocol):
+    """What ops may offer besides, from which texts' embeddings can be had."""
+
+    def final_hidden(self, rows: Int32) -> Float32:
+        """[N, hidden]: the final norm of ``rows`` [N] of the batch whose logits were computed last. A row's bits are
+        those of its logits' input: where these do not depend on the batch, nor do they."""
         ...

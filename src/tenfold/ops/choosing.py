@@ -24,12 +24,22 @@ class Changes:
     amount: "Float32"
 
 
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """Of ``rows`` [M] only the tokens stay whose bit is set in ``bits`` [M, vocab / 32, rounded up]."""
+class Masks(Protocol):
+    """Which tokens may come in some rows. What costs more than to ask for one is made only where it is asked for."""
 
-    rows: "Int32"
-    bits: "Int32"
+    @property
+    def rows(self) -> "Int32":
+        """[M]: the rows of logits."""
+        ...
+
+    def allow(self, which: NDArray[np.intp], tokens: "Int32") -> NDArray[np.bool_]:
+        """[N]: whether, in N of the M rows, its one of ``tokens`` [N] may come."""
+        ...
+
+    def bits(self, which: NDArray[np.intp]) -> "Int32":
+        """[N, vocab / 32, rounded up]: a bit for each token that may come in N of the M rows; the lowest bit of a word
+        is its first token's."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +115,32 @@ def choose(ops: "SamplingOps", logits: "Float32", wanted: Wanted) -> Done:
         _change(logits, changes)
         drawn[changes.rows] = True
     if masks is not None:
-        for row, bits in zip(masks.rows.tolist(), masks.bits, strict=True):
-            allowed = np.unpackbits(bits.view(np.uint8), count=logits.shape[1], bitorder="little")
-            logits[row][allowed == 0] = -np.inf
-        drawn[masks.rows] = True
+        tokens = first.copy()
+        _hold(ops, logits, masks, drawn, tokens)
     drawn &= finite
     if drawn.any() and filters is not None:
         which = np.flatnonzero(drawn).astype(np.int32)
-        tokens = first.copy()
+        tokens = tokens.copy()
         tokens[which] = ops.draw(logits, which, filters[which])
     summary = None
     if rows is not None and before is not None:
         at = rows if before is logits else np.arange(len(rows))
         summary = Summary(sums, ids, values, before[at, np.maximum(tokens[rows], 0)])
     return Done(Chosen(tokens, finite, summary))
+
+
+def _hold(ops: "SamplingOps", logits: "Float32", masks: Masks, drawn: NDArray[np.bool_], tokens: "Int32") -> None:
+    """Keep the rows of ``masks`` to what may come: the logits of those that are ``drawn`` from; of the others, whose
+    largest are in ``tokens``, those largest."""
+    rows = masks.rows
+    finite = tokens[rows] >= 0
+    several = np.flatnonzero(finite & drawn[rows])
+    if len(several):
+        ops.mask(logits, rows[several], masks.bits(several))
+    one = np.flatnonzero(finite & ~drawn[rows])
+    refused = one[~masks.allow(one, tokens[rows[one]])]
+    if len(refused):
+        tokens[rows[refused]] = ops.largest_among(logits, rows[refused], masks.bits(refused))
 
 
 def _change(logits: "Float32", changes: Changes) -> None:

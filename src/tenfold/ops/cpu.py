@@ -81,6 +81,7 @@ class CpuOps:
         self._query = RowsHandle(self.model, "query")
         self._attended = RowsHandle(self.model, "attended")
         self._batch: Batch | None = None
+        self._norm = weights["norm"].decode().astype(np.float64)
 
     def describe(self) -> str:
         """For people: ``cpu (avx512-vnni, 2 threads, int4 g32 + int8 g32, kv bf16)``."""
@@ -156,6 +157,13 @@ class CpuOps:
         self._batch = batch
         return self.model.logits()
 
+    def final_hidden(self, rows: Int32) -> Float32:
+        """[N, hidden], computed in double precision."""
+        x = self._hidden.numpy()[rows].astype(np.float64)
+        scale = np.sqrt(np.mean(np.square(x), axis=1, keepdims=True) + self.spec.norm_eps)
+        normed: Float32 = (x / scale * self._norm).astype(np.float32)
+        return normed
+
     def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
         return choosing.choose(self, logits, wanted)
@@ -172,6 +180,14 @@ class CpuOps:
         """[N, 2] and [N, count]."""
         sums, ids = self._sampling.summarize(logits, rows, count)
         return sums.reshape(-1, 2), ids.reshape(len(rows), count)
+
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """[N]. Raises ValueError for a row that is not there, or bits of another size."""
+        return self._sampling.largest_among(logits, rows, bits)
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """In place. Raises ValueError as ``largest_among``."""
+        self._sampling.mask(logits, rows, bits)
 
 
 def available_levels() -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class ReferenceOps:
         self.spec: ModelSpec = weights.spec
         self._weights = weights
         self._decoded: dict[str, Float32] = {}
+        self._hidden: Float32 | None = None  # of the last batch, after all layers
 
     def describe(self) -> str:
         """``reference (numpy float32)``."""
@@ -111,10 +112,16 @@ class ReferenceOps:
 
     def logits(self, x: Float32, batch: Batch) -> Float32:
         """[R, vocab]: final norm and head of the wanted rows; a fresh array."""
+        self._hidden = x
         normed = self._norm(x[batch.rows], "norm")
         logits = self._linear(normed, "embed" if self.spec.tied_head else "head")
         cap = np.float32(self.spec.logit_softcap)
         return np.tanh(logits / cap) * cap if cap else logits
+
+    def final_hidden(self, rows: Int32) -> Float32:
+        """See :class:`tenfold.ops.base.HiddenStates`."""
+        assert self._hidden is not None, "final_hidden follows logits"
+        return self._norm(self._hidden[rows], "norm")
 
     def choose(self, logits: Float32, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there at once."""
@@ -131,6 +138,14 @@ class ReferenceOps:
     def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
         """See :class:`tenfold.ops.base.SamplingOps`."""
         return reference_sampling.summarize(logits, rows, count)
+
+    def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        return reference_sampling.largest_among(logits, rows, bits)
+
+    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+        """See :class:`tenfold.ops.base.SamplingOps`."""
+        reference_sampling.mask(logits, rows, bits)
 
     def _tensor(self, name: str) -> Float32:
         """The decoded tensor, kept after its first use."""

@@ -1,4 +1,4 @@
-"""Choosing tokens in NumPy: the definition of what the op set's ``largest``, ``draw`` and ``summarize`` give."""
+"""Choosing tokens in NumPy: the definition of what the functions of the same names in the op set give."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,20 @@ def summarize(logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]
             sums[i] = top, np.log(np.exp(row.astype(np.float64) - top).sum())
             ids[i] = _ranked(row, count)
     return sums, ids
+
+
+def largest_among(logits: Float32, rows: Int32, bits: Int32) -> Int32:
+    """See :meth:`tenfold.ops.base.SamplingOps.largest_among`."""
+    held = logits[rows]
+    mask(held, np.arange(len(rows), dtype=np.int32), bits)
+    return largest(held)
+
+
+def mask(logits: Float32, rows: Int32, bits: Int32) -> None:
+    """See :meth:`tenfold.ops.base.SamplingOps.mask`."""
+    for row, words in zip(rows.tolist(), bits, strict=True):
+        allowed = np.unpackbits(words.view(np.uint8), count=logits.shape[1], bitorder="little")
+        logits[row][allowed == 0] = -np.inf
 
 
 def _draw(row: Float32, temperature: float, top_k: float, top_p: float, min_p: float, at: float) -> int:

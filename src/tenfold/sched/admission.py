@@ -58,7 +58,7 @@ class Admission:
     def promise(self, sequence: Sequence, running: Many[Sequence], now: float, load: Load) -> None:
         """Set its tier, key and deadline. Raises InvalidRequest or Overloaded."""
         terms, submission = sequence.terms, sequence.submission
-        hits = self._cache.match(submission.start.prompt_ids, submission.salt)
+        hits = 0 if sequence.anew else self._cache.match(submission.start.prompt_ids, submission.salt)
         sequence.work = work = self._forecast.prefill(hits, sequence.prompt)
         asked, ttft = terms.asked, terms.slo.ttft
         if asked.tpot is not None and asked.tpot < (least := self._forecast.decode(sequence.prompt)):

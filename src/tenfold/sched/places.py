@@ -164,7 +164,7 @@ class Places:
         kept_blocks = int(kept * self._cache.pool.blocks)
         if self._room() - kept_blocks <= sequence.no_room:
             return False
-        cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt)
+        cached = self._cache.open(sequence.id, sequence.tokens, sequence.submission.salt, anew=sequence.anew)
         room = self._room() - kept_blocks
         if self._cache.missing(sequence.id, len(sequence.tokens)) > room:
             self._cache.close(sequence.id)

@@ -255,7 +255,7 @@ class Scheduler:
         for flight in self._flights:  # steps are computed in order: others may have its blocks from the next plan on
             if sequence in flight.sequences:
                 flight.left.append(sequence)
-        if finished:
+        if finished and sequence.submission.start.pooling is None:
             self._forecast.ended(sequence.terms.slo_class.name, sequence.outputs)
         if self.speculation is not None:
             self.speculation.ended(sequence, finished=finished)

@@ -152,6 +152,11 @@ class Sequence:
         return len(self.tokens) - self.prompt
 
     @property
+    def anew(self) -> bool:
+        """Whether all of its prompt has to be computed, also what the prefix cache has."""
+        return self.submission.start.pooling == "mean"
+
+    @property
     def pending(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 in decode."""
         return len(self.tokens) - self.computed

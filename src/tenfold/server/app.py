@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
 from tenfold.core.logs import told
-from tenfold.server import completions, routes
+from tenfold.server import completions, embeddings, routes
 from tenfold.server.anthropic import routes as anthropic
 from tenfold.server.anthropic.format import error_body
 from tenfold.server.dashboard import routes as dashboard
@@ -52,6 +52,7 @@ _TABLE = (
     _Row("/v1/messages", "POST", anthropic.messages, errors=error_body),
     _Row("/v1/messages/count_tokens", "POST", anthropic.count_tokens, errors=error_body),
     _Row("/v1/responses", "POST", responses.responses),
+    _Row("/v1/embeddings", "POST", embeddings.embeddings),
     _Row("/v1/models", "GET", routes.models),
     _Row("/v1/models/{model:path}", "GET", routes.model),
     _Row("/health", "GET", routes.health, public=True),

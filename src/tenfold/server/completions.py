@@ -38,7 +38,7 @@ async def completions(service: Service, exchange: Exchange) -> None:
     service.check_model(body.model)
     loaded = service.require()
     params = completion_params(body, loaded.info.vocab_size)
-    prompts = _prompts(body.prompt)
+    prompts = prompts_of(body.prompt, "prompt")
     most = min(MAX_CHOICES, loaded.info.max_waiting)
     if len(prompts) * params.n > most:
         raise InvalidRequest(
@@ -98,11 +98,17 @@ async def _run(
         requests=requests,
         n=requests[0].params.n,
         format=shape,
-        stream=bool(body.stream),
+        events=shape if body.stream else None,
         usage_in_events=options is not None and bool(options.continuous_usage_stats),
         timeline=bool(body.timeline),
         price=service.config.price,
     )
+    await serve(service, exchange, job)
+
+
+async def serve(service: Service, exchange: Exchange, job: Job) -> None:
+    """Have the engine answer a job, and keep the books of it."""
+    requests = job.requests
     timeline = RequestTimeline(
         service.metrics,
         service.clock,
@@ -154,18 +160,18 @@ async def _prompt_ids(
     return ids
 
 
-def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """The prompts of the four forms OpenAI takes: a text, texts, token ids, lists of token ids."""
+def prompts_of(prompt: str | list[str | int | list[int]], name: str) -> list[str | list[int]]:
+    """What the field ``name`` holds, in OpenAI's four forms: a text, texts, token ids, lists of token ids."""
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise InvalidRequest("prompt is an empty list: it must hold at least one prompt or token", param="prompt")
+        raise InvalidRequest(f"{name} is an empty list: it must hold at least one text or token", param=name)
     texts = [item for item in prompt if isinstance(item, str)]
     ids = [item for item in prompt if isinstance(item, int)]
     lists = [item for item in prompt if isinstance(item, list)]
     if len(prompt) not in (len(texts), len(ids), len(lists)):
         raise InvalidRequest(
-            "prompt mixes kinds: send a text, a list of texts, a list of token ids or a list of such lists",
-            param="prompt",
+            f"{name} mixes kinds: send a text, a list of texts, a list of token ids or a list of such lists",
+            param=name,
         )
     return [ids] if ids else [*texts, *lists]

@@ -81,8 +81,21 @@ class Tally:
         )
 
 
-class Format(Protocol):
-    """How one kind of answer is written."""
+class WholeFormat(Protocol):
+    """How one kind of answer is written that is not streamed."""
+
+    def whole(
+        self,
+        choices: Sequence[Sequence[RequestOutput]],
+        usage: Usage,
+        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
+    ) -> bytes:
+        """The body, from all outputs of each choice."""
+        ...
+
+
+class Format(WholeFormat, Protocol):
+    """How one kind of answer is written, whole or as a stream."""
 
     def event(
         self, choice: int, output: RequestOutput, usage: Usage | None, timeline: ChoiceTimeline | None = None
@@ -96,15 +109,6 @@ class Format(Protocol):
 
     def failure(self, told: ApiError) -> bytes:
         """What ends a stream that did not."""
-        ...
-
-    def whole(
-        self,
-        choices: Sequence[Sequence[RequestOutput]],
-        usage: Usage,
-        timelines: Mapping[int, ChoiceTimeline] = NO_TIMELINES,
-    ) -> bytes:
-        """The body of an answer that is not streamed, from all outputs of each choice."""
         ...
 
 

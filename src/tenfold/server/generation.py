@@ -1,4 +1,4 @@
-"""From a body to an answer: the work behind /v1/completions and /v1/chat/completions."""
+"""From requests to an answer: the work behind all routes that the engine answers."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from tenfold.observe.requests import ChoiceTimeline
 from tenfold.observe.timeline import RequestTimeline
 from tenfold.server.errors import HttpError, api_error
 from tenfold.server.exchange import Exchange
-from tenfold.server.formats import Format, Tally
+from tenfold.server.formats import Format, Tally, WholeFormat
 
 Choice = tuple[int, RequestOutput]
 _log = logging.getLogger("tenfold.server")
@@ -25,9 +25,9 @@ class Job:
 
     requests: tuple[EngineRequest, ...]
     n: int
-    format: Format
-    stream: bool
-    usage_in_events: bool
+    format: WholeFormat
+    events: Format | None = None  # of a stream, where that is asked for
+    usage_in_events: bool = False
     timeline: bool = False  # whether choices tell where their time went
     price: float | None = None  # of an hour of the machine
 
@@ -45,12 +45,19 @@ class Job:
 async def answer(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
     """Run the job and answer; a client that leaves aborts it at once."""
     try:
-        await exchange.unless_gone((_stream if job.stream else _collect)(job, engine, exchange, timeline))
+        await exchange.unless_gone(_run(job, engine, exchange, timeline))
     except TenfoldError:
         timeline.close("error")
         raise
     finally:
         timeline.close("abort")
+
+
+async def _run(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
+    if job.events is None:
+        await _collect(job, engine, exchange, timeline)
+    else:
+        await _stream(job, job.events, engine, exchange, timeline)
 
 
 async def outputs(job: Job, engine: EngineClient) -> AsyncGenerator[Choice]:
@@ -120,10 +127,10 @@ async def _collect(job: Job, engine: EngineClient, exchange: Exchange, timeline:
     await exchange.send_json(job.format.whole(collected, tally.usage(), timelines))
 
 
-async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
+async def _stream(job: Job, shape: Format, engine: EngineClient, exchange: Exchange, timeline: RequestTimeline) -> None:
     """Nothing is sent before the first output is there: until then an error still has its own HTTP status."""
     tally = Tally(job.prompt_tokens, job.choices, job.price)
-    event = job.format.event
+    event = shape.event
     try:
         async with contextlib.aclosing(outputs(job, engine)) as items:
             async for choice, output in items:
@@ -142,11 +149,11 @@ async def _stream(job: Job, engine: EngineClient, exchange: Exchange, timeline: 
         timeline.close("error")
         if not isinstance(error, TenfoldError):
             _log.exception("request %s failed in its stream", exchange.request_id)
-        await exchange.send_event(job.format.failure(api_error(error)), last=True)
+        await exchange.send_event(shape.failure(api_error(error)), last=True)
         return
     if not exchange.status:
         raise EngineUnavailable("the engine ended the request without an output; try again")
-    await exchange.send_event(job.format.end(tally.usage()), last=True)
+    await exchange.send_event(shape.end(tally.usage()), last=True)
 
 
 def _raise_failure(output: RequestOutput) -> None:

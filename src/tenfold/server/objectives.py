@@ -8,7 +8,7 @@ from tenfold.core.config import MAX_DRAFT_TOKENS
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.request import MAX_PRIORITY
 from tenfold.core.sampling import integer
-from tenfold.server.protocol import SamplingBody
+from tenfold.server.protocol import SamplingBody, ServedBody
 
 # A body's field, the header that says the same, and the engine's name for it (times are given in milliseconds).
 _FIELDS = (
@@ -27,7 +27,7 @@ class Objective:
     warnings: tuple[str, ...] = ()
 
 
-def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | None) -> Objective:
+def objective_of(body: ServedBody, headers: dict[bytes, bytes], tenant: str | None) -> Objective:
     """``tenant`` is that of the request's API key; None where there are no keys, and the header x-tenant counts.
 
     Where body and header disagree, the body wins. Raises InvalidRequest, naming the field.
@@ -58,7 +58,7 @@ def objective_of(body: SamplingBody, headers: dict[bytes, bytes], tenant: str | 
         if abs(body.priority) > MAX_PRIORITY:
             raise InvalidRequest(f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}", param="priority")
         fields["priority"] = body.priority
-    if body.draft_tokens is not None:
+    if isinstance(body, SamplingBody) and body.draft_tokens is not None:
         integer(body.draft_tokens, "draft_tokens", 0, MAX_DRAFT_TOKENS)
         fields["draft_tokens"] = body.draft_tokens
     given = headers.get(b"x-tenant")

@@ -61,6 +61,14 @@ _ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
         responses.ResponseObject,
         responses.ResponseEvent,
     ),
+    (
+        "/v1/embeddings",
+        "post",
+        "A vector for each text",
+        protocol.EmbeddingBody,
+        protocol.EmbeddingResponse,
+        None,
+    ),
     ("/v1/models", "get", "The names the model is served under", None, route_protocol.ModelList, None),
     ("/v1/models/{model}", "get", "One of them", None, route_protocol.ModelCard, None),
     (
@@ -112,6 +120,7 @@ _EXAMPLES: dict[str, Any] = {
     "/v1/messages": {"messages": [{"role": "user", "content": "What is a token?"}], "max_tokens": 64},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "What is a token?"}]},
     "/v1/responses": {"input": "What is a token?", "max_output_tokens": 64},
+    "/v1/embeddings": {"input": ["The sky is blue", "Water is wet"], "encoding_format": "float"},
     "/tokenize": {"prompt": "The sky is"},
     "/detokenize": {"tokens": [1, 2, 3]},
 }

@@ -68,16 +68,30 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     json_object: bool | None = None
 
 
-class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What completions and chat have in common.
+class ServedBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all that the engine answers has in common.
 
     ``slo_class`` and the bounds (also as headers x-slo-class, x-slo-ttft-ms, x-slo-tpot-ms) say what the request is
     promised; a smaller ``priority`` goes first, each unit worth a second of waiting. A request that has not begun after
-    ``queue_timeout_ms`` gets a 429. ``timeline``: each choice tells where its time went. ``draft_tokens`` bounds what
-    is drafted for it in a step, 0: nothing is.
+    ``queue_timeout_ms`` gets a 429.
     """
 
     model: str | None = None
+    slo_class: str | None = None
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    priority: int | None = None
+    queue_timeout_ms: float | None = None
+    user: Ignored = None
+
+
+class SamplingBody(ServedBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What completions and chat have in common.
+
+    ``timeline``: each choice tells where its time went. ``draft_tokens`` bounds what is drafted for it in a step, 0:
+    nothing is.
+    """
+
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -100,14 +114,8 @@ class SamplingBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    slo_class: str | None = None
-    slo_ttft_ms: float | None = None
-    slo_tpot_ms: float | None = None
-    priority: int | None = None
-    queue_timeout_ms: float | None = None
     timeline: bool | None = None
     draft_tokens: int | None = None
-    user: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
     service_tier: Ignored = None
@@ -176,6 +184,37 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
     machine_seconds: float | msgspec.UnsetType = msgspec.UNSET
     cost: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class EmbeddingBody(ServedBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/embeddings: a vector of length 1 for each text. ``input`` is a text, token ids, or a list of either.
+
+    The vectors are hidden states after the final norm, of the ``last`` token or the ``mean`` of all (``pooling``), cut
+    to their first ``dimensions``. ``base64`` is that of little-endian float32.
+    """
+
+    input: str | list[PromptItem]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    pooling: Literal["last", "mean"] | None = None
+    add_special_tokens: bool | None = None
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """The vector of the ``index``-th text: numbers, or base64 of them."""
+
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class EmbeddingResponse(msgspec.Struct, frozen=True):
+    """The answer to an :class:`EmbeddingBody`, in its order."""
+
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    object: str = "list"
 
 
 class LegacyLogprobs(msgspec.Struct, frozen=True):

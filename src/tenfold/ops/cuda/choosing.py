@@ -68,7 +68,8 @@ def choose(sampling: ModuleType, logits: torch.Tensor, wanted: Wanted, previous:
         each = (changes.rows, changes.ids, changes.scale, changes.amount)
         sampling.change(logits, *(_sent(part, device) for part in each))
     if masks is not None:
-        sampling.mask(logits, _sent(masks.rows, logits.device), _sent(masks.bits, logits.device))
+        bits = masks.bits(np.arange(len(masks.rows)))
+        sampling.mask(logits, _sent(masks.rows, logits.device), _sent(bits, logits.device))
     if wanted.filters is None or not (wanted.filters[:, 0] > 0).any():
         tokens = sampling.largest(logits)
     else:
