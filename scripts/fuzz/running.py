@@ -75,7 +75,8 @@ def work(
 def watch(
     name: str, plan: Plan, seed: int, numbers: range, seconds: float, gigabytes: float
 ) -> tuple[int, list[tuple[int, str]]]:
-    """(inputs that were run, crashes), over as many processes as die on the way."""
+    """(inputs that were run, crashes), over as many processes as die on the way. Raises RuntimeError where one cannot
+    begin."""
     context = multiprocessing.get_context("spawn")
     deadline = time.monotonic() + seconds
     found: list[tuple[int, str]] = []
@@ -99,6 +100,8 @@ def watch(
             found.append(crashes.get())
         if process.exitcode == 0:
             return at.value - numbers.start + (at.value < numbers.stop), found
+        if at.value < begin:
+            raise RuntimeError(f"{name}: the process ended with code {process.exitcode} before its first input")
         found.append((at.value, f"the process ended with code {process.exitcode}"))
-        begin = max(at.value + 1, begin + 1)
+        begin = at.value + 1
     return begin - numbers.start, found

@@ -24,3 +24,8 @@ def faulty(folder: Path) -> Callable[[Random], None]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return target
+
+
+def no_target(folder: Path) -> Callable[[Random], None]:
+    """One that cannot be made."""
+    raise OSError("no seeds")

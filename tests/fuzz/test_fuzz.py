@@ -8,7 +8,7 @@ import pytest
 
 from scripts.fuzz.running import Plan, watch
 from scripts.fuzz.targets import TARGETS, Gguf
-from tests.fuzz.faulty import faulty
+from tests.fuzz.faulty import faulty, no_target
 
 INPUTS = {"safetensors": 600, "answers": 600, "gguf": 400}  # of the cheap ones
 
@@ -33,3 +33,8 @@ def test_the_watchman_finds_every_kind_of_crash() -> None:
     assert [number for number, _ in crashes] == [2, 3, 4, 5]
     for (_, text), kind in zip(crashes, ("KeyError", "TooLongError", "MemoryError", "code -9"), strict=True):
         assert kind in text
+
+
+def test_a_target_that_cannot_begin_is_no_crash_of_its_inputs() -> None:
+    with pytest.raises(RuntimeError, match="before its first input"):
+        watch("none", Plan(no_target, 1.0), 0, range(8), 600.0, 2.0)
