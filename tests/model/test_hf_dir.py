@@ -345,3 +345,13 @@ def test_damaged_tokenizers_are_refused(tmp_path: Path) -> None:
     path.write_text(whole.replace('"decoder": {\n    "type": "ByteLevel"', '"decoder": {\n    "type": "Fuse"'))
     with pytest.raises(UnsupportedModel, match="Fuse"):
         load_tokenizer(tmp_path)
+
+
+def test_a_post_processor_that_panics_is_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=True)
+    path = tmp_path / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["post_processor"]["special_tokens"] = {}
+    path.write_text(json.dumps(told))
+    with pytest.raises(CorruptModel, match="post-processor"):
+        load_tokenizer(tmp_path)

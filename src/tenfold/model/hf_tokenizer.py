@@ -34,7 +34,7 @@ def hf_tokenizer_plan(source: HfDirectory) -> TokenizerPlan:
         bos_id = _id(source.config, "bos_token_id")
     # The library's own post-processor adds the marks; the configuration can overrule it.
     add_bos = config.flag("add_bos_token") if config.has("add_bos_token") else None
-    own = library.encode("", add_special_tokens=True).ids
+    own = _own_marks(path, library)
     if add_bos is not None and (bos_id is None or (bos_id in own[:1]) == add_bos):
         add_bos = None
     return TokenizerPlan(
@@ -83,6 +83,17 @@ def _read(path: Path) -> "tokenizers.Tokenizer":
     library.no_truncation()
     library.no_padding()
     return library
+
+
+def _own_marks(path: Path, library: "tokenizers.Tokenizer") -> list[int]:
+    """What it puts around an empty text."""
+    try:
+        return list(library.encode("", add_special_tokens=True).ids)
+    except BaseException as error:
+        # The library panics at a post-processor that names what is not there: that is no Exception.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise CorruptModel(f"{path}: its post-processor does not work ({error}); download it again") from None
 
 
 def _optional(path: Path) -> Fields:
