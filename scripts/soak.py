@@ -3,8 +3,8 @@
 Starts ``tenfold serve`` and asks it, in rounds of a quarter minute, all at once: users of all APIs; clients that leave
 at any moment; clients that read slowly; nearly valid bodies; and, once a round, ten times as many requests as it takes.
 In the first two fifths of the time its engine's process is killed in every second round. After each round everybody
-waits for their answers, and then nothing may be running or waiting, no KV block be held, free and cached blocks have to
-be the pool, and the server has to have ended as many requests as were sent. Memory of the server and of the engine's
+waits for their answers, and then nothing may be running or waiting, nobody hold a KV block, free and cached blocks have
+to be the pool, and the server has to have ended as many requests as were sent. Memory of the server and of the engine's
 process is read then; from the end of warm-up on it may grow by --growth. The server's warm-up is 0.3 of the time, the
 engine's half of the time since its last start: its log of steps fills for some minutes.
 
@@ -259,24 +259,29 @@ def resident(pid: int) -> float:
     return 0.0
 
 
+def _held(pool: dict[str, Any] | None) -> bool:
+    """Whether anybody but the engine itself has blocks, or nobody knows whose they are."""
+    if pool is None:
+        return True
+    strangers = any(not holder["id"].startswith("calibration ") for holder in pool["holders"])
+    return strangers or (not pool["holders"] and any(kind not in (FREE, CACHED) for kind, _ in pool["runs"]))
+
+
 async def conserved(server: Server, books: Books) -> None:
-    """Once nobody asks any more: is everything given back?"""
+    """Once nobody asks any more: is everything given back? Those who left a moment ago may still be being aborted, and
+    an idle engine measures steps of its own, with blocks."""
     for _ in range(50):
         seen = await server.look()
-        stats = seen["stats"]
-        if stats is not None and not (stats["running"] or stats["waiting"] or stats["blocks_held"]):
+        stats, pool = seen["stats"], seen["pool"]
+        if stats and not (stats["running"] or stats["waiting"] or _held(pool)):
             break
-        await asyncio.sleep(0.2)  # those who left a moment ago are being aborted
+        await asyncio.sleep(0.2)
     else:
-        books.fault(f"not given back: {stats}")
+        books.fault(f"not given back: {pool}, {stats}")
         return
-    if stats["blocks_free"] + stats["blocks_cached"] != stats["blocks"]:
-        books.fault(f"blocks lost: {stats}")
-    kinds: Counter[int] = Counter()
-    for kind, length in seen["pool"]["runs"]:
-        kinds[kind] += length
-    if not set(kinds) <= {FREE, CACHED} or kinds.total() != stats["blocks"]:
-        books.fault(f"the pool's picture shows others: {kinds}")
+    told = stats["blocks_free"] + stats["blocks_cached"] + stats["blocks_held"]
+    if not told == sum(length for _, length in pool["runs"]) == stats["blocks"]:
+        books.fault(f"blocks lost: {pool}, {stats}")
     if not books.sent - books.unsure <= seen["posts"] <= books.sent:
         books.fault(
             f"{books.sent} requests were sent, {books.unsure} of them perhaps; the server ended {seen['posts']}"
