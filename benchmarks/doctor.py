@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.slo.harness import table
@@ -125,6 +126,12 @@ def until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.2)
     raise TimeoutError("the server does not become ready")
+
+
+def engine_of(server: int) -> int:
+    """The process id of a server's engine: of its children, the one that was started last; 0 while there is none."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return max(map(int, children), default=0)
 
 
 async def examine(scenario: Scenario, model: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tenfold.cache.map import FIRST
 from tenfold.core.config import EngineConfig, SchedulerConfig
@@ -146,6 +147,26 @@ def test_death_fails_requests_at_once_and_heals(smollm2_path: Path) -> None:
             await collect(engine.submit(request("d")))
 
     asyncio.run(scenario())
+
+
+def test_requests_in_the_moment_of_death_are_refused(smollm2_path: Path) -> None:
+    async def scenario() -> None:
+        engine = EngineProcess(config(smollm2_path))
+        await engine.start()
+        running = asyncio.ensure_future(collect(engine.submit(request("r", max_tokens=1000))))
+        await asyncio.sleep(0)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, engine.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (it dies at once)
+        late = []
+        for number in range(50):  # one in each turn of the loop: some find the broken socket before anybody is told
+            late.append(asyncio.ensure_future(collect(engine.submit(request(f"late {number}")))))
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(running, *late, return_exceptions=True)
+        assert {type(end) for end in ends} == {EngineUnavailable}
+        await engine.stop()
+
+    uvloop.run(scenario())  # what a server runs on
 
 
 def test_alive_but_stuck_is_unhealthy(smollm2_path: Path) -> None:

@@ -345,3 +345,17 @@ def test_damaged_tokenizers_are_refused(tmp_path: Path) -> None:
     path.write_text(whole.replace('"decoder": {\n    "type": "ByteLevel"', '"decoder": {\n    "type": "Fuse"'))
     with pytest.raises(UnsupportedModel, match="Fuse"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [("post_processor", {"special_tokens": {}}), ("model", {"continuing_subword_prefix": "#" * 60})],
+)
+def test_tokenizers_that_panic_are_refused(tmp_path: Path, part: str, changes: dict[str, Any]) -> None:
+    write_tokenizer(tmp_path, template=True)
+    path = tmp_path / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told[part] |= changes
+    path.write_text(json.dumps(told))
+    with pytest.raises(CorruptModel, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)

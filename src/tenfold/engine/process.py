@@ -141,10 +141,12 @@ class EngineProcess:
             self._send(Configure(self._told))
 
     def _send(self, command: Command) -> None:
-        if self._writer is not None:
+        # That a socket broke is seen here before its reader tells; uvloop raises then, where asyncio drops the bytes.
+        broken = self._writer is not None and self._writer.is_closing()
+        if self._writer is not None and not broken:
             self._writer.write(frame(self._encoder.encode(command)))
         elif not isinstance(command, Stop | Abort):
-            raise EngineUnavailable(self._why())
+            raise EngineUnavailable("the engine's process has just ended; try again later" if broken else self._why())
 
     async def _supervise(self, ready: asyncio.Future[EngineInfo]) -> None:
         """Run one child after another until told to stop; the first one has to start."""

@@ -1,6 +1,8 @@
 """Tokenizers and chat templates of Hugging Face directories."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,8 @@ def hf_tokenizer_plan(source: HfDirectory) -> TokenizerPlan:
         bos_id = _id(source.config, "bos_token_id")
     # The library's own post-processor adds the marks; the configuration can overrule it.
     add_bos = config.flag("add_bos_token") if config.has("add_bos_token") else None
-    own = library.encode("", add_special_tokens=True).ids
+    with _damaged(f"{path}: its post-processor does not work"):
+        own = library.encode("", add_special_tokens=True).ids
     if add_bos is not None and (bos_id is None or (bos_id in own[:1]) == add_bos):
         add_bos = None
     return TokenizerPlan(
@@ -75,14 +78,23 @@ def _read(path: Path) -> "tokenizers.Tokenizer":
         raise ModelError(f"{path} is missing; models with only tokenizer.model need conversion to tokenizer.json")
     if path.stat().st_size > _MAX_TOKENIZER:
         raise CorruptModel(f"{path}: larger than {_MAX_TOKENIZER} bytes; this is no tokenizer")
-    try:
+    with _damaged(f"{path}: not a tokenizer the library reads"):
         library = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise CorruptModel(f"{path}: not a tokenizer the library reads ({error}); download it again") from None
     # Settings of training: a prompt must neither be cut nor padded.
     library.no_truncation()
     library.no_padding()
     return library
+
+
+@contextlib.contextmanager
+def _damaged(what: str) -> Iterator[None]:
+    """Whatever the library raises at a file is that file's fault: also a panic, which is no Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise CorruptModel(f"{what} ({error}); download it again") from None
 
 
 def _optional(path: Path) -> Fields:

@@ -20,7 +20,7 @@ _JSON = "application/json"
 _EVENTS = "text/event-stream"
 
 # route, method, summary, request schema, response schema, schema of a stream's events
-_ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
+ROUTES: tuple[tuple[str, str, str, Any, Any, Any], ...] = (
     (
         "/v1/completions",
         "post",
@@ -128,14 +128,14 @@ _EXAMPLES: dict[str, Any] = {
 
 def openapi(config: ServerConfig, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    kinds = {kind for route in _ROUTES for kind in route[3:] if kind is not None} | {
+    kinds = {kind for route in ROUTES for kind in route[3:] if kind is not None} | {
         protocol.ErrorResponse,
         *_ERRORS.values(),
     }
     ordered = sorted(kinds, key=lambda kind: str(kind.__name__))
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: dict[str, dict[str, Any]] = {}
-    for path, method, *rest in _ROUTES:
+    for path, method, *rest in ROUTES:
         paths.setdefault(path, {})[method] = _operation(path, *rest)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -158,7 +158,7 @@ def _operation(path: str, summary: str, request: Any, response: Any, event: Any)
     if response is not None:
         content[_JSON] = {"schema": _ref(response)}
     if event is not None:
-        content[_EVENTS] = {"schema": _ref(event)}
+        content[_EVENTS] = {"schema": _event(event)}
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
@@ -177,6 +177,13 @@ def _operation(path: str, summary: str, request: Any, response: Any, event: Any)
         body = {"schema": _ref(request), "example": _EXAMPLES[path]}
         operation["requestBody"] = {"required": True, "content": {_JSON: body}}
     return operation
+
+
+def _event(kind: Any) -> dict[str, Any]:
+    """One server-sent event: ``data`` is JSON, but for OpenAI's last one; other APIs name each ``event``."""
+    json = {"contentMediaType": _JSON, "contentSchema": _ref(kind)}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, json]}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 
 def _ref(kind: Any) -> dict[str, str]:
