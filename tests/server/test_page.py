@@ -17,6 +17,7 @@ ASKED = {
     "/v1/messages": {"messages": [{"role": "user", "content": "q"}], "max_tokens": 4},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "q"}]},
     "/v1/responses": {"input": "q", "max_output_tokens": 16},
+    "/v1/embeddings": {"input": "q"},
     "/tokenize": {"prompt": "q"},
     "/detokenize": {"tokens": [65]},
 }
