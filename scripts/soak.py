@@ -5,8 +5,8 @@ at any moment; clients that read slowly; nearly valid bodies; and, once a round,
 In the first two fifths of the time its engine's process is killed in every second round. After each round everybody
 waits for their answers, and then nothing may be running or waiting, nobody hold a KV block, free and cached blocks have
 to be the pool, and the server has to have ended as many requests as were sent. Memory of the server and of the engine's
-process is read then; from the end of warm-up on it may grow by --growth. The server's warm-up is 0.3 of the time, the
-engine's half of the time since its last start: its log of steps fills for some minutes.
+process is read then; from the end of warm-up on it may grow by --growth. The server's warm-up is 0.3 of the time but
+five minutes at least, the engine's half of the time since its last start: its log of steps fills for some minutes.
 
 Each request has to be answered exactly once: in full, with a refusal, or with an error that says so. What hangs is an
 answer that does not end within --patience seconds. Prints a line for each round; exit code 1 where something was wrong.
@@ -39,6 +39,7 @@ from tenfold.cache.map import CACHED, FREE
 
 RUNNING, WAITING = 8, 16  # sequences that the server computes, and lets wait, at a time
 ROUND = 15.0  # seconds of load
+WARM = 300.0  # seconds until the server has met all it will meet, at least
 KILLS = 0.4  # of the time, the first part, in which engines are killed
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
 TOPICS = ("the sea", "a lighthouse", "bread", "tall trees", "an old clock", "winter", "maps", "two brothers")
@@ -321,7 +322,7 @@ async def soak(told: argparse.Namespace) -> int:
     finally:
         if (code := server.stop()) != 0:
             books.fault(f"the server ended with code {code}")
-    warm = [row for row in rounds if row[0] >= 0.3 * seconds]
+    warm = [row for row in rounds if row[0] >= max(0.3 * seconds, WARM)]
     last = [row for row in rounds if row[1] == rounds[-1][1]]
     settled = last[len(last) // 2 :]
     for name, values in (("server", [row[2] for row in warm]), ("engine", [row[3] for row in settled])):
