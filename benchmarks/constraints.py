@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--at-a-time", default="1,4,16")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--temperature", type=float, default=0.0, help="above 0, tokens are drawn")
     told = parser.parse_args()
     checkpoint = load_checkpoint(resolve(told.model))
     ops, spec = make_ops(EngineConfig(model=told.model), checkpoint), checkpoint.spec
@@ -89,7 +90,9 @@ def main() -> int:
             spec.vocab,
             grammars=grammars,
         )
-    held = SamplingParams(temperature=0.0, max_tokens=TOKENS, constraint=Constraint("json", json.dumps(SCHEMA)))
+    held = SamplingParams(
+        temperature=told.temperature, seed=7, max_tokens=TOKENS, constraint=Constraint("json", json.dumps(SCHEMA))
+    )
     template, tokenizer = require_template(checkpoint.chat_template, checkpoint.name), checkpoint.tokenizer()
     print(f"{checkpoint.name}, {ops.describe()}; {told.rounds} rounds; decode, ratios to free\n")
     print(
@@ -105,7 +108,8 @@ def main() -> int:
         rates: dict[str, list[float]] = {mode: [] for mode in MODES}
         lengths = take_turns(cores, clocks, {"held": [(ids, held) for ids in prompts]}, at_a_time)["held"].tokens
         free = [
-            SamplingParams(temperature=0.0, max_tokens=len(lengths[i]), ignore_eos=True) for i in range(len(prompts))
+            SamplingParams(temperature=told.temperature, seed=7, max_tokens=len(lengths[i]), ignore_eos=True)
+            for i in range(len(prompts))
         ]
         before = cores["ahead"].stats()
         for turn in range(told.rounds):

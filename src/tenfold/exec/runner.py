@@ -72,6 +72,7 @@ class ModelRunner:
             slices = drafter.draft(slices)
             self._laps.lap("draft")
         batch = self._batches.make(slices)
+        self._sampler.foresee(slices)
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)
         if pooler is not None:

@@ -8,13 +8,14 @@ a drafted one is accepted if it is that one.
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
-from tenfold.grammar.grammars import Grammars, Matcher
+from tenfold.grammar.grammars import Grammars, MaskThread, Matcher
 from tenfold.ops.base import ChoosingOps, Logits
 from tenfold.ops.choosing import Changes, Choosing, Chosen, Masks, Wanted
 
@@ -99,6 +100,8 @@ class Sampler:
         self._ops = ops
         self._grammars = grammars
         self._states: dict[str, _State] = {}
+        self._mask_thread = MaskThread()
+        self._foreseen: _Foreseen | None = None
 
     def start(self, start: SequenceStart) -> None:
         """Get to know a sequence."""
@@ -117,6 +120,20 @@ class Sampler:
         state = self._states[sequence]
         return (*state.filters, uniform(state.seed, state.outputs + ahead))
 
+    def foresee(self, slices: Sequence[SequenceSlice]) -> None:
+        """Have the masks made that a step will need, while it is computed: of sequences that draw among the tokens that
+        may come. Others ask for the largest one first, which costs less than a mask."""
+        names, matchers = [], []
+        for part in slices:
+            state = self._states[part.id]
+            if part.sample and state.matcher is not None and not state.plain:
+                names.append(part.id)
+                matchers.append(state.matcher)
+        if names:
+            masks = np.zeros((len(names), -(-self._vocab // 32)), np.int32)
+            written = self._mask_thread.write(matchers, masks.ctypes.data, masks.strides[0])
+            self._foreseen = _Foreseen(names, masks, written)
+
     def sample(self, slices: Sequence[SequenceSlice], logits: Logits) -> StepResult:
         """A token for each of ``slices`` from its row of ``logits``, and further ones as far as what was drafted holds.
 
@@ -127,7 +144,8 @@ class Sampler:
     def begin(self, slices: Sequence[SequenceSlice], logits: Logits) -> Drawing:
         """Have the tokens chosen; nothing is waited for. The next step's may be begun before this is finished, as long
         as nothing of it depends on which they are: no penalty, no constraint, no drafts."""
-        rows = self._rows(slices)
+        foreseen = self._take_foreseen()
+        rows = self._rows(slices, foreseen)
         for part in slices:
             self._states[part.id].pending += 1
         asking = [i for i, row in enumerate(rows) if row.state.params.logprobs is not None]
@@ -169,13 +187,21 @@ class Sampler:
                     sampled.append(_with_logprobs(part.id, token, chosen, where, state.params.logprobs or 0))
         return StepResult(tuple(sampled), failed)
 
-    def _rows(self, slices: Sequence[SequenceSlice]) -> list["_RowOf"]:
+    def _take_foreseen(self) -> dict[str, NDArray[np.int32]]:
+        """The masks that :meth:`foresee` had made, by sequence; waits for them."""
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is None:
+            return {}
+        foreseen.written.result()
+        return dict(zip(foreseen.names, foreseen.masks, strict=True))
+
+    def _rows(self, slices: Sequence[SequenceSlice], foreseen: dict[str, NDArray[np.int32]]) -> list["_RowOf"]:
         """Whose each row of logits is. Of those of drafted tokens, some will not count."""
         rows: list[_RowOf] = []
         for part in slices:
             state = self._states[part.id]
             position = state.outputs + state.pending
-            rows.append(_RowOf(state, position))
+            rows.append(_RowOf(state, position, mask=foreseen.get(part.id)))
             for count in range(1, part.drafted + 1):
                 end = len(part.tokens) - part.drafted + count
                 rows.append(_RowOf(state, position + count, part.tokens[end - count : end]))
@@ -196,21 +222,30 @@ class Sampler:
 
     def _masks(self, rows: list["_RowOf"]) -> Masks | None:
         """What grammars let come next, where what was drafted before can come at all."""
-        held: list[tuple[Matcher, tuple[int, ...]]] = []
+        held: list[tuple[Matcher, _RowOf]] = []
         at: list[int] = []
         for i, row in enumerate(rows):
             matcher = row.state.matcher
             if matcher is not None and (not row.ahead or matcher.admits(row.ahead)):
-                held.append((matcher, row.ahead))
+                held.append((matcher, row))
                 at.append(i)
         return _Held(np.array(at, np.int32), held, self._vocab) if held else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreseen:
+    """Masks that are being written: whose, [sequences, words of 32 bits], and when they are there."""
+
+    names: list[str]
+    masks: NDArray[np.int32]
+    written: "Future[None]"
 
 
 class _Held:
     """Rows of logits that grammars hold, implementing :class:`tenfold.ops.choosing.Masks`: of each its matcher, and
     what comes before it in the step."""
 
-    def __init__(self, rows: np.ndarray, held: list[tuple[Matcher, tuple[int, ...]]], vocab: int) -> None:
+    def __init__(self, rows: np.ndarray, held: "list[tuple[Matcher, _RowOf]]", vocab: int) -> None:
         self.rows = rows
         self._held = held
         self._vocab = vocab
@@ -219,8 +254,11 @@ class _Held:
         """See :meth:`tenfold.ops.choosing.Masks.allow`."""
         found = np.empty(len(which), bool)
         for i, (at, token) in enumerate(zip(which.tolist(), tokens.tolist(), strict=True)):
-            matcher, ahead = self._held[at]
-            taken = matcher.consume(ahead) if ahead else 0
+            matcher, row = self._held[at]
+            if row.mask is not None:
+                found[i] = row.mask[token // 32] >> token % 32 & 1
+                continue
+            taken = matcher.consume(row.ahead) if row.ahead else 0
             found[i] = matcher.allows(token)
             matcher.take_back(taken)
         return found
@@ -230,9 +268,12 @@ class _Held:
         masks = np.zeros((len(which), -(-self._vocab // 32)), np.int32)
         start, size = masks.ctypes.data, masks.strides[0]
         for i, at in enumerate(which.tolist()):
-            matcher, ahead = self._held[at]
-            taken = matcher.consume(ahead) if ahead else 0
-            matcher.write_mask(start + i * size, size)
+            matcher, row = self._held[at]
+            taken = matcher.consume(row.ahead) if row.ahead else 0
+            if row.mask is not None:
+                masks[i] = row.mask
+            else:
+                matcher.write_mask(start + i * size, size)
             if matcher.error is not None:
                 masks[i] = 0
             matcher.take_back(taken)
@@ -241,14 +282,21 @@ class _Held:
 
 class _RowOf:
     """A row of logits: its sequence, the output position of the token that it gives, and the drafted tokens that come
-    before it in the step."""
+    before it in the step. ``mask``: what its grammar lets come, where that is known already."""
 
-    __slots__ = ("ahead", "position", "state")
+    __slots__ = ("ahead", "mask", "position", "state")
 
-    def __init__(self, state: _State, position: int, ahead: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        state: _State,
+        position: int,
+        ahead: tuple[int, ...] = (),
+        mask: NDArray[np.int32] | None = None,
+    ) -> None:
         self.state = state
         self.position = position
         self.ahead = ahead
+        self.mask = mask
 
     @property
     def drafted(self) -> int:

@@ -8,6 +8,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.constraint import Constraint
@@ -16,7 +17,7 @@ from tenfold.grammar.size import MOST as LARGEST
 from tenfold.grammar.size import too_large
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 MOST = 1 << 20  # characters of a constraint
 _KEPT = 64  # compiled ones
@@ -127,44 +128,63 @@ class Grammars:
 class Matcher:
     """Follows one text, token by token."""
 
-    __slots__ = ("_known", "_library")
+    __slots__ = ("_known", "library")
 
     def __init__(self, compiled: "LLMatcher", known: int) -> None:
-        self._library = compiled.deep_copy()
+        self.library = compiled.deep_copy()
         self._known = known  # the library cannot go on once it was asked for a token that it does not know
 
     @property
     def error(self) -> str | None:
         """Why it cannot go on: a limit of the library's was hit."""
-        return _short(self._library.get_error()) if self._library.is_error() else None
+        return _short(self.library.get_error()) if self.library.is_error() else None
 
     def consume(self, tokens: Sequence[int]) -> int:
         """Take the next tokens of the text, as many as may come; returns how many."""
-        return self._library.try_consume_tokens(list(tokens))
+        return self.library.try_consume_tokens(list(tokens))
 
     def take_back(self, count: int) -> None:
         """Forget the last ``count`` tokens. An error stays."""
         if count:
-            self._library.rollback(count)
+            self.library.rollback(count)
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of ``tokens``, one or more, may come next, one after the other."""
-        return max(tokens) < self._known and self._library.validate_tokens(list(tokens)) == len(tokens)
+        return max(tokens) < self._known and self.library.validate_tokens(list(tokens)) == len(tokens)
 
     def allows(self, token: int) -> bool:
         """Whether the mask has ``token``; not sure of one that ends the text. Costs a small part of a mask: of what
         must come the library lets only the usual tokens come, and of the rest it takes what fits."""
-        forced = self._library.compute_ff_tokens()
+        forced = self.library.compute_ff_tokens()
         return forced[0] == token if forced else self.admits((token,))
 
     def write_mask(self, address: int, size: int) -> None:
         """Write which tokens may come next to ``size`` bytes of memory, a bit each, the first token lowest: also those
         that end a text, where it may end."""
-        self._library.unsafe_compute_mask_ptr(address, size)
+        self.library.unsafe_compute_mask_ptr(address, size)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as far as they are the only ones."""
-        return self._library.compute_ff_tokens()
+        return self.library.compute_ff_tokens()
+
+
+class MaskThread:
+    """Writes masks while the thread that asked does something else. One thread, begun by the first masks; none of the
+    matchers may be used meanwhile."""
+
+    def __init__(self) -> None:
+        self._executor: LLExecutor | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def write(self, matchers: Sequence[Matcher], address: int, size: int) -> "Future[None]":
+        """Write a mask for each, one after the other, as :meth:`Matcher.write_mask` does."""
+        if self._executor is None or self._thread is None:
+            from llguidance import LLExecutor
+
+            self._executor = LLExecutor(1)
+            self._thread = ThreadPoolExecutor(1, "masks")
+        places = [(matcher.library, i) for i, matcher in enumerate(matchers)]
+        return self._thread.submit(self._executor.unsafe_compute_mask_ptr, places, address, size, len(places))
 
 
 class _Wrapped:
