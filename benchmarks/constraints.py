@@ -21,7 +21,7 @@ from tenfold.core.constraint import Constraint
 from tenfold.core.sampling import SamplingParams
 from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention
-from tenfold.engine.build import make_ops, proposers_of
+from tenfold.engine.build import make_ops, proposers_of, spare_core
 from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
 from tenfold.exec.runner import ModelRunner
@@ -56,12 +56,14 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--at-a-time", default="1,4,16")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="of the kernels; default: all")
     parser.add_argument("--temperature", type=float, default=0.0, help="above 0, tokens are drawn")
     told = parser.parse_args()
     checkpoint = load_checkpoint(resolve(told.model))
-    ops, spec = make_ops(EngineConfig(model=told.model), checkpoint), checkpoint.spec
+    ops, spec = make_ops(EngineConfig(model=told.model, threads=told.threads), checkpoint), checkpoint.spec
     grammars = Grammars(checkpoint.tokenizer, spec.vocab)
-    runners = {mode: ModelRunner(ops, BLOCKS, BLOCK, grammars=grammars) for mode in MODES}
+    spare = spare_core(ops)
+    runners = {mode: ModelRunner(ops, BLOCKS, BLOCK, grammars=grammars, spare_core=spare) for mode in MODES}
     attention, cost = Attention(spec.windows), StepCost()
     calibration = Calibration(
         CacheManager(CacheConfig(BLOCKS, BLOCK)),

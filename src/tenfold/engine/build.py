@@ -29,7 +29,7 @@ from tenfold.model.draft import load_draft
 from tenfold.model.load import load_model
 from tenfold.model.store import cache_folder
 from tenfold.ops.base import Ops, OwnMemory
-from tenfold.ops.cores import cpu_name
+from tenfold.ops.cores import cpu_name, usable_cores
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 from tenfold.sched.forecast import Forecast
@@ -76,7 +76,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
     )
     grammars = Grammars(checkpoint.tokenizer, spec.vocab)
     runner = LaunchingRunner if config.backend == "cuda" else ModelRunner
-    executor = runner(ops, blocks, config.block_size, laps, drafts, grammars)
+    executor = runner(ops, blocks, config.block_size, laps, drafts, grammars, spare_core(ops))
     if warm_up and config.backend == "cuda":
         from tenfold.engine.warming import warm_up as make_steps
 
@@ -204,6 +204,13 @@ def _beside(weights: Weights, target: Ops, form: str) -> Ops:
     assert isinstance(target, CpuOps)
     ops: Ops = CpuOps(weights, form=form, kv_type=target.kv_type, beside=target)
     return ops
+
+
+def spare_core(ops: Ops) -> bool:
+    """Whether this process may use a core that ``ops`` do not compute on."""
+    from tenfold.ops.cpu import CpuOps
+
+    return isinstance(ops, CpuOps) and usable_cores() > ops.model.threads
 
 
 def make_ops(config: EngineConfig, checkpoint: Checkpoint) -> Ops:

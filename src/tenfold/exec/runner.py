@@ -13,7 +13,11 @@ from tenfold.ops.base import HiddenStates, Ops
 
 
 class ModelRunner:
-    """Runs one model over its paged KV memory. See :class:`tenfold.exec.executor.Executor`."""
+    """Runs one model over its paged KV memory. See :class:`tenfold.exec.executor.Executor`.
+
+    ``spare_core``: there is one that the forward pass leaves to others; masks are then made meanwhile. On a core that it
+    computes on they would hold the pass up by more than they take afterwards.
+    """
 
     def __init__(
         self,
@@ -23,8 +27,10 @@ class ModelRunner:
         laps: Laps = NO_LAPS,
         draft_model: DraftModel | None = None,
         grammars: Grammars | None = None,
+        spare_core: bool = False,
     ) -> None:
         self._laps = laps
+        self._spare_core = spare_core
         self._forward = forward_of(ops)
         self._kv = ops.new_kv(blocks, block_size)
         self._sampler = Sampler(ops.spec.vocab, ops, grammars)
@@ -72,7 +78,8 @@ class ModelRunner:
             slices = drafter.draft(slices)
             self._laps.lap("draft")
         batch = self._batches.make(slices)
-        self._sampler.foresee(slices)
+        if self._spare_core:
+            self._sampler.foresee(slices)
         self._laps.lap("batch")
         logits = self._forward(batch, self._kv)
         if pooler is not None:
