@@ -15,8 +15,8 @@ from tenfold.ops.base import HiddenStates, Ops
 class ModelRunner:
     """Runs one model over its paged KV memory. See :class:`tenfold.exec.executor.Executor`.
 
-    ``spare_core``: there is one that the forward pass leaves to others; masks are then made meanwhile. On a core that it
-    computes on they would hold the pass up by more than they take afterwards.
+    ``spare_core``: there is one that the forward pass leaves to others; masks are then made meanwhile. On a core that
+    it computes on they would hold the pass up by more than they take afterwards.
     """
 
     def __init__(
