@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -20,6 +21,17 @@ from tenfold.server.run import Sockets, bind
 from tenfold.server.service import Service
 from tenfold.server.text import TextCodec
 from tests.server.fakes import INFO, ByteTokenizer, FakeEngine, PlainTemplate
+
+T = TypeVar("T")
+
+
+def in_time(look: Callable[[], T], enough: Callable[[T], bool]) -> T:
+    """What ``look`` sees once it is ``enough``, or after ten seconds: a server counts an answer when it is out, and the
+    next request may come before that."""
+    end = time.monotonic() + 10
+    while not enough(seen := look()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return seen
 
 
 def make_service(

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from tenfold.observe.requests import EVERYONE, ChoiceTimeline, Everyone, Request
 from tenfold.server.app import application
 from tenfold.server.config import Address
 from tenfold.server.dashboard.routes import FILES, REQUESTS
-from tests.server.conftest import make_service
+from tests.server.conftest import in_time, make_service
 from tests.server.fakes import FakeEngine
 
 Ask = Callable[..., httpx.Response]
@@ -56,16 +55,6 @@ def test_the_page_needs_nothing_from_elsewhere_and_keeps_to_its_policy() -> None
     assert asked <= set(re.findall(r'id="([a-z-]+)"', page)), "an element that is not there"
 
 
-def told_once_counted(client: httpx.Client, query: str) -> Any:
-    """What ``query`` tells once the one request made is in the books, which are written after its answer is out."""
-    for _ in range(500):
-        told = client.get(f"/debug/dashboard?{query}").json()
-        if told["requests"]["ended"] and told["figures"]["answers"]:
-            return told
-        time.sleep(0.01)
-    raise AssertionError(f"never counted: {told['requests']}, {told['figures']['answers']}")
-
-
 def test_only_what_is_new_is_told(live: Live) -> None:
     with live(FakeEngine(tenants=("a", "b"))) as server, httpx.Client(base_url=server.url) as client:
         empty = client.get("/debug/dashboard").json()
@@ -73,7 +62,10 @@ def test_only_what_is_new_is_told(live: Live) -> None:
         assert [len(row) for row in empty["steps"]["data"]] == [11, 11]
         assert empty["pool"] is None
         assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 5}).status_code == 200
-        told = told_once_counted(client, "steps=2&requests=0&pool=true")
+        told = in_time(
+            lambda: client.get("/debug/dashboard?steps=2&requests=0&pool=true").json(),
+            lambda told: bool(told["requests"]["ended"] and told["figures"]["answers"]),
+        )
         assert told["steps"]["data"] == []
         assert [one["report"]["finish_reasons"] for one in told["requests"]["data"]] == [["length"]]
         assert told["figures"]["output_tokens"] == 5

@@ -12,6 +12,7 @@ import trustme
 from tenfold.core.errors import ConfigError
 from tenfold.server.config import Address, ServerConfig
 from tenfold.server.tls import Tls
+from tests.server.conftest import in_time
 from tests.server.fakes import FakeEngine
 
 Ask = Callable[..., httpx.Response]
@@ -28,9 +29,12 @@ def test_operators_have_a_port_of_their_own(live: Live) -> None:
             assert answer.status_code == 200
             for path in OPERATORS:
                 assert httpx.get(server.url + path, headers=headers).status_code == 404
+        listed = in_time(
+            lambda: httpx.get(server.admin + "/debug/requests").json()["data"], lambda data: len(data) == 2
+        )
+        assert len(listed) == 2  # of all tenants
         for path in (*OPERATORS, "/health", "/debug/requests/by-one", "/debug/requests/by-two"):
             assert httpx.get(server.admin + path).status_code == 200, path
-        assert len(httpx.get(server.admin + "/debug/requests").json()["data"]) == 2  # of all tenants
         assert httpx.get(server.admin + "/debug/requests/by-three").status_code == 404
         assert httpx.post(server.admin + "/v1/completions", json={"prompt": "x"}).status_code == 404
         paths = httpx.get(server.url + "/openapi.json").json()["paths"]

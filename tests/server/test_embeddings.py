@@ -9,6 +9,7 @@ import numpy as np
 import openai
 import pytest
 
+from tests.server.conftest import in_time
 from tests.server.fakes import FakeEngine, vector_of
 from tests.server.test_openai_client import Live, client
 
@@ -95,7 +96,8 @@ def test_a_backend_that_has_none_says_so(ask: Ask) -> None:
 def test_metrics_count_them(live: Live) -> None:
     with live(FakeEngine()) as server, httpx.Client(base_url=server.url) as http:
         assert http.post("/v1/embeddings", json={"input": ["a", "b"]}).status_code == 200
-        lines = http.get("/metrics").text.splitlines()
-    assert 'tenfold_http_requests_total{method="POST",route="/v1/embeddings",status="200"} 1.0' in lines
+        counted = 'tenfold_http_requests_total{method="POST",route="/v1/embeddings",status="200"} 1.0'
+        lines = in_time(lambda: http.get("/metrics").text.splitlines(), lambda lines: counted in lines)
+    assert counted in lines
     assert "tenfold_time_to_first_token_seconds_count 1.0" in lines
     assert 'tenfold_request_success_total{finished_reason="stop"} 2.0' in lines

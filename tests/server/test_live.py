@@ -11,6 +11,7 @@ import pytest
 
 from tenfold.core.errors import ConfigError
 from tenfold.server.run import bind
+from tests.server.conftest import in_time
 from tests.server.fakes import FakeEngine
 
 Live = Callable[..., Any]
@@ -66,9 +67,10 @@ def test_leaving_while_a_whole_answer_is_made_aborts_too(live: Live) -> None:
             sock.sendall(request_bytes({"prompt": "x"}))
             server.call(begun())
         server.call(until_closed(engine))
-        text = httpx.get(server.url + "/metrics").text
+        counted = 'route="/v1/completions",status="499"'
+        text = in_time(lambda: httpx.get(server.url + "/metrics").text, lambda text: counted in text)
     assert 'tenfold_request_success_total{finished_reason="abort"} 1.0' in text
-    assert 'route="/v1/completions",status="499"' in text
+    assert counted in text
 
 
 def test_a_stopping_server_finishes_its_streams(live: Live) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tenfold.core.errors import EngineUnavailable
+from tests.server.conftest import in_time
 from tests.server.fakes import FakeEngine
 
 Ask = Callable[..., httpx.Response]
@@ -109,7 +110,9 @@ def test_metrics_of_a_stream(live: Callable[..., Any]) -> None:
         body = {"prompt": "x" * 20, "max_tokens": 5, "stream": True}
         assert client.post("/v1/completions", json=body).status_code == 200
         assert client.post("/v1/completions", json={"prompt": 1}).status_code == 400
-        text = client.get("/metrics").text
+        text = in_time(
+            lambda: client.get("/metrics").text, lambda text: all(f'status="{of}"}} 1.0' in text for of in (200, 400))
+        )
         head = client.head("/metrics")
     assert (head.status_code, head.content) == (200, b"")
     for line in (
