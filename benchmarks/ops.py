@@ -63,9 +63,9 @@ def synthetic(spec: ModelSpec) -> Weights:
     return Weights(spec, tensors)
 
 
-def decode_batch(sequences: int, context: int) -> Batch:
+def decode_batch(sequences: int, context: int, block: int = BLOCK) -> Batch:
     """One new token for each of ``sequences`` whose keys number ``context`` with it."""
-    blocks = -(-context // BLOCK)
+    blocks = -(-context // block)
     count = np.arange(sequences, dtype=np.int32)
     return Batch(
         tokens=count + 5,

@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
-from benchmarks.ops import smollm2, synthetic
+from benchmarks.ops import decode_batch, smollm2, synthetic
 from tenfold.core.config import KV_TYPES
 from tenfold.model.decoder import forward
 from tenfold.ops.base import Batch
@@ -27,22 +25,12 @@ APART = 48  # it is not: no prefix is read for several
 LAYERS = 30
 
 
-def decode_batch(sequences: int, shared: int, own: int, block: int, *, copies: bool) -> Batch:
+def sharing_batch(sequences: int, shared: int, own: int, block: int, *, copies: bool) -> Batch:
     """A new token of each of ``sequences``: ``shared`` keys in the same blocks, or in ``copies``, then ``own``."""
-    context = shared + own
-    first, blocks = shared // block, -(-context // block)
-    tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+    batch = decode_batch(sequences, shared + own, block)
     if not copies:
-        tables[:, :first] = tables[0, :first]
-    count = np.arange(sequences, dtype=np.int32)
-    return Batch(
-        tokens=count + 5,
-        positions=np.full(sequences, context - 1, np.int32),
-        starts=np.arange(sequences + 1, dtype=np.int32),
-        context=np.full(sequences, context, np.int32),
-        tables=tables,
-        rows=count,
-    )
+        batch.tables[:, : shared // block] = batch.tables[0, : shared // block]
+    return batch
 
 
 def step(ops: CpuOps, batch: Batch, block: int) -> Callable[[], object]:
@@ -70,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     ops = CpuOps(synthetic(smollm2(LAYERS)), threads=options.threads, level=options.level, kv_type=options.kv)
-    make = partial(decode_batch, options.sequences, options.shared, options.own)
+    make = partial(sharing_batch, options.sequences, options.shared, options.own)
     ways = {
         "blocks of its own": step(ops, make(TOGETHER, copies=True), TOGETHER),
         "same blocks, read for each": step(ops, make(APART, copies=False), APART),

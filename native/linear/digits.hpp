@@ -8,9 +8,9 @@ constexpr int kStreamed = 2;      // panels whose sums stay in the unit while by
 // Up to kDigitChunk rows of one tile, or of two that share what is loaded of the activations; `row` begins a panel.
 //
 // Tiles 0 and 1 are sums, 4 a digit of 16 rows, 6 bytes of weights: of two columns, or of a fine one's planes, in turn. No
-// more than these four: where another program runs on the same core, the unit renames the tiles of both from what is left
-// of one file, and with all eight in use a product waits for the one before it. So one digit follows the other, and the
-// weights' bytes are loaded twice.
+// more than these four: where another program runs on the same core, a product takes the longer the more registers are in
+// use (benchmarks/tile_registers.cpp), as if those of both were renamed from one file. So one digit follows the other, and
+// the weights' bytes are loaded twice.
 template <typename Column, int COLUMNS>
 class DigitTiles {
   static constexpr bool FINE = Column::kFine;

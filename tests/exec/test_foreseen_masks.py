@@ -70,13 +70,13 @@ class _Slow(MaskThread):
         self.go = threading.Event()
         self.asked: list[Matcher] = []
 
-    def write(self, matchers: Sequence[Matcher], address: int, size: int) -> "Future[None]":
+    def write(self, matchers: Sequence[Matcher], address: int, size: int, owner: object) -> "Future[None]":
         self.asked += matchers
         write = super().write
 
         def later() -> None:
             assert self.go.wait(30)
-            write(matchers, address, size).result()
+            write(matchers, address, size, owner).result()
 
         return ThreadPoolExecutor(1).submit(later)
 
@@ -92,6 +92,18 @@ def test_nobody_waits_until_a_token_is_chosen() -> None:
     slow.go.set()
     token = made.sample([slices[0]], np.zeros((1, VOCAB), np.float32)).sampled[0].token
     assert token in {*b"abctn", 258, 259}
+
+
+def test_a_step_that_fails_leaves_nothing_to_the_next_one() -> None:
+    made, slow = sampler(), _Slow()
+    made._mask_thread = slow
+    made.start(start("x", DRAWN))
+    made.foresee([part("x")])  # and the pass fails: nobody asks for the mask
+    threading.Timer(0.2, slow.go.set).start()
+    made.foresee([part("x")])
+    assert slow.go.is_set(), "its matcher was in use"
+    assert len(made.sample([part("x")], np.zeros((1, VOCAB), np.float32)).sampled) == 1
+    assert slow.asked == [slow.asked[0]] * 2
 
 
 def test_a_constraint_that_cannot_be_followed_ends_its_sequence_alone() -> None:

@@ -123,6 +123,7 @@ class Sampler:
     def foresee(self, slices: Sequence[SequenceSlice]) -> None:
         """Have the masks made that a step will need, while it is computed: of sequences that draw among the tokens that
         may come. Others ask for the largest one first, which costs less than a mask."""
+        self._take_foreseen()  # of a step that failed: its matchers may still be in use
         names, matchers = [], []
         for part in slices:
             state = self._states[part.id]
@@ -131,7 +132,7 @@ class Sampler:
                 matchers.append(state.matcher)
         if names:
             masks = np.zeros((len(names), -(-self._vocab // 32)), np.int32)
-            written = self._mask_thread.write(matchers, masks.ctypes.data, masks.strides[0])
+            written = self._mask_thread.write(matchers, masks.ctypes.data, masks.strides[0], masks)
             self._foreseen = _Foreseen(names, masks, written)
 
     def sample(self, slices: Sequence[SequenceSlice], logits: Logits) -> StepResult:

@@ -176,15 +176,21 @@ class MaskThread:
         self._executor: LLExecutor | None = None
         self._thread: ThreadPoolExecutor | None = None
 
-    def write(self, matchers: Sequence[Matcher], address: int, size: int) -> "Future[None]":
-        """Write a mask for each, one after the other, as :meth:`Matcher.write_mask` does."""
+    def write(self, matchers: Sequence[Matcher], address: int, size: int, owner: object) -> "Future[None]":
+        """Write a mask for each, one after the other, as :meth:`Matcher.write_mask` does. ``owner``, whose memory it
+        is, lives until that is done, whoever else forgets it."""
         if self._executor is None or self._thread is None:
             from llguidance import LLExecutor
 
             self._executor = LLExecutor(1)
             self._thread = ThreadPoolExecutor(1, "masks")
         places = [(matcher.library, i) for i, matcher in enumerate(matchers)]
-        return self._thread.submit(self._executor.unsafe_compute_mask_ptr, places, address, size, len(places))
+        compute = self._executor.unsafe_compute_mask_ptr
+
+        def write(_: object) -> None:
+            compute(places, address, size, len(places))
+
+        return self._thread.submit(write, owner)
 
 
 class _Wrapped:
