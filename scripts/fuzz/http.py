@@ -1,7 +1,6 @@
 """The application in this process, on the tests' engine: asked by ASGI, or by bytes on a connection."""
 
 import asyncio
-import logging
 from typing import Any
 
 import msgspec
@@ -26,7 +25,6 @@ class Inside:
     """Applications with templates of several families over one engine."""
 
     def __init__(self) -> None:
-        _quiet()
         self._engine = FakeEngine(burst=4)
         templates = (HERMES, LLAMA3, MISTRAL, THINKING)
         self._apps = [application(make_service(self._engine, template=one, max_context=512)) for one in templates]
@@ -137,7 +135,6 @@ class Door:
     """Connections to the application as uvicorn and we keep them, without sockets."""
 
     def __init__(self) -> None:
-        _quiet()
         self._engine = FakeEngine(burst=4)
         self._config = Listener(application(make_service(self._engine)), lambda: BOUNDS).config
 
@@ -173,9 +170,3 @@ class Door:
         assert not raised, raised
         for answer in bytes(wire.written).split(b"HTTP/1.1 ")[1:]:
             assert answer[:1] in b"1234", answer[:300]
-
-
-def _quiet() -> None:
-    """What a request did wrong is not written for each of a million."""
-    for name in ("tenfold", "uvicorn", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
