@@ -1,8 +1,9 @@
 """Do we measure what others measure? ``python -m benchmarks.aiperf --aiperf /path/to/aiperf``.
 
 AIPerf (https://pypi.org/project/aiperf, in a virtual environment of its own) and ``tenfold bench`` put the same load on
-one server in turn: requests at a steady rate, prompts and answers of one length, nothing cached. Prints the figures of
-both as medians of the rounds, and by how much they differ. Exit code 1 where that is more than the tolerance.
+one server in turn, in either order: requests at a steady rate, ours with prompts as long as AIPerf's, answers of one
+length, nothing cached. Prints figures over the requests of all rounds, and by how much they differ, beside by how much
+each tool's own rounds do. Exit code 1 where the tools differ by more than the tolerance.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from benchmarks.doctor import free_port, serve, until_ready
 from benchmarks.slo.harness import table
@@ -23,15 +25,10 @@ from tenfold.bench.report import summary
 from tenfold.traffic.row import Row
 
 PROMPT, OUTPUTS = 200, 64  # tokens; a prompt's are counted by AIPerf's own tokenizer
-# Ours, and AIPerf's: what they are called in the JSON of each.
-FIGURES = (
-    ("TTFT p50, ms", ("ttft_ms", "p50"), ("time_to_first_token", "p50")),
-    ("TTFT p95, ms", ("ttft_ms", "p95"), ("time_to_first_token", "p95")),
-    ("TPOT p50, ms (AIPerf: inter token latency)", ("tpot_ms", "p50"), ("inter_token_latency", "p50")),
-    ("TPOT p95, ms", ("tpot_ms", "p95"), ("inter_token_latency", "p95")),
-    ("E2E p50, ms (request latency)", ("e2e_ms", "p50"), ("request_latency", "p50")),
-    ("E2E p95, ms", ("e2e_ms", "p95"), ("request_latency", "p95")),
-)
+WARM = 2
+# What we call it, and AIPerf.
+FIGURES = {"ttft_ms": "time_to_first_token", "tpot_ms": "inter_token_latency", "e2e_ms": "request_latency"}
+Times = dict[str, list[float]]  # milliseconds of each request, by our names
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -46,8 +43,8 @@ def make_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
 
 
-def theirs(aiperf: str, url: str, rate: float, count: int, seed: int) -> dict[str, Any]:
-    """AIPerf's figures."""
+def theirs(aiperf: str, url: str, rate: float, count: int, seed: int) -> tuple[Times, list[int]]:
+    """AIPerf's times, and how long its prompts were, in the order in which they were sent."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(folder) / "tokenizer"
         tokenizer.mkdir()
@@ -58,26 +55,33 @@ def theirs(aiperf: str, url: str, rate: float, count: int, seed: int) -> dict[st
             *("--request-rate", str(rate), "--request-rate-mode", "constant", "--request-count", str(count)),
             *("--synthetic-input-tokens-mean", str(PROMPT), "--synthetic-input-tokens-stddev", "0"),
             *("--output-tokens-mean", str(OUTPUTS), "--output-tokens-stddev", "0", "--random-seed", str(seed)),
-            *("--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0", "--warmup-request-count", "2"),
+            *("--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0"),
+            *("--warmup-request-count", str(WARM)),
         ]
         done = subprocess.run(command, capture_output=True, text=True)
-        found = sorted(Path(folder).rglob("profile_export_aiperf.json"))
+        found = sorted(Path(folder).rglob("profile_export.jsonl"))
         if done.returncode or not found:
             raise SystemExit(f"AIPerf failed: {(done.stderr or done.stdout)[-2000:]}")
-        figures: dict[str, Any] = json.loads(found[0].read_text())
-        return figures.get("records", figures)
+        lines = [json.loads(line) for line in found[0].read_text().splitlines()]
+    records = [line for line in lines if line["metadata"]["benchmark_phase"] == "profiling"]
+    records.sort(key=lambda record: record["metadata"]["request_start_ns"])
+    assert len(records) == count, f"{len(records)} of {count} requests were recorded"
+    metrics = [{name: figure["value"] for name, figure in record["metrics"].items()} for record in records]
+    lengths = [int(one["input_sequence_length"]) for one in metrics]
+    return {ours: [one[name] for one in metrics] for ours, name in FIGURES.items()}, lengths
 
 
-async def ours(url: str, rate: float, count: int, prompt: int, seed: int) -> dict[str, Any]:
-    """Our figures of the same load."""
-    rows = [Row(at / rate, prompt, OUTPUTS) for at in range(count)]
+async def ours(url: str, rate: float, lengths: list[int], seed: int) -> Times:
+    """Our times of the same load."""
+    rows = [Row(at / rate, length, OUTPUTS) for at, length in enumerate(lengths)]
     target = HttpTarget(url)
     name = await target.start()
     try:
         report = summary(await run_load(target, replayed("steady", rows, seed)), name)
     finally:
         await target.stop()
-    return report
+    assert not report["all"]["errors"], report.get("first_error")
+    return {name: [row[name] for row in report["requests"]] for name in FIGURES}
 
 
 def main() -> int:
@@ -87,38 +91,47 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rate", type=float, default=3.0)
     parser.add_argument("--requests", type=int, default=90)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1, help="of the server: leave cores to AIPerf, which needs some")
     parser.add_argument("--tolerance", type=float, default=0.05)
     told = parser.parse_args()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     server = serve(told.model, "--port", str(port), "--no-prefix-sharing", "--threads", str(told.threads))
-    pairs: dict[str, list[tuple[float, float]]] = {label: [] for label, *_ in FIGURES}
+    tools = ("tenfold bench", "AIPerf")
+    rounds: dict[str, list[Times]] = {tool: [] for tool in tools}
     try:
         until_ready(url, server)
+        _, lengths = theirs(told.aiperf, url, told.rate, 10, 0)  # the tool's first run
         for seed in range(told.rounds):
-            other = theirs(told.aiperf, url, told.rate, told.requests, seed)
-            prompt = round(other["input_sequence_length"]["avg"])
-            mine = asyncio.run(ours(url, told.rate, told.requests, prompt, seed))
-            assert not mine["all"]["errors"], mine.get("first_error")
-            for label, (key, p), (name, q) in FIGURES:
-                pairs[label].append((mine["all"][key][p], other[name][q]))
-            shown = "; ".join(
-                f"{label.split(',')[0]} {pairs[label][-1][0]:.1f} {pairs[label][-1][1]:.1f}" for label in pairs
-            )
-            print(f"round {seed + 1}, {prompt} tokens in: {shown}", flush=True)
+            if seed % 2:
+                rounds["tenfold bench"].append(asyncio.run(ours(url, told.rate, lengths, seed)))
+            times, lengths = theirs(told.aiperf, url, told.rate, told.requests, 1)  # the same prompts each time
+            rounds["AIPerf"].append(times)
+            if not seed % 2:
+                rounds["tenfold bench"].append(asyncio.run(ours(url, told.rate, lengths, seed)))
+            shown = [f"{tool} {np.median(rounds[tool][-1]['ttft_ms']):.1f}" for tool in tools]
+            print(f"round {seed + 1}, TTFT p50, ms: {', '.join(shown)}", flush=True)
     finally:
         server.terminate()
         server.wait(30)
     rows, beyond = [], 0
-    for label, values in pairs.items():
-        mine, other = (statistics.median(value[at] for value in values) for at in (0, 1))
-        ratio = statistics.median(one / two for one, two in values)
-        beyond += abs(ratio - 1) > told.tolerance
-        rows.append((label, f"{mine:.1f}", f"{other:.1f}", f"{ratio:.3f}"))
-    print("\n" + table(("medians of rounds", "tenfold bench", "AIPerf", "ratio, median of rounds"), rows))
+    for name in FIGURES:
+        for p in (50, 95):
+            each = [np.percentile([one for times in rounds[tool] for one in times[name]], p) for tool in tools]
+            spread = [_spread([float(np.percentile(times[name], p)) for times in rounds[tool]]) for tool in tools]
+            beyond += abs(each[0] / each[1] - 1) > told.tolerance
+            label = f"{name.removesuffix('_ms').upper()} p{p}, ms"
+            rows.append((label, f"{each[0]:.1f}", f"{each[1]:.1f}", f"{each[0] / each[1]:.3f}", *spread))
+    head = ("all requests", *tools, "ratio", *(f"{tool}'s rounds" for tool in tools))
+    print(f"\nprompts of {min(lengths)} to {max(lengths)} tokens\n" + table(head, rows))
     return 1 if beyond else 0
+
+
+def _spread(values: list[float]) -> str:
+    """Least and greatest to their median."""
+    middle = statistics.median(values)
+    return f"{min(values) / middle:.2f} to {max(values) / middle:.2f}"
 
 
 if __name__ == "__main__":

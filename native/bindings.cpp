@@ -259,11 +259,13 @@ void bind_projection(nb::module_& m) {
       .def(
           "__init__",
           [](Projection* self, const std::string& kind, const ByteRows& data, int64_t cols, const std::string& level,
-             int threads, const std::string& form, bool fine) {
+             int threads, const std::string& form, bool fine, bool grouped) {
             new (self) Projection(kind, data.data(), static_cast<int64_t>(data.shape(0)), cols,
-                                  static_cast<int64_t>(data.shape(1)), find_level(level), threads, form_named(form), fine);
+                                  static_cast<int64_t>(data.shape(1)), find_level(level), threads, form_named(form),
+                                  {.fine = fine, .grouped = grouped});
           },
-          "kind"_a, "data"_a, "cols"_a, "level"_a = "", "threads"_a = 1, "form"_a = "", "fine"_a = false)
+          "kind"_a, "data"_a, "cols"_a, "level"_a = "", "threads"_a = 1, "form"_a = "", "fine"_a = false,
+          "grouped"_a = false)
       .def("apply",
            [](Projection& self, const FloatRows& x) {
              if (static_cast<int64_t>(x.shape(1)) != self.inputs())

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from tenfold.core.clock import WallClock
 from tenfold.core.config import EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.request import EngineRequest, RequestOutput
-from tenfold.core.sampling import MAX_LOGPROBS, SamplingParams
+from tenfold.core.sampling import MAX_LOGPROBS, SamplingParams, uniform
 from tenfold.engine.build import Engine, build_engine, draft_path
-from tenfold.exec.sampler import uniform
 from tenfold.model.checkpoint import Checkpoint, load_checkpoint
 from tenfold.model.gguf_file import open_gguf
 from tenfold.model.store import resolve

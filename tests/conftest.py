@@ -1,6 +1,8 @@
 """Fixtures all tests share: the real models, fetched once into the user's cache."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,18 @@ def gemma_path() -> Path:
     from tenfold.model.store import resolve
 
     return Path(resolve("gemma3-270m"))
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Many tests share a process, in an order of the day: one that leaves loggers changed makes others fail."""
+
+    def told() -> dict[str, tuple[int, bool]]:
+        loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
+        return {one.name: (one.level, one.disabled) for one in loggers if isinstance(one, logging.Logger)}
+
+    before, disabled = told(), logging.root.manager.disable
+    yield
+    after = told()
+    changed = {name: (was, after[name]) for name, was in before.items() if after[name] != was}
+    assert not changed and logging.root.manager.disable == disabled, f"loggers left changed: {changed}"

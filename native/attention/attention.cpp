@@ -102,7 +102,7 @@ struct Blocked : KV {
 
   // scores[query][key] for groups from … to - 1 of the tile; queries is one of take()'s results.
   static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
-                    const float* const* scales, float* scores, Ahead& ahead) {
+                    const uint16_t* const* scales, float* scores, Ahead& ahead) {
     with(queries, [&]<int QUERIES>(std::integral_constant<int, QUERIES>) {
       int g = from;
       const auto pass = [&]<int GROUPS>(std::integral_constant<int, GROUPS>) {
@@ -181,7 +181,7 @@ struct Attention {
 
   struct Place {
     const Type *keys, *values;
-    const float *key_scales, *value_scales;
+    const uint16_t *key_scales, *value_scales;
   };
   // Where the 16 keys from position `at` on, and their values, lie.
   Place locate(int at) const { return locate(item.table, item.kv_head, at); }
@@ -200,7 +200,7 @@ struct Attention {
 
   struct Tile {
     const Type *keys[kGroups], *values[kGroups];
-    const float *key_scales[kGroups], *value_scales[kGroups];
+    const uint16_t *key_scales[kGroups], *value_scales[kGroups];
     int start, from, to;  // first key; groups that any row sees
   };
 
@@ -264,10 +264,10 @@ struct Attention {
       places[count++] = ends ? locate(item.next_table, item.next_kv_head, at) : locate(at);
     const size_t key_bytes = 16 * kv.width * sizeof(Type), value_bytes = 16 * padded * sizeof(Type);
     for (int i = 0; i < count; ++i)
-      if (places[i].key_scales != nullptr) ahead.add(places[i].key_scales, 16 * sizeof(float));
+      if (places[i].key_scales != nullptr) ahead.add(places[i].key_scales, 16 * sizeof(uint16_t));
     for (int i = 0; i < count; ++i) ahead.add(places[i].keys, key_bytes);
     for (int i = 0; i < count; ++i)
-      if (places[i].value_scales != nullptr) ahead.add(places[i].value_scales, 16 * sizeof(float));
+      if (places[i].value_scales != nullptr) ahead.add(places[i].value_scales, 16 * sizeof(uint16_t));
     for (int i = 0; i < count; ++i) ahead.add(places[i].values, value_bytes);
   }
 

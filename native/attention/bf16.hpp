@@ -36,7 +36,7 @@ struct Bf16Kv {
 
   // scores[query][16 group + lane] = q . k, over pairs in order.
   template <int QUERIES, int GROUPS>
-  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const*,
+  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const uint16_t* const*,
                           float* scores, Ahead& ahead) {
     const int pairs = kv.width / 2;
     Vec sum[QUERIES][GROUPS];
@@ -67,7 +67,7 @@ struct Bf16Kv {
   }
 
   // The queries' softmax weights, for value_block().
-  static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const*, const Span*, uint32_t* to) {
+  static void pack_weights(const Vec (*weights)[kGroups], int queries, const uint16_t* const*, const Span*, uint32_t* to) {
     for (int i = 0; i < queries; ++i, to += kWeightWords)
       for (int g = 0; g < kGroups; ++g) store_pairs(to + 8 * g * kPairWords, weights[i][g]);
   }

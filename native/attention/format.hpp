@@ -1,7 +1,7 @@
 // How keys and values lie in paged memory. A block of one KV head, in groups of 16 keys:
 //   bf16  K [keys / 16][width / 2][16][2], V [keys / 2][padded][2]: pairs along the sum, as vdpbf16ps and AMX take them
 //   int8  K [keys / 16][width / 4][16][4] biased by 128, V [keys / 4][padded][4]: quads, as vpdpbusd takes them,
-//         and a float32 scale per key (and head) for each of K and V
+//         and a bf16 scale per key (and head) for each of K and V
 // Which of a pair or quad a value is follows from its absolute position. What all layers keep of kNeighbours blocks lies
 // together: memory is touched for the first time as blocks are, not in every layer's own region at once, and within a
 // layer a head's neighbouring blocks are one stream.
@@ -27,16 +27,16 @@ struct KvLayer {
   size_t element() const { return type == KvType::bf16 ? 2 : 1; }
   size_t key_bytes() const { return static_cast<size_t>(block_size) * width * element(); }  // of a block of one head
   size_t value_bytes() const { return static_cast<size_t>(block_size) * padded * element(); }
-  size_t scale_bytes() const { return type == KvType::int8 ? block_size * sizeof(float) : 0; }  // of K, or of V
+  size_t scale_bytes() const { return type == KvType::int8 ? block_size * sizeof(uint16_t) : 0; }  // of K, or of V
   size_t layer_bytes() const { return kNeighbours * kv_heads * (key_bytes() + value_bytes() + 2 * scale_bytes()); }
 
   uint8_t* keys(int32_t block, int head) const { return part(0, key_bytes(), block, head); }
   uint8_t* values(int32_t block, int head) const { return part(key_bytes(), value_bytes(), block, head); }
-  float* key_scales(int32_t block, int head) const {
-    return reinterpret_cast<float*>(part(key_bytes() + value_bytes(), scale_bytes(), block, head));
+  uint16_t* key_scales(int32_t block, int head) const {
+    return reinterpret_cast<uint16_t*>(part(key_bytes() + value_bytes(), scale_bytes(), block, head));
   }
-  float* value_scales(int32_t block, int head) const {
-    return reinterpret_cast<float*>(part(key_bytes() + value_bytes() + scale_bytes(), scale_bytes(), block, head));
+  uint16_t* value_scales(int32_t block, int head) const {
+    return reinterpret_cast<uint16_t*>(part(key_bytes() + value_bytes() + scale_bytes(), scale_bytes(), block, head));
   }
 
  private:

@@ -47,7 +47,7 @@ struct Int8Kv {
   }
 
   template <int QUERIES, int GROUPS>
-  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const float* const* scales,
+  static void score_block(const KvLayer& kv, const uint32_t* q, const Type* const* keys, const uint16_t* const* scales,
                           float* scores, Ahead& ahead) {
     const int quads = kv.width / 4, words = static_cast<int>(query_words(kv));
     IVec high[QUERIES][GROUPS], low[QUERIES][GROUPS];
@@ -83,7 +83,7 @@ struct Int8Kv {
 #pragma GCC unroll 4
       for (int g = 0; g < GROUPS; ++g) {
         const Vec dot = to_float(iadd(shift_left(high[i][g], 8), low[i][g]));
-        store(scores + i * kKeyTile + 16 * g, mul(dot, mul(set1(scale), load(scales[g]))));
+        store(scores + i * kKeyTile + 16 * g, mul(dot, mul(set1(scale), load_bf16(scales[g]))));
       }
     }
   }
@@ -94,12 +94,12 @@ struct Int8Kv {
     Vec by[kGroups];  // zero for keys that are not seen
     float scale;
 
-    Coding(const float* const* scales, Span seen) {
+    Coding(const uint16_t* const* scales, Span seen) {
       Vec all[kGroups], most = zero();
       for (int g = 0; g < kGroups; ++g) {
         all[g] = zero();
         if (16 * g >= seen.high || 16 * (g + 1) <= seen.low) continue;
-        all[g] = keep_lanes(load(scales[g]), seen.low - 16 * g, seen.high - 16 * g, zero());
+        all[g] = keep_lanes(load_bf16(scales[g]), seen.low - 16 * g, seen.high - 16 * g, zero());
         most = vpeak(most, all[g]);
       }
       const float largest = reduce_peak(most) * kLargestWeight;
@@ -111,7 +111,7 @@ struct Int8Kv {
 
   // Softmax weights of `queries` queries times the values' scales, as 16-bit codes. That one is no number is also in the
   // sum of the weights.
-  static void pack_weights(const Vec (*weights)[kGroups], int queries, const float* const* scales, const Span* seen,
+  static void pack_weights(const Vec (*weights)[kGroups], int queries, const uint16_t* const* scales, const Span* seen,
                            uint32_t* to) {
     for (int i = 0; i < queries;) {
       const Coding coding(scales, seen[i]);
@@ -167,17 +167,24 @@ struct Int8Kv {
     }
   }
 
+  // The least bf16 number whose 127-fold is not less than `most`; 0 where that is next to nothing. A NaN stays one.
+  static uint16_t scale_for(float most) {
+    if (most < 1e-30f) return 0;
+    const uint32_t bits = float_to_bits(most / 127.0f), rest = bits & 0xffff;
+    return static_cast<uint16_t>(most == most ? (bits >> 16) + (rest != 0) : (bits >> 16) | 0x40);
+  }
+
   static void put(const KvLayer& kv, int32_t block, int head, int slot, const float* k, const float* v) {
     alignas(64) uint8_t codes[kMaxHead];
     const int dim = kv.head_dim, width = kv.width;
     const auto round = [&](const float* x, int32_t bias) {
-      const float most = peak_of(x, dim);
-      const float inverse = most < 1e-30f ? 0.0f : 127.0f / most;
+      const uint16_t scale = scale_for(peak_of(x, dim));
+      const float inverse = scale == 0 ? 0.0f : 1.0f / bf16_to_float(scale);
       int d = 0;
       for (; d + 16 <= dim; d += 16)
         store_low_bytes(codes + d, iadd(to_int(mul(load(x + d), set1(inverse))), iset1(bias)));
       for (; d < dim; ++d) codes[d] = static_cast<uint8_t>(code_of(x[d] * inverse) + bias);
-      return most < 1e-30f ? 0.0f : most / 127.0f;
+      return scale;
     };
     kv.key_scales(block, head)[slot] = round(k, 128);
     for (int d = dim; d < width; ++d) codes[d] = 0;  // the query's codes are zero there

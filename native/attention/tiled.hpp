@@ -18,7 +18,7 @@ struct TiledKv : Bf16Kv {
   // The unit takes pairs packed, also where this level's vectors do not.
   static size_t query_words(const KvLayer& kv) { return kv.width / 2; }
   static void pack_query(const float* q, float by, const KvLayer& kv, uint32_t* to) { round_to(q, by, kv.head_dim, to); }
-  static void pack_weights(const Vec (*weights)[kGroups], int, const float* const*, const Span*, uint32_t* to) {
+  static void pack_weights(const Vec (*weights)[kGroups], int, const uint16_t* const*, const Span*, uint32_t* to) {
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; g += 2) store_bf16(to + 8 * g, weights[0][g], weights[0][g + 1]);
   }
@@ -41,7 +41,7 @@ struct TiledKv : Bf16Kv {
   }
 
   static void score(const KvLayer& kv, int, const uint32_t* q, int from, int to, const Type* const* keys,
-                    const float* const*, float* scores, Ahead& ahead) {
+                    const uint16_t* const*, float* scores, Ahead& ahead) {
     const int pairs = kv.width / 2;
     for (int g = from; g < to; g += 2) {
       const bool two = g + 1 < to;
@@ -120,7 +120,7 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
   }
 
   static void score(const KvLayer& kv, int queries, const uint32_t* q, int from, int to, const Type* const* keys,
-                    const float* const* scales, float* scores, Ahead& ahead) {
+                    const uint16_t* const* scales, float* scores, Ahead& ahead) {
     if (few(queries)) return Few::score(kv, queries, q, from, to, keys, scales, scores, ahead);
     const size_t words = query_words(kv);
     alignas(64) Sums sums[kGroups];
@@ -144,7 +144,7 @@ struct TiledInt8Kv : Blocked<Int8Kv> {
       const IVec start = iset1(static_cast<int32_t>(q[kv.width / 2]));
       for (int g = from; g < to; ++g) {
         const IVec all = iadd(sum_of(sums[g], i), start);
-        store(scores + i * kKeyTile + 16 * g, mul(to_float(all), mul(set1(scale), load(scales[g]))));
+        store(scores + i * kKeyTile + 16 * g, mul(to_float(all), mul(set1(scale), load_bf16(scales[g]))));
       }
     }
   }

@@ -27,6 +27,10 @@ constexpr int kTile = 16;    // outputs per tile
 constexpr int kGroup = 32;   // inputs that share a scale of the activations
 constexpr int kSuper = 256;  // inputs of a K-quant block
 
+// Sums of products of codes start from these bits and stay below 2^22 in size, so that, read as a float32, one is
+// 1.5 x 2^23 plus the sum, exactly: no conversion is needed.
+constexpr int32_t kShiftBits = 0x4b400000;
+
 enum class Scales : uint8_t { half, affine, super, super_affine };
 enum class Dense : uint8_t { none, f32, f16, bf16 };
 
@@ -42,7 +46,7 @@ struct Packed {
   int bits = 0;    // of a code: 4, 5 or 8
   int group = 0;   // inputs per weight scale: 32 or 16
   Scales scales = Scales::half;
-  int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none
+  int zero_shift = -1;  // the zero point is 1 << zero_shift; -1: none. Of 8 bits with `half` scales it is 128
   int most = 0;         // the largest code
   bool fine = false;    // kernels that make whole numbers of weights keep 16 bits of each
   bool looked = false;  // in the looked-up form
@@ -65,11 +69,15 @@ constexpr int kPanel = 16;  // rows of activations that lie side by side
 // other eight, so that two threads may fill a panel; a pass of the kernels over a panel is one stream.
 struct alignas(64) ActGroup {
   struct Row {
-    float scale, sum;    // sum: scale * sum of the codes
-    float part_sums[2];  // the same of the first and of the last 16 codes
+    float scale;
+    int32_t start;  // of a sum of products with codes that are 128 too large: kShiftBits, less what is too much
+  };
+  struct alignas(16) Sums {
+    float all, parts[2];  // scale * sum of the codes: of all, of the first 16, of the last 16
   };
   int8_t codes[kPanel][kGroup];
   Row rows[kPanel];
+  Sums sums[kPanel];
 };
 
 // 64 inputs of 16 rows of activations in 16 bits: x = scale * (256 high + low).

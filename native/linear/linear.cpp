@@ -16,10 +16,7 @@ constexpr size_t kPrefetchAhead = 8192;
 constexpr int kUnpackedRows = 64;  // rows for which a tile is unpacked once,
 constexpr int kUnpackedFrom = 24;  // and from how many on
 
-// Sums of products of codes start from these bits and stay below 2^22 in size, so that, read as a float32, one is
-// kShift plus the sum, exactly: no conversion is needed.
-constexpr int32_t kShiftBits = 0x4b400000;
-constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+constexpr float kShift = 12582912.0f;  // kShiftBits, read as a float
 
 // Of the inputs that share a scale, a part of a group (or all of it): a weight is s * code + m. shift = -kShift * s,
 // which is exact, for s has at most 19 bits.
@@ -49,6 +46,7 @@ struct PackedTile {
   static constexpr bool kBytes = BITS == 8;  // codes lie a byte each
   static_assert(BITS != 5 || kParts == 1, "fifth bits lie by whole groups");
   static constexpr bool kAffine = KIND == Scales::affine || KIND == Scales::super_affine;
+  static constexpr bool kCentred = BITS == 8 && KIND == Scales::half;  // sums of products have no zero point
   static constexpr bool kSuperBlock = KIND == Scales::super || KIND == Scales::super_affine;
   static constexpr size_t kCodeBytes = 64 * BITS;  // of a group
   const uint8_t *scales, *codes;
@@ -114,10 +112,10 @@ inline void put(float* out, Vec sum, int columns, bool accumulate) {
 }
 
 // sum[r] += rows r of `acts`, which lie in one panel, times GROUPS groups of a tile, whose codes are packed or a byte
-// each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes times codes; then for each part in
-// turn, with activations x = scale * code, in float32:
+// each; `scales` gives those of all parts. Exactly, dot = kShift + the sum of codes times codes (kCentred: less their zero
+// point); then for each part in turn, with activations x = scale * code, in float32:
 //   sum = fma(s * (dot - kShift), scale, sum), the product s * … with one rounding
-//   sum = fma(m, scale * (the sum of the activations' codes), sum)
+//   sum = fma(m, scale * (the sum of the activations' codes), sum), but not if kCentred
 template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>
 [[gnu::always_inline]] inline void add_groups(const uint8_t* codes, const ActGroup* acts, int row, Vec* sum,
                                               const F& scales) {
@@ -133,18 +131,22 @@ template <bool PACKED, int GROUPS, int ROWS, typename Tile, typename F>
     a[p] = acts[p / Tile::kParts].codes[lane] + p % Tile::kParts * 16;
     c[p] = codes + p * kPartBytes;
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) dot[p][r] = iset1(kShiftBits);
+    for (int r = 0; r < ROWS; ++r)
+      dot[p][r] = iset1(Tile::kCentred ? acts[p / Tile::kParts].rows[lane + r].start : kShiftBits);
   }
   dot_codes<Tile::kBits, PACKED, kQuads, ROWS, kAll>(c, a, dot);
   const PartScales* parts = scales();
 #pragma GCC unroll 2
   for (int p = 0; p < kAll; ++p) {
-    const ActGroup::Row* x = anew(acts[p / Tile::kParts].rows + lane);
+    const ActGroup& group = *anew(acts + p / Tile::kParts);
+    const ActGroup::Row* x = group.rows + lane;
+    const ActGroup::Sums* sums = group.sums + lane;
     const Vec s = parts[p].s, shift = parts[p].shift, m = parts[p].m;
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       sum[r] = fma(fma(s, as_float(dot[p][r]), shift), set1(x[r].scale), sum[r]);
-      sum[r] = fma(m, set1(Tile::kParts == 1 ? x[r].sum : x[r].part_sums[p % Tile::kParts]), sum[r]);
+      if constexpr (!Tile::kCentred)
+        sum[r] = fma(m, set1(Tile::kParts == 1 ? sums[r].all : sums[r].parts[p % Tile::kParts]), sum[r]);
     }
   }
 }
@@ -265,6 +267,7 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
 #include "linear/column.hpp"
 #include "linear/lookup.hpp"
 #include "linear/digits.hpp"
+#include "linear/grouped.hpp"
 #endif
 
 template <typename Tile>
@@ -277,6 +280,11 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       if (!w.fine) return run(digit_tiles<Tile, false>);
     return run(digit_tiles<Tile, true>);  // others have been settled
   }
+#endif
+#if defined(TENFOLD_TILES)
+  if constexpr (Tile::kCentred)
+    if (rows >= kGroupedRows && row % kPanel == 0)
+      return grouped_tiles<Tile>(w, tile, tiles, x, row, rows, out, out_stride, accumulate);
 #endif
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
@@ -428,7 +436,7 @@ int dense_tiles() { return kDenseTiles; }
 const char* linear_arithmetic(const Packed& w, [[maybe_unused]] int rows) {
   if (w.dense != Dense::none) return "f32";
 #if defined(TENFOLD_TILES)
-  if (rows >= kDigitRows && !w.grouped) return "amx-int8";
+  if (w.grouped ? by_grouped_tiles(w, rows) : rows >= kDigitRows) return "amx-int8";
 #endif
   return "int8";
 }
@@ -436,6 +444,7 @@ const char* linear_arithmetic(const Packed& w, [[maybe_unused]] int rows) {
 int linear_rows(const Packed& w, int rows) {
 #if defined(TENFOLD_TILES)
   if (w.dense == Dense::none && !w.grouped && rows >= kDigitRows) return rows < kDigitChunk ? rows : kDigitChunk;
+  if (w.dense == Dense::none && w.grouped && by_grouped_tiles(w, rows)) return rows;
 #endif
   if (w.dense == Dense::none && rows >= kUnpackedFrom) return rows < kUnpackedRows ? rows : kUnpackedRows;
   if (w.dense == Dense::none) {

@@ -12,10 +12,10 @@ namespace tenfold {
 class Projection {
  public:
   Projection(const std::string& kind, const uint8_t* data, int64_t rows, int64_t cols, int64_t row_bytes,
-             const Kernels& kernels, int threads, Form form, bool fine)
+             const Kernels& kernels, int threads, Form form, Use use)
       : kernels_(kernels),
         pool_(std::clamp(threads, 1, 1024)),
-        matrix_(encode(form, kind, data, rows, cols, row_bytes, {.fine = fine}, kernels, pool_, arena_)) {
+        matrix_(encode(form, kind, data, rows, cols, row_bytes, use, kernels, pool_, arena_)) {
     if (matrix_.view.looked)
       plain_ = encode(form, kind, data, rows, cols, row_bytes, {.grouped = true}, kernels, pool_, arena_);
   }
@@ -32,11 +32,12 @@ class Projection {
     acts.values = x;
     acts.value_stride = w.cols;
     if (w.dense == Dense::none) {
-      acts.panel_bytes = kernels_.panel_bytes(w.cols);
+      const auto quantize = w.grouped ? kernels_.quantize_groups : kernels_.quantize;
+      acts.panel_bytes = (w.grouped ? kernels_.group_panel_bytes : kernels_.panel_bytes)(w.cols);
       uint8_t* panels = panels_.reserve(static_cast<size_t>(rows + kPanel - 1) / kPanel * acts.panel_bytes);
       acts.panels = panels;
       for (int r = 0; r < rows; ++r)
-        kernels_.quantize(x + static_cast<size_t>(r) * w.cols, 0, 1, w.cols, panels + r / kPanel * acts.panel_bytes, r % kPanel);
+        quantize(x + static_cast<size_t>(r) * w.cols, 0, 1, w.cols, panels + r / kPanel * acts.panel_bytes, r % kPanel);
     }
     constexpr int kTiles = 4, kRows = 64;
     const int columns = (w.tiles() + kTiles - 1) / kTiles;

@@ -20,7 +20,7 @@ class Kv {
     const int width = up(head_dim, type == KvType::bf16 ? 2 : 4), padded = up(head_dim, 16);
     layer_ = {nullptr, 0, type, static_cast<int>(block_size), kv_heads, head_dim, width, padded};
     const double total = static_cast<double>(blocks) * static_cast<double>(block_size) * kv_heads;
-    if (total * 2 * (padded * layer_.element() + sizeof(float)) * layers > 1e18) throw std::bad_alloc();
+    if (total * 2 * (padded * layer_.element() + sizeof(uint16_t)) * layers > 1e18) throw std::bad_alloc();
     layer_.stride = layer_.layer_bytes() * layers;
     memory_ = Memory(layer_.stride * ((static_cast<size_t>(blocks) + kNeighbours - 1) / kNeighbours));
     layer_.data = memory_.data();

@@ -106,7 +106,8 @@ inline void groups_to_codes(int count, From from, To to, Lane lane) {
       store_codes(group.codes[row], zero(), zero(), zero(), first, second);
     }
     const float scale = scales[i];
-    group.rows[row] = {scale, scale * static_cast<float>(first + second),
+    group.rows[row] = {scale, kShiftBits - 128 * (first + second)};
+    group.sums[row] = {scale * static_cast<float>(first + second),
                        {scale * static_cast<float>(first), scale * static_cast<float>(second)}};
   }
 }

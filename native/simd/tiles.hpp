@@ -42,6 +42,11 @@ template <int SUM, int A, int B>
 inline void tile_dot_unsigned() {
   __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
 }
+// The same of signed bytes, both.
+template <int SUM, int A, int B>
+inline void tile_dot_signed() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
+}
 // SUM += (sum of the products of the even ones) + (that of the odd ones), each summed in order in float32.
 template <int SUM, int A, int B>
 inline void tile_dot_bf16() {
@@ -92,6 +97,10 @@ inline void tile_dot_bytes() {
 template <int SUM, int A, int B>
 inline void tile_dot_unsigned() {
   dot_of_bytes<uint8_t, int8_t, SUM, A, B>();
+}
+template <int SUM, int A, int B>
+inline void tile_dot_signed() {
+  dot_of_bytes<int8_t, int8_t, SUM, A, B>();
 }
 template <int SUM, int A, int B>
 inline void tile_dot_bf16() {

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart
-from tenfold.core.sampling import SamplingParams
-from tenfold.exec.sampler import Sampler, uniform
+from tenfold.core.sampling import SamplingParams, uniform
+from tenfold.exec.sampler import Sampler
 from tenfold.ops.base import SamplingOps
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.reference import ReferenceOps

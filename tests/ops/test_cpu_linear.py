@@ -58,6 +58,22 @@ def test_the_largest_sums_of_codes_are_exact(kind: str, code: int, level: str) -
         close(got, weights, x)
 
 
+@pytest.mark.parametrize("level", TILE_LEVELS)
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_groups_give_the_same_bits_on_tiles(kind: str, level: str) -> None:
+    """What a head is multiplied by: each row as it is alone, at a level without tiles, however many there are."""
+    cols = 512 if encoding_named(kind).values == 256 else 96
+    data = stored(kind, 45, cols, seed=3)
+    x = np.random.default_rng(4).standard_normal((70, cols)).astype(np.float32)
+    x[3] = 0.0
+    x[5, 40] = np.nan
+    plain, held = (_native.Projection(kind, data, cols, one, grouped=True) for one in (OTHER_LEVELS[0], level))
+    wanted = plain.apply(x)
+    assert np.isnan(wanted[5]).all() and np.isfinite(np.delete(wanted, 5, axis=0)).all()
+    for rows in (1, 2, 3, 11, 12, 13, 16, 17, 27, 28, 32, 45, 64, 70):
+        np.testing.assert_array_equal(held.apply(x[:rows]), wanted[:rows])
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", DENSE)
 @pytest.mark.parametrize(("rows", "outputs", "cols"), [(1, 130, 33), (3, 64, 7), (13, 17, 50)])

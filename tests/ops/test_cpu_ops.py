@@ -20,6 +20,7 @@ from tenfold.ops.reference import ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
 from tests.helpers.fuzz import stored
 from tests.helpers.models import LEVELS, Slice, make_batch, make_tensor, random_weights, rope, tiny_spec
+from tests.helpers.rounding import stored_kv
 
 SPECS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -72,15 +73,6 @@ def near(got: Float32, wanted: Float32, tolerance: float) -> None:
     assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-def as_stored(x: Float32, kv_type: str) -> Float32:
-    """Keys or values [..., head_dim] as KV memory holds them."""
-    if kv_type == "bf16":
-        bits = x.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
-    return np.rint(np.divide(x, scale, where=scale > 0, out=np.zeros_like(x))) * scale
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("kv_type", KV_TYPES["cpu"])
@@ -94,10 +86,12 @@ def test_each_op_equals_the_reference(name: str, level: str, kv_type: str) -> No
         x, y = ops.embed(batch), oracle.embed(batch)
         near(x.numpy(), y, 1e-6)
         for layer in range(weights.spec.layers):
+            before = kv_oracle.k[0].copy(), kv_oracle.v[0].copy()
             q, r = ops.qkv(layer, x, batch, kv), oracle.qkv(layer, y, batch, kv_oracle)
             near(q.numpy(), r * np.float32(weights.spec.query_scale), rounding if layer else 3e-5)
             if layer == 0:
-                kv_oracle.k[0], kv_oracle.v[0] = as_stored(kv_oracle.k[0], kv_type), as_stored(kv_oracle.v[0], kv_type)
+                kv_oracle.k[0] = stored_kv(kv_oracle.k[0], before[0], kv_type)
+                kv_oracle.v[0] = stored_kv(kv_oracle.v[0], before[1], kv_type)
             a, b = ops.attend(layer, q, batch, kv), oracle.attend(layer, r, batch, kv_oracle)
             near(a.numpy(), b, rounding if layer else {"bf16": 8e-3, "int8": 2e-3}[kv_type])
             x, y = ops.attn_out(layer, a, x), oracle.attn_out(layer, b, y)

@@ -14,6 +14,7 @@ from tenfold.ops.tensors import Weights
 from tests.helpers.digits import CODES, TILE_LEVELS, Float32, bound, take_apart, whole
 from tests.helpers.fuzz import HALVES, QUANTIZED, quantized_tensor, stored
 from tests.helpers.models import Slice, make_batch, random_weights, tiny_spec
+from tests.helpers.rounding import to_bf16
 
 COUNTS = (1, 2, 3, 4, 15, 16, 17, 40, 130)  # rows: by vectors, less than a panel, whole panels, more than a chunk
 SIGNED = ("Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K")  # kinds whose scales alone decide a weight's sign
@@ -248,11 +249,6 @@ def test_weights_rounded_to_int4(fine: bool) -> None:
         # A row's one large value leaves the others fewer steps: 1/65024 of it each.
         assert error.max() <= (2e-3 if fine else 1.2e-2), error
         np.testing.assert_array_equal(products[-1], products[0])
-
-
-def to_bf16(x: Float32) -> Float32:
-    bits = x.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def model(kind: str, **sizes: int) -> Weights:

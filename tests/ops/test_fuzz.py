@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from tenfold.model.decoder import forward
 from tenfold.model.encodings import make_tensor
-from tenfold.ops.base import Float32
+from tenfold.ops.base import Batch, Float32
 from tenfold.ops.reference import PagedKv, ReferenceOps
 from tenfold.ops.tensors import Tensor, Weights
 from tests.helpers.digits import OTHER_LEVELS, TILE_LEVELS, Whole, whole
 from tests.helpers.fuzz import DENSE, HALVES, Case, Dice, large_case, random_case
 from tests.helpers.models import LEVELS, Slice, make_batch
+from tests.helpers.rounding import codes_up_to, stored_kv, to_bf16
 
 Test = TypeVar("Test", bound=Callable[..., None])
 TIMES = int(os.environ.get("TENFOLD_FUZZ", "1"))
@@ -37,17 +38,6 @@ def fuzz(count: int) -> Callable[[Test], Test]:
         suppress_health_check=[HealthCheck.too_slow],
     )
     return lambda test: chosen(given(seed=st.integers(0, 2**32 - 1))(test))
-
-
-def to_bf16(x: Float32) -> Float32:
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
-def to_codes(x: Float32, top: int) -> Float32:
-    """``x`` [..., n] rounded to integers up to ``top`` times a scale for each n."""
-    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(top)
-    return np.rint(np.divide(x, scale, where=scale > 0, out=np.zeros_like(x))) * scale
 
 
 class RoundingReference(ReferenceOps):
@@ -67,7 +57,7 @@ class RoundingReference(ReferenceOps):
         if tensor.kind in DENSE:
             return super()._linear(x, name)
         if not self.tiles or name in ("embed", "head"):
-            return super()._linear(to_codes(x.reshape(len(x), x.shape[1] // 32, 32), 127).reshape(x.shape), name)
+            return super()._linear(codes_up_to(x.reshape(len(x), x.shape[1] // 32, 32), 127).reshape(x.shape), name)
         if name not in self._whole:
             self._whole[name] = whole(tensor.kind, tensor.data, tensor.shape[1], fine=name.endswith(".v"))
         return self._whole[name].product(x)
@@ -75,12 +65,15 @@ class RoundingReference(ReferenceOps):
     def round_query(self, q: Float32) -> Float32:
         """``q`` with its scale in it, without the scale, as attention takes it: in units of log2 e."""
         units = np.float32(np.log2(np.e))
-        rounded = to_bf16(q * units) if self.kv_type == "bf16" else to_codes(q * units, 8191)
+        rounded = to_bf16(q * units) if self.kv_type == "bf16" else codes_up_to(q * units, 8191)
         return rounded / (units * np.float32(self.spec.query_scale))
 
-    def round_kv(self, kv: PagedKv, layer: int) -> None:
-        for memory in (kv.k, kv.v):
-            memory[layer] = to_bf16(memory[layer]) if self.kv_type == "bf16" else to_codes(memory[layer], 127)
+    def qkv(self, layer: int, x: Float32, batch: Batch, kv: PagedKv) -> Float32:
+        before = [memory[layer].copy() for memory in (kv.k, kv.v)]
+        q = super().qkv(layer, x, batch, kv)
+        for memory, was in zip((kv.k, kv.v), before, strict=True):
+            memory[layer] = stored_kv(memory[layer], was, self.kv_type)
+        return q
 
 
 def near(got: Float32, wanted: Float32, tolerance: float, most: float = 0.0) -> None:
@@ -124,7 +117,6 @@ def follow_reference(case: Case) -> None:
             before = x.numpy()
             q, wanted = ops.qkv(layer, x, batch, kv), oracle.qkv(layer, before, batch, kv_oracle)
             near(q.numpy(), wanted * np.float32(case.spec.query_scale), linear)
-            oracle.round_kv(kv_oracle, layer)
             queries = oracle.round_query(q.numpy().reshape(wanted.shape))
             a = ops.attend(layer, q, batch, kv)
             near(a.numpy(), oracle.attend(layer, queries, batch, kv_oracle), attention, 0.1)

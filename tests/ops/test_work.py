@@ -51,8 +51,8 @@ def test_a_prompt_samples_once() -> None:
     assert work["mlp"].macs == {"f32": 8 * 2 * 3 * 96 * 64}
     twice = 2  # the high and the low byte of queries and softmax weights
     assert work["attend"].macs == {"int8": twice * 2 * 2 * 64 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8)}
-    assert work["attend"].kv_read == 2 * 8 * 2 * (16 + 16 + 4 + 4)  # layers x keys x heads x (k, v, two scales)
-    assert work["qkv"].kv_written == 2 * 8 * 2 * (16 + 16 + 4 + 4)
+    assert work["attend"].kv_read == 2 * 8 * 2 * (16 + 16 + 2 + 2)  # layers x keys x heads x (k, v, two scales)
+    assert work["qkv"].kv_written == 2 * 8 * 2 * (16 + 16 + 2 + 2)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_windows_and_padded_heads() -> None:
     assert work["attend"].kv_read == (4 + 20) * 2 * (10 + 16) * 2  # values are padded to 16
     assert work["qkv"].kv_written == 2 * 2 * (10 + 10) * 2
     eight = step_work(spec, matrices, [Span(1, 20)], "int8", "int8")
-    assert eight["attend"].kv_read == (4 + 20) * 2 * (12 + 16 + 4 + 4)  # keys are padded to 4
+    assert eight["attend"].kv_read == (4 + 20) * 2 * (12 + 16 + 2 + 2)  # keys are padded to 4
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -101,8 +101,9 @@ def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str
     assert [(m.layer, m.name) for m in matrices[:3]] == [(-1, "embed"), (-1, "head"), (0, "q")]
     assert len(matrices) == 2 + 2 * 7
     for matrix in matrices:
-        # The head of levels with tiles takes groups as the others do.
-        assert (matrix.format, matrix.arithmetic) == (format, arithmetic if matrix.layer < 0 else of_many)
+        # The head of levels with tiles takes groups as the others do: on tiles where codes are bytes.
+        grouped = of_many if kind == "Q8_0" else arithmetic
+        assert (matrix.format, matrix.arithmetic) == (format, grouped if matrix.layer < 0 else of_many)
         assert matrix.size >= matrix.outputs * matrix.inputs // 32 * bytes_of_32
         assert matrix.rows_at_once > 1
     assert sum(m.size for m in matrices if m.name != "head") == ops.model.weight_bytes

@@ -56,7 +56,7 @@ def test_broken_json(ask: Ask, content: bytes, says: str) -> None:
         ({"prompt": {}}, "prompt", "object"),
         ({"prompt": ""}, None, None),
         ({"prompt": []}, "prompt", "empty"),
-        ({"prompt": [[]]}, "prompt", "empty"),
+        ({"prompt": [[]]}, "prompt[0]", "empty"),
         ({"prompt": ["a", 3]}, "prompt", "mixes"),
         ({"prompt": [3, [3]]}, "prompt", "mixes"),
         ({"prompt": [1, 256]}, "prompt", "256"),

@@ -11,6 +11,7 @@ from tenfold.core.errors import InvalidRequest
 MAX_LOGPROBS = 20
 MAX_STOPS = 64
 MAX_N = 128
+_MASK = 2**64 - 1
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,3 +106,13 @@ def integer(value: Any, name: str, low: int, high: int) -> None:
     """Raise :class:`InvalidRequest` unless ``value`` is an integer in [low, high]."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidRequest(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), the same for the same arguments: SplitMix64's finalizer (Steele et al., OOPSLA'14)."""
+    z = (seed * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & _MASK
+    for _ in range(2):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        z ^= z >> 31
+    return (z >> 11) / 2.0**53

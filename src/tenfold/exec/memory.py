@@ -5,17 +5,15 @@ from pathlib import Path
 
 from tenfold.core.errors import ConfigError
 from tenfold.ops.spec import ModelSpec
+from tenfold.ops.work import slot_bytes
 
 _DEFAULT_TOKENS = 65_536
 _SHARE = 0.5  # of free memory, at most, unless told a size
 
 
 def token_bytes(spec: ModelSpec, kv_type: str) -> int:
-    """Bytes of KV one token takes in all layers."""
-    each = {"bf16": 2 * spec.head_dim, "fp8": spec.head_dim, "int8": spec.head_dim + 4}  # int8: and a float32 scale
-    if kv_type not in each:
-        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(each)}")
-    return 2 * spec.layers * spec.kv_heads * each[kv_type]
+    """Bytes of KV one token takes in all layers. Raises ConfigError for a type that there is not."""
+    return spec.layers * spec.kv_heads * slot_bytes(spec.head_dim, spec.head_dim, kv_type)
 
 
 def free_memory() -> int:

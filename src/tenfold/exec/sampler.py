@@ -2,8 +2,8 @@
 
 Which token a sequence gets at output position p is a function of its logits, its parameters and (seed, p) alone, so
 neither the batch nor a preemption changes it: the draw inverts the distribution's cumulative sum at one uniform number
-hashed from (seed, p). That makes speculation exact: the token at p is drawn as it would be without it, and
-a drafted one is accepted if it is that one.
+hashed from (seed, p) and, where a grammar does not let that token come, at another hashed from that one. This makes
+speculation exact: the token at p is drawn as it would be without it, and a drafted one is accepted if it is that one.
 """
 
 from collections import Counter
@@ -15,23 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.plan import SampledToken, SequenceSlice, SequenceStart, StepResult
+from tenfold.core.sampling import uniform
 from tenfold.grammar.grammars import Grammars, MaskThread, Matcher
 from tenfold.ops.base import ChoosingOps, Logits
 from tenfold.ops.choosing import Changes, Choosing, Chosen, Masks, Wanted
 
-_MASK = 2**64 - 1
 _NOT_FINITE = "the model's logits are not finite; the weights may be damaged"
 _NOTHING_LEFT = "the sampling parameters leave no token to choose from"
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), the same for the same arguments: SplitMix64's finalizer (Steele et al., OOPSLA'14)."""
-    z = (seed * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & _MASK
-    for _ in range(2):
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        z ^= z >> 31
-    return (z >> 11) / 2.0**53
 
 
 class _State:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.core.sampling import uniform
+
 if TYPE_CHECKING:
     from tenfold.ops.base import Float32, Float64, Int32, SamplingOps
 
@@ -25,7 +27,13 @@ class Changes:
 
 
 class Masks(Protocol):
-    """Which tokens may come in some rows. What costs more than to ask for one is made only where it is asked for."""
+    """Which tokens may come in some rows. What costs more than to ask for one is made only where it is asked for.
+
+    A row's token is chosen among all of them first. Where that one may not come, another one is, among those that may,
+    with a second number (:func:`second_filters`). By temperature alone that is a draw from what is left of the
+    distribution: the part of its mass that may come is taken at once, the rest of it is shared out among that part.
+    Top-k, top-p and min-p filter each of the two by itself.
+    """
 
     @property
     def rows(self) -> "Int32":
@@ -33,7 +41,7 @@ class Masks(Protocol):
         ...
 
     def allow(self, which: NDArray[np.intp], tokens: "Int32") -> NDArray[np.bool_]:
-        """[N]: whether, in N of the M rows, its one of ``tokens`` [N] may come."""
+        """[N]: whether, in N of the M rows, its one of ``tokens`` [N] may come; not sure of those that end the text."""
         ...
 
     def bits(self, which: NDArray[np.intp]) -> "Int32":
@@ -114,14 +122,13 @@ def choose(ops: "SamplingOps", logits: "Float32", wanted: Wanted) -> Done:
     if changes is not None:
         _change(logits, changes)
         drawn[changes.rows] = True
-    if masks is not None:
-        tokens = first.copy()
-        _hold(ops, logits, masks, drawn, tokens)
     drawn &= finite
     if drawn.any() and filters is not None:
         which = np.flatnonzero(drawn).astype(np.int32)
-        tokens = tokens.copy()
+        tokens = first.copy()
         tokens[which] = ops.draw(logits, which, filters[which])
+    if masks is not None:
+        tokens = _held(ops, logits, masks, filters, drawn, tokens)
     summary = None
     if rows is not None and before is not None:
         at = rows if before is logits else np.arange(len(rows))
@@ -129,18 +136,36 @@ def choose(ops: "SamplingOps", logits: "Float32", wanted: Wanted) -> Done:
     return Done(Chosen(tokens, finite, summary))
 
 
-def _hold(ops: "SamplingOps", logits: "Float32", masks: Masks, drawn: NDArray[np.bool_], tokens: "Int32") -> None:
-    """Keep the rows of ``masks`` to what may come: the logits of those that are ``drawn`` from; of the others, whose
-    largest are in ``tokens``, those largest."""
-    rows = masks.rows
-    finite = tokens[rows] >= 0
-    several = np.flatnonzero(finite & drawn[rows])
-    if len(several):
-        ops.mask(logits, rows[several], masks.bits(several))
-    one = np.flatnonzero(finite & ~drawn[rows])
-    refused = one[~masks.allow(one, tokens[rows[one]])]
-    if len(refused):
-        tokens[rows[refused]] = ops.largest_among(logits, rows[refused], masks.bits(refused))
+def second_filters(filters: "Float64") -> "Float64":
+    """``filters`` [R, 5] for choosing once more: each number is hashed from the first one."""
+    again = filters.copy()
+    again[:, 4] = [uniform(int(first * 2.0**53), 0) for first in filters[:, 4].tolist()]
+    return again
+
+
+def _held(
+    ops: "SamplingOps",
+    logits: "Float32",
+    masks: Masks,
+    filters: "Float64 | None",
+    drawn: NDArray[np.bool_],
+    tokens: "Int32",
+) -> "Int32":
+    """``tokens`` with others where they may not come: drawn once more, or the largest of those that may."""
+    some = np.flatnonzero(tokens[masks.rows] >= 0)
+    some = some[~masks.allow(some, tokens[masks.rows[some]])]
+    if not len(some):
+        return tokens
+    rows, bits, tokens = masks.rows[some], masks.bits(some), tokens.copy()
+    refused = (bits[np.arange(len(some)), tokens[rows] >> 5] >> (tokens[rows] & 31) & 1) == 0
+    largest = refused & ~drawn[rows]
+    if largest.any():
+        tokens[rows[largest]] = ops.largest_among(logits, rows[largest], bits[largest])
+    again = refused & drawn[rows]
+    if again.any() and filters is not None:
+        ops.mask(logits, rows[again], bits[again])
+        tokens[rows[again]] = ops.draw(logits, rows[again], second_filters(filters[rows[again]]))
+    return tokens
 
 
 def _change(logits: "Float32", changes: Changes) -> None:

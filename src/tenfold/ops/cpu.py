@@ -19,6 +19,7 @@ from tenfold.ops.cores import Placement, placement
 from tenfold.ops.forms import form_of
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Tensor, Weights
+from tenfold.ops.work import slot_bytes
 
 LEVEL_NAMES = {"avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni"}  # for people, where other than the name
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -98,8 +99,8 @@ class CpuOps:
                 f"the cpu backend needs KV blocks of a multiple of 16 tokens, at least one: "
                 f"got {blocks} of {block_size}"
             )
-        head = 2 * self.spec.head_dim if self.kv_type == "bf16" else self.spec.head_dim + 4
-        size = blocks * block_size * self.spec.layers * 2 * self.spec.kv_heads * head
+        slot = slot_bytes(self.spec.head_dim, self.spec.head_dim, self.kv_type)
+        size = blocks * block_size * self.spec.layers * self.spec.kv_heads * slot
         message = (
             f"no memory for a KV pool of {blocks} blocks of {block_size} tokens ({size / 2**20:.0f} MiB); "
             "ask for fewer KV tokens"

@@ -9,11 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tenfold import _native
+from tenfold.core.errors import ConfigError
 from tenfold.ops.spec import ModelSpec
 
 OPS = ("embed", "qkv", "attend", "attn_out", "mlp", "logits")
 _MATRICES = {"qkv": ("q", "k", "v"), "attn_out": ("o",), "mlp": ("gate", "up", "down"), "logits": ("head",)}
 _FLOAT = 4
+_NUMBER = {"bf16": 2, "fp8": 1, "int8": 1}  # of keys and values
+_SCALE = 2  # of an 8-bit key, and of a value
 _ATTEND_BYTES = {"int8": 2}  # of a query's value or a softmax weight; the kernel multiplies each of them apart
 
 
@@ -114,8 +117,13 @@ def step_work(
 
 
 def slot_bytes(key: int, value: int, kv_type: str) -> int:
-    """Bytes of one position's ``key`` and ``value`` numbers of one head (native/attention/format.hpp)."""
-    return 2 * (key + value) if kv_type == "bf16" else key + value + 2 * _FLOAT
+    """Bytes of one position's ``key`` and ``value`` numbers of one head (native/attention/format.hpp).
+
+    Raises ConfigError for a type that there is not.
+    """
+    if kv_type not in _NUMBER:
+        raise ConfigError(f"unknown KV type {kv_type!r}: choose one of {', '.join(_NUMBER)}")
+    return _NUMBER[kv_type] * (key + value) + (2 * _SCALE if kv_type == "int8" else 0)
 
 
 def keys_seen(span: Span, window: int) -> int:

@@ -46,12 +46,12 @@ async def completions(service: Service, exchange: Exchange) -> None:
             param="n" if len(prompts) == 1 else "prompt",
         )
     ids = []
-    for prompt in prompts:
-        ids.append(await _prompt_ids(prompt, body, loaded, params))
+    for param, prompt in prompts:
+        ids.append(await _prompt_ids(prompt, param, body, loaded, params))
         await asyncio.sleep(0)  # others get their turn between the prompts of a large batch
     echo: list[str] = []
     if body.echo:
-        for prompt, tokens in zip(prompts, ids, strict=True):
+        for (_, prompt), tokens in zip(prompts, ids, strict=True):
             text = prompt if isinstance(prompt, str) else await loaded.codec.decode(tokens)
             echo.extend([text] * params.n)
     objective = objective_of(body, exchange.headers, exchange.tenant)
@@ -149,21 +149,22 @@ def _requests(
 
 
 async def _prompt_ids(
-    prompt: str | Sequence[int], body: CompletionBody, loaded: Loaded, params: SamplingParams
+    prompt: str | Sequence[int], param: str, body: CompletionBody, loaded: Loaded, params: SamplingParams
 ) -> tuple[int, ...]:
     if isinstance(prompt, str):
         ids = await loaded.codec.encode(prompt, add_special=body.add_special_tokens is not False)
     else:
-        check_ids(prompt, loaded.info.vocab_size, "prompt")
+        check_ids(prompt, loaded.info.vocab_size, param)
         ids = tuple(prompt)
-    check_context(len(require_prompt(ids, "prompt")), params, loaded.info, param="prompt")
+    check_context(len(require_prompt(ids, param)), params, loaded.info, param=param)
     return ids
 
 
-def prompts_of(prompt: str | list[str | int | list[int]], name: str) -> list[str | list[int]]:
-    """What the field ``name`` holds, in OpenAI's four forms: a text, texts, token ids, lists of token ids."""
+def prompts_of(prompt: str | list[str | int | list[int]], name: str) -> list[tuple[str, str | list[int]]]:
+    """What the field ``name`` holds, in OpenAI's four forms: a text, texts, token ids, lists of token ids. Each with
+    what to call it: by its place where it is in a list."""
     if isinstance(prompt, str):
-        return [prompt]
+        return [(name, prompt)]
     if not prompt:
         raise InvalidRequest(f"{name} is an empty list: it must hold at least one text or token", param=name)
     texts = [item for item in prompt if isinstance(item, str)]
@@ -174,4 +175,7 @@ def prompts_of(prompt: str | list[str | int | list[int]], name: str) -> list[str
             f"{name} mixes kinds: send a text, a list of texts, a list of token ids or a list of such lists",
             param=name,
         )
-    return [ids] if ids else [*texts, *lists]
+    if ids:
+        return [(name, ids)]
+    several: list[str | list[int]] = [*texts, *lists]
+    return [(f"{name}[{at}]", one) for at, one in enumerate(several)]

@@ -44,8 +44,8 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
     if len(texts) > most:
         raise InvalidRequest(f"input has {len(texts)} texts; at most {most} are taken at once", param="input")
     ids = []
-    for text in texts:
-        ids.append(await _ids(text, body, loaded))
+    for param, text in texts:
+        ids.append(await _ids(text, param, body, loaded))
         await asyncio.sleep(0)  # others get their turn between the texts of a large batch
     objective = objective_of(body, exchange.headers, exchange.tenant)
     name = "embd-" + secrets.token_hex(12)
@@ -64,18 +64,18 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
     await serve(service, exchange, Job(requests, 1, shape, price=service.config.price))
 
 
-async def _ids(text: str | Sequence[int], body: EmbeddingBody, loaded: Loaded) -> tuple[int, ...]:
+async def _ids(text: str | Sequence[int], param: str, body: EmbeddingBody, loaded: Loaded) -> tuple[int, ...]:
     if isinstance(text, str):
         ids = await loaded.codec.encode(text, add_special=body.add_special_tokens is not False) if text else ()
     else:
-        check_ids(text, loaded.info.vocab_size, "input")
+        check_ids(text, loaded.info.vocab_size, param)
         ids = tuple(text)
     most = loaded.info.max_context - 1
-    if len(require_prompt(ids, "input")) > most:
+    if len(require_prompt(ids, param)) > most:
         raise ContextOverflow(
-            f"a text of input has {len(ids)} tokens, and {loaded.info.model} takes at most {most} here; shorten it or "
+            f"{param} has {len(ids)} tokens, and {loaded.info.model} takes at most {most} here; shorten it or "
             "cut it into several",
-            param="input",
+            param=param,
         )
     return ids
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tenfold.ops.choosing import Chosen, Summary, Wanted
+from tenfold.ops.choosing import Chosen, Summary, Wanted, second_filters
 
 
 class DeviceChoosing:
@@ -67,13 +67,14 @@ def choose(sampling: ModuleType, logits: torch.Tensor, wanted: Wanted, previous:
         device = logits.device
         each = (changes.rows, changes.ids, changes.scale, changes.amount)
         sampling.change(logits, *(_sent(part, device) for part in each))
-    if masks is not None:
-        bits = masks.bits(np.arange(len(masks.rows)))
-        sampling.mask(logits, _sent(masks.rows, logits.device), _sent(bits, logits.device))
-    if wanted.filters is None or not (wanted.filters[:, 0] > 0).any():
-        tokens = sampling.largest(logits)
-    else:
-        tokens = sampling.choose(logits, _sent(wanted.filters, logits.device))
+    tokens = _chosen(sampling, logits, wanted.filters)
+    if masks is not None:  # the host makes them while the device is busy; tokens that may come stay
+        held, bits = (_sent(part, logits.device) for part in (masks.rows, masks.bits(np.arange(len(masks.rows)))))
+        sampling.mask(logits, held, bits)
+        again = _chosen(sampling, logits, None if wanted.filters is None else second_filters(wanted.filters))
+        first = tokens[held].clamp(min=0)
+        may = bits.gather(1, (first >> 5).long()[:, None])[:, 0] >> (first & 31) & 1
+        tokens[held] = torch.where((may == 0) & (tokens[held] >= 0), again[held], tokens[held])
     previous[:rows].copy_(tokens)
     parts.insert(0, tokens)
     if asked is not None:
@@ -82,6 +83,12 @@ def choose(sampling: ModuleType, logits: torch.Tensor, wanted: Wanted, previous:
         parts += [ids.int().flatten(), values.float().flatten().view(torch.int32), own.flatten().view(torch.int32)]
     packed = torch.cat(parts) if len(parts) > 1 else tokens
     return DeviceChoosing(packed, rows, changed=changed, summarized=0 if asked is None else len(asked), top=wanted.top)
+
+
+def _chosen(sampling: ModuleType, logits: torch.Tensor, filters: "NDArray[np.float64] | None") -> torch.Tensor:
+    if filters is None or not (filters[:, 0] > 0).any():
+        return sampling.largest(logits)
+    return sampling.choose(logits, _sent(filters, logits.device))
 
 
 def _sent(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
