@@ -30,7 +30,6 @@ using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::devic
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using SpacedRows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // each row by itself contiguous
-using WritableRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatView = nb::ndarray<nb::numpy, float>;
 
@@ -207,6 +206,11 @@ nb::ndarray<nb::numpy, T> filled(size_t size, const F& fill) {
   return nb::ndarray<nb::numpy, T>(p, {size}, owner);
 }
 
+std::span<const Filters> filters_of(const Doubles& filters) {
+  if (filters.shape(1) != 5) throw std::invalid_argument("filters: five columns are needed");
+  return {reinterpret_cast<const Filters*>(filters.data()), filters.shape(0)};
+}
+
 void bind_sampling(nb::module_& m) {
   static_assert(sizeof(Filters) == 5 * sizeof(double));
   nb::class_<Sampling>(m, "Sampling")
@@ -218,9 +222,7 @@ void bind_sampling(nb::module_& m) {
            nb::arg("logits").noconvert())
       .def("draw",
            [](Sampling& self, const SpacedRows& logits, const IntArray& rows, const Doubles& filters) {
-             if (filters.shape(1) != 5) throw std::invalid_argument("filters: five columns are needed");
-             const std::span<const Filters> records{reinterpret_cast<const Filters*>(filters.data()),
-                                                    filters.shape(0)};
+             const auto records = filters_of(filters);
              return filled<int32_t>(rows.size(), [&](int32_t* out) {
                self.draw(rows_of(logits), ints(rows), records, out);
              });
@@ -245,13 +247,16 @@ void bind_sampling(nb::module_& m) {
              });
            },
            nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("bits").noconvert())
-      .def("mask",
-           [](Sampling& self, const WritableRows& logits, const IntArray& rows, const IntTable& bits) {
-             const Logits found = rows_of(SpacedRows(logits));
-             const nb::gil_scoped_release release;
-             self.mask(found, ints(rows), {bits.data(), bits.size()});
+      .def("draw_among",
+           [](Sampling& self, const SpacedRows& logits, const IntArray& rows, const IntTable& bits,
+              const Doubles& filters) {
+             const auto records = filters_of(filters);
+             return filled<int32_t>(rows.size(), [&](int32_t* out) {
+               self.draw_among(rows_of(logits), ints(rows), {bits.data(), bits.size()}, records, out);
+             });
            },
-           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("bits").noconvert());
+           nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("bits").noconvert(),
+           nb::arg("filters").noconvert());
 }
 
 void bind_projection(nb::module_& m) {

@@ -6,6 +6,7 @@
 #include <cfloat>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 #include "sampling/order.hpp"
 
@@ -75,6 +76,8 @@ void Chooser::reserve(int n) {
   values_.reserve(n);
   weights_.reserve(n);
   depths_.reserve(n);
+  among_.reserve(n);
+  which_.reserve(n);
 }
 
 // Fills maxima_ and top_; whether the largest value is finite.
@@ -121,11 +124,37 @@ int Chooser::largest_among(const Kernels& kernels, const float* row, int n, cons
 }
 
 int Chooser::draw(const Kernels& kernels, const float* row, int n, const Filters& filters) {
+  return draw(kernels, row, n, filters, n);
+}
+
+int Chooser::draw(const Kernels& kernels, const float* row, int n, const Filters& filters, int width) {
   if (filters.temperature == 0.0) return largest(kernels, row, n);
   if (!scan(kernels, row, n)) return -1;
-  if (filters.top_k >= 1.0 && filters.top_k < n) return draw_top(kernels, row, n, filters);
+  if (filters.top_k >= 1.0 && filters.top_k < width) return draw_top(kernels, row, n, filters);
   if (filters.top_p < 1.0) return draw_nucleus(kernels, row, n, filters);
   return draw_any(kernels, row, n, filters);
+}
+
+int Chooser::draw_among(const Kernels& kernels, const float* row, int n, const uint32_t* bits, const Filters& filters) {
+  float* values = among_.data();
+  int32_t* which = which_.data();
+  int count = 0;
+  for (int from = 0; from < n; from += 32) {
+    uint32_t left = bits[from / 32];
+    if (n - from < 32) left &= (1u << (n - from)) - 1;
+    if (left == UINT32_MAX) {
+      std::copy_n(row + from, 32, values + count);
+      std::iota(which + count, which + count + 32, from);
+      count += 32;
+      continue;
+    }
+    for (; left != 0; left &= left - 1, ++count) {
+      which[count] = from + std::countr_zero(left);
+      values[count] = row[which[count]];
+    }
+  }
+  const int drawn = count == 0 ? -1 : draw(kernels, values, count, filters, n);
+  return drawn < 0 ? -1 : which[drawn];
 }
 
 // Among all tokens, in their own order.
@@ -152,7 +181,7 @@ int Chooser::draw_any(const Kernels& kernels, const float* row, int n, const Fil
 
 // Among the top_k largest, or the fewest of them that have top_p of their mass.
 int Chooser::draw_top(const Kernels& kernels, const float* row, int n, const Filters& filters) {
-  int kept = static_cast<int>(filters.top_k);
+  int kept = static_cast<int>(std::min(filters.top_k, static_cast<double>(n)));
   const int size = gather(row, n, kept);
   std::nth_element(candidates_.data(), candidates_.data() + kept - 1, candidates_.data() + size, better);
   const double sum = weigh(kernels, kept, weighing(filters, top_));

@@ -34,6 +34,8 @@ class Chooser {
   int largest_among(const Kernels& kernels, const float* row, int n, const uint32_t* bits);
   // The token of `filters`; -1 as above. Candidates are ranked by logit, then by lower index.
   int draw(const Kernels& kernels, const float* row, int n, const Filters& filters);
+  // The same of the values whose bit is set.
+  int draw_among(const Kernels& kernels, const float* row, int n, const uint32_t* bits, const Filters& filters);
   // The row's largest value, the log of the sum of e^(x - that), and the indices of the `count` <= n largest, in order;
   // 0, 0 and -1 where the largest is not finite.
   void summarize(const Kernels& kernels, const float* row, int n, int count, double* top_and_log_sum, int32_t* indices);
@@ -45,6 +47,8 @@ class Chooser {
   };
 
   static int32_t greatest(const int32_t* maxima, int n) { return *std::max_element(maxima, maxima + blocks(n)); }
+  // `width`: how many values there are with those that may not come; of as many, top_k is off.
+  int draw(const Kernels& kernels, const float* row, int n, const Filters& filters, int width);
   bool scan(const Kernels& kernels, const float* row, int n);
   int draw_any(const Kernels& kernels, const float* row, int n, const Filters& filters);
   int draw_top(const Kernels& kernels, const float* row, int n, const Filters& filters);
@@ -60,6 +64,8 @@ class Chooser {
   Array<Candidate> candidates_;
   Array<float> values_, weights_;  // of candidates, or of the row
   Array<uint16_t> depths_;         // of the row
+  Array<float> among_;             // what of a row may be drawn,
+  Array<int32_t> which_;           // and where it was
 };
 
 }  // namespace tenfold

@@ -1,7 +1,6 @@
 #include "sampling/sampling.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -24,18 +23,8 @@ void check(const Logits& logits, Ints rows, Ints bits) {
                                 " words per row is needed");
 }
 
-void mask_row(float* row, int width, const uint32_t* bits) {
-  constexpr float kForbidden = -std::numeric_limits<float>::infinity();
-  for (int from = 0; from < width; from += 32) {
-    const uint32_t word = *bits++;
-    float* x = row + from;
-    const int count = std::min(32, width - from);
-    if (word == 0) {
-      std::fill_n(x, count, kForbidden);
-    } else if (word != UINT32_MAX) {
-      for (int i = 0; i < count; ++i) x[i] = word >> i & 1 ? x[i] : kForbidden;
-    }
-  }
+void check(Ints rows, std::span<const Filters> filters) {
+  if (filters.size() != rows.size()) throw std::invalid_argument("logits: one set of filters per row is needed");
 }
 
 }  // namespace
@@ -62,7 +51,7 @@ void Sampling::largest(const Logits& logits, int32_t* out) {
 
 void Sampling::draw(const Logits& logits, Ints rows, std::span<const Filters> filters, int32_t* out) {
   check(logits, rows);
-  if (filters.size() != rows.size()) throw std::invalid_argument("logits: one set of filters per row is needed");
+  check(rows, filters);
   reserve(logits.width);
   model_.exclusively([&](const Kernels& kernels, Pool& pool) {
     pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
@@ -101,12 +90,14 @@ void Sampling::largest_among(const Logits& logits, Ints rows, Ints bits, int32_t
   });
 }
 
-void Sampling::mask(const Logits& logits, Ints rows, Ints bits) {
+void Sampling::draw_among(const Logits& logits, Ints rows, Ints bits, std::span<const Filters> filters, int32_t* out) {
   check(logits, rows, bits);
-  model_.exclusively([&](const Kernels&, Pool& pool) {
-    pool.run(static_cast<int>(rows.size()), [&](int i, int) {
-      mask_row(const_cast<float*>(logits.row(rows[i])), logits.width,
-               words(bits) + static_cast<size_t>(i) * words_of(logits.width));
+  check(rows, filters);
+  reserve(logits.width);
+  model_.exclusively([&](const Kernels& kernels, Pool& pool) {
+    pool.run(static_cast<int>(rows.size()), [&](int i, int thread) {
+      const uint32_t* allowed = words(bits) + static_cast<size_t>(i) * words_of(logits.width);
+      out[i] = choosers_[thread].draw_among(kernels, logits.row(rows[i]), logits.width, allowed, filters[i]);
     });
   });
 }

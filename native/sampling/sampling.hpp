@@ -33,8 +33,7 @@ class Sampling {
   void summarize(const Logits& logits, Ints rows, int count, double* top_and_log_sum, int32_t* indices);
   // `bits`: words_of(width) words for each of `rows`, the first value lowest. As `largest` otherwise.
   void largest_among(const Logits& logits, Ints rows, Ints bits, int32_t* out);
-  // -infinity for the values of `rows` whose bit is not set. `logits` are memory of the caller's that may be written.
-  void mask(const Logits& logits, Ints rows, Ints bits);
+  void draw_among(const Logits& logits, Ints rows, Ints bits, std::span<const Filters> filters, int32_t* out);
 
  private:
   void reserve(int width);

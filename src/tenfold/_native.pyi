@@ -122,8 +122,7 @@ class Sampling:
     def summarize(self, logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]:
         """Flat: two doubles per row, ``count`` indices per row."""
     def largest_among(self, logits: Float32, rows: Int32, bits: Int32) -> Int32: ...
-    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
-        """In place: -infinity where a row's bit is not set; ``bits`` [N, width / 32, rounded up]."""
+    def draw_among(self, logits: Float32, rows: Int32, bits: Int32, filters: Float64) -> Int32: ...
 
 class Projection:
     """One packed matrix by itself: x @ W.T, for tests and benchmarks."""
@@ -137,6 +136,7 @@ class Projection:
         threads: int = 1,
         form: str = "",
         fine: bool = False,
+        grouped: bool = False,
     ) -> None:
         """``fine``: kernels that make whole numbers of weights keep 16 bits of each."""
     def apply(self, x: Float32) -> Float32: ...

@@ -134,14 +134,22 @@ def masked(draw: st.DrawFn) -> tuple[Float32, Int32, Int32]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
-@given(masked=masked())
-def test_masks(backends: Backends, kind: tuple[str, int], masked: tuple[Float32, Int32, Int32]) -> None:
+@settings(max_examples=100, deadline=None)
+@given(masked=masked(), filters=st.lists(FILTERS, min_size=4, max_size=4))
+def test_masks(
+    backends: Backends,
+    kind: tuple[str, int],
+    masked: tuple[Float32, Int32, Int32],
+    filters: list[tuple[float, ...]],
+) -> None:
     logits, which, bits = masked
-    got, expected = logits.copy(), logits.copy()
-    backends[kind].mask(got, which, bits)
-    reference.mask(expected, which, bits)
-    np.testing.assert_array_equal(got, expected)
+    asked = np.array(filters[: len(which)], np.float64)
+    got = backends[kind].draw_among(logits, which, bits, asked)
+    np.testing.assert_array_equal(got, backends[KINDS[0]].draw_among(logits, which, bits, asked))
+    for i in np.flatnonzero(got != reference.draw_among(logits, which, bits, asked)):
+        one = which[i : i + 1], bits[i : i + 1]
+        allowed = {int(reference.draw_among(logits, *one, near_by[None])[0]) for near_by in near(asked[i])}
+        assert got[i] in allowed, f"{got[i]} is not among {allowed} of {asked[i]}"
     if np.isfinite(logits).all():
         np.testing.assert_array_equal(
             backends[kind].largest_among(logits, which, bits), reference.largest_among(logits, which, bits)
@@ -178,11 +186,13 @@ def test_bad_arguments_are_refused(backends: Backends) -> None:
     with pytest.raises(ValueError, match="9 of 8"):
         ops.summarize(logits, rows_ - 1, 9)
     with pytest.raises(ValueError, match="no row 2"):
-        ops.mask(logits, rows_, np.zeros((1, 1), np.int32))
+        ops.draw_among(logits, rows_, np.zeros((1, 1), np.int32), filters)
     with pytest.raises(ValueError, match="1 words per row"):
         ops.largest_among(logits, rows_ - 1, np.zeros((1, 2), np.int32))
     with pytest.raises(ValueError, match="1 words per row"):
-        ops.mask(logits, rows_ - 1, np.zeros((2, 1), np.int32))
+        ops.draw_among(logits, rows_ - 1, np.zeros((2, 1), np.int32), filters)
+    with pytest.raises(ValueError, match="one set of filters"):
+        ops.draw_among(logits, rows_ - 1, np.zeros((1, 1), np.int32), filters[:0])
     with pytest.raises(ValueError, match="side by side"):
         ops.largest(logits[:, ::2])
     assert ops.largest(np.eye(4, dtype=np.float32)[::2]).tolist() == [0, 2]

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.constraint import Constraint
@@ -62,7 +63,7 @@ class Grammars:
         self._words = words
         self._vocab_size = vocab_size
         self._tokenizer: LLTokenizer | None = None
-        self._known = 0  # tokens of it: logits may be more
+        self._tokens = _Tokens((), ())
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()  # of what is compiled
         self._making = threading.Lock()  # of the tokenizer
@@ -78,7 +79,7 @@ class Grammars:
             self._compiled.move_to_end(constraint)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return Matcher(known, self._known)
+        return Matcher(known, self._tokens)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher
@@ -111,13 +112,14 @@ class Grammars:
         with self._making:
             if self._tokenizer is None:
                 words = self._words()
-                self._known = words.vocab_size
                 if not words.eos_ids:
                     raise InvalidRequest(
                         "this model has no token that ends a text, which a constraint needs", param=param
                     )
+                wrapped = _Wrapped(words)
+                self._tokens = _Tokens.of(wrapped.tokens)
                 self._tokenizer = LLTokenizer(
-                    TokenizerWrapper(_Wrapped(words)),
+                    TokenizerWrapper(wrapped),
                     n_vocab=self._vocab_size,
                     eos_token=list(words.eos_ids),
                     slices=_SLICES,
@@ -125,14 +127,29 @@ class Grammars:
             return self._tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Those of the vocabulary; logits may be more. ``first``: what byte each begins with (None: with none).
+    ``letters``: two that many texts may go on with."""
+
+    first: Sequence[int | None]
+    letters: tuple[int, ...]
+
+    @staticmethod
+    def of(tokens: Sequence[bytes]) -> "_Tokens":
+        known = {text: token for token, text in reversed(list(enumerate(tokens))) if len(text) == 1}
+        letters = (known[letter] for letter in (b"e", b"a") if letter in known)
+        return _Tokens([text[0] if text else None for text in tokens], tuple(letters))
+
+
 class Matcher:
     """Follows one text, token by token."""
 
-    __slots__ = ("_known", "library")
+    __slots__ = ("_tokens", "library")
 
-    def __init__(self, compiled: "LLMatcher", known: int) -> None:
+    def __init__(self, compiled: "LLMatcher", tokens: _Tokens) -> None:
         self.library = compiled.deep_copy()
-        self._known = known  # the library cannot go on once it was asked for a token that it does not know
+        self._tokens = tokens
 
     @property
     def error(self) -> str | None:
@@ -150,13 +167,25 @@ class Matcher:
 
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of ``tokens``, one or more, may come next, one after the other."""
-        return max(tokens) < self._known and self.library.validate_tokens(list(tokens)) == len(tokens)
+        # The library cannot go on once it was asked for a token that it does not know.
+        return max(tokens) < len(self._tokens.first) and self.library.validate_tokens(list(tokens)) == len(tokens)
 
     def allows(self, token: int) -> bool:
-        """Whether the mask has ``token``; not sure of one that ends the text. Costs a small part of a mask: of what
-        must come the library lets only the usual tokens come, and of the rest it takes what fits."""
+        """Whether the mask has ``token``; not sure of one that ends the text. Costs a small part of a mask.
+
+        Of what must come the library lets only the usual tokens come, of the rest it takes what fits. What must come
+        takes it as long as a mask to find; nothing must where a token that begins with another byte fits, too.
+        """
+        if not self.admits((token,)):
+            return False
+        first = self._tokens.first
+        for letter in self._tokens.letters:
+            if first[letter] != first[token]:
+                if self.admits((letter,)):
+                    return True
+                break
         forced = self.library.compute_ff_tokens()
-        return forced[0] == token if forced else self.admits((token,))
+        return not forced or forced[0] == token
 
     def write_mask(self, address: int, size: int) -> None:
         """Write which tokens may come next to ``size`` bytes of memory, a bit each, the first token lowest: also those

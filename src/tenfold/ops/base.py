@@ -79,8 +79,8 @@ class SamplingOps(ChoosingOps, Protocol):
         up]: the lowest bit of a word is its first token's. -1 also where there is none above -infinity."""
         ...
 
-    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
-        """Make -infinity of the logits of ``rows`` [N], none of them twice, whose bit is not set."""
+    def draw_among(self, logits: Float32, rows: Int32, bits: Int32, filters: Float64) -> Int32:
+        """[N]: as ``draw``, among the tokens whose bit is set in ``bits`` as ``largest_among`` takes them."""
         ...
 
 

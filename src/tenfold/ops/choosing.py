@@ -163,8 +163,8 @@ def _held(
         tokens[rows[largest]] = ops.largest_among(logits, rows[largest], bits[largest])
     again = refused & drawn[rows]
     if again.any() and filters is not None:
-        ops.mask(logits, rows[again], bits[again])
-        tokens[rows[again]] = ops.draw(logits, rows[again], second_filters(filters[rows[again]]))
+        which = rows[again]
+        tokens[which] = ops.draw_among(logits, which, bits[again], second_filters(filters[which]))
     return tokens
 
 

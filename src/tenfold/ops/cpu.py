@@ -186,9 +186,9 @@ class CpuOps:
         """[N]. Raises ValueError for a row that is not there, or bits of another size."""
         return self._sampling.largest_among(logits, rows, bits)
 
-    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
-        """In place. Raises ValueError as ``largest_among``."""
-        self._sampling.mask(logits, rows, bits)
+    def draw_among(self, logits: Float32, rows: Int32, bits: Int32, filters: Float64) -> Int32:
+        """[N]. Raises ValueError as ``largest_among``, or where filters are not as many."""
+        return self._sampling.draw_among(logits, rows, bits, filters)
 
 
 def available_levels() -> tuple[str, ...]:

@@ -143,9 +143,9 @@ class ReferenceOps:
         """See :class:`tenfold.ops.base.SamplingOps`."""
         return reference_sampling.largest_among(logits, rows, bits)
 
-    def mask(self, logits: Float32, rows: Int32, bits: Int32) -> None:
+    def draw_among(self, logits: Float32, rows: Int32, bits: Int32, filters: Float64) -> Int32:
         """See :class:`tenfold.ops.base.SamplingOps`."""
-        reference_sampling.mask(logits, rows, bits)
+        return reference_sampling.draw_among(logits, rows, bits, filters)
 
     def _tensor(self, name: str) -> Float32:
         """The decoded tensor, kept after its first use."""

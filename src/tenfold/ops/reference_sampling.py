@@ -36,16 +36,18 @@ def summarize(logits: Float32, rows: Int32, count: int) -> tuple[Float64, Int32]
 
 def largest_among(logits: Float32, rows: Int32, bits: Int32) -> Int32:
     """See :meth:`tenfold.ops.base.SamplingOps.largest_among`."""
-    held = logits[rows]
-    mask(held, np.arange(len(rows), dtype=np.int32), bits)
-    return largest(held)
+    return largest(_held(logits, rows, bits))
 
 
-def mask(logits: Float32, rows: Int32, bits: Int32) -> None:
-    """See :meth:`tenfold.ops.base.SamplingOps.mask`."""
-    for row, words in zip(rows.tolist(), bits, strict=True):
-        allowed = np.unpackbits(words.view(np.uint8), count=logits.shape[1], bitorder="little")
-        logits[row][allowed == 0] = -np.inf
+def draw_among(logits: Float32, rows: Int32, bits: Int32, filters: Float64) -> Int32:
+    """See :meth:`tenfold.ops.base.SamplingOps.draw_among`."""
+    return draw(_held(logits, rows, bits), np.arange(len(rows), dtype=np.int32), filters)
+
+
+def _held(logits: Float32, rows: Int32, bits: Int32) -> Float32:
+    """The ``rows``, with -infinity for what may not come."""
+    allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
+    return np.where(allowed == 1, logits[rows], np.float32(-np.inf))
 
 
 def _draw(row: Float32, temperature: float, top_k: float, top_p: float, min_p: float, at: float) -> int:
