@@ -167,7 +167,7 @@ struct Int8Kv {
     }
   }
 
-  // The least bf16 number whose 127-fold is not less than `most`; 0 where that is next to nothing. A NaN stays one.
+  // The least bf16 number that is not less than a 127th of `most`, so that codes end at 127; 0 where that is next to nothing. A NaN stays one.
   static uint16_t scale_for(float most) {
     if (most < 1e-30f) return 0;
     const uint32_t bits = float_to_bits(most / 127.0f), rest = bits & 0xffff;

@@ -19,7 +19,7 @@ constexpr TileConfig grouped_config(int rows) {
   return config;
 }
 
-// One tile of weights times a panel; of lanes that no row is in, what lies there is summed, too.
+// One tile of weights times a panel. Of lanes that no row is in, whatever lies there is summed, too.
 template <typename Tile>
 inline void grouped_panel(Tile tile, const ActGroup* acts, int groups, Vec* sum, Ahead& ahead) {
   constexpr int kRing = 4;
@@ -42,10 +42,11 @@ inline void grouped_panel(Tile tile, const ActGroup* acts, int groups, Vec* sum,
     if (g + kSumsAhead < groups) multiply(g + kSumsAhead);
     PartScales scales[1];
     tile.next_scales(scales);
+    const Vec s = add(scales[0].s, sub(scales[0].s, scales[0].s));  // one that is infinite becomes NaN, as by vectors
     const ActGroup::Row* x = acts[g].rows;
 #pragma GCC unroll 16
     for (int r = 0; r < kPanel; ++r)
-      sum[r] = fma(mul(scales[0].s, to_float(iload(dots[g % kRing][r]))), set1(x[r].scale), sum[r]);
+      sum[r] = fma(mul(s, to_float(iload(dots[g % kRing][r]))), set1(x[r].scale), sum[r]);
   }
 }
 
@@ -63,10 +64,11 @@ void grouped_tiles(const Packed& w, int tile, int tiles, const Acts& x, int row,
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
-    Ahead ahead(data, w.tile_bytes, (rows + kPanel - 1) / kPanel * groups);
+    Ahead ahead(data, w.tile_bytes, (rows + kPanel - kGroupedRows) / kPanel * groups);
     for (int r = 0; r < rows; r += kPanel) {
       if (rows - r < kGroupedRows) {
-        packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
+        packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate,
+                          Ahead());
         break;
       }
       Vec sum[kPanel];

@@ -28,6 +28,7 @@ struct PartScales {
 // way, and a burst of prefetches waits for them.
 class Ahead {
  public:
+  Ahead() : at_(nullptr), lines_(0) {}  // nothing
   Ahead(const uint8_t* place, size_t bytes, int turns)
       : at_(place + kPrefetchAhead), lines_(static_cast<int>((bytes / 64 + turns - 1) / turns)) {}
   inline void fetch() {
@@ -203,11 +204,10 @@ int turns_of(int rows, int groups) {
   return turns;
 }
 
-// A few rows: each pass reads the tile as it is packed.
+// A few rows: each pass reads the tile as it is packed. `ahead` has turns_of() them.
 template <typename Tile>
 void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
-                 ptrdiff_t out_stride, int columns, bool accumulate) {
-  Ahead ahead(data, w.tile_bytes, turns_of<Tile>(rows, w.cols / kGroup));
+                 ptrdiff_t out_stride, int columns, bool accumulate, Ahead ahead) {
   in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
     Vec sum[ROWS];
 #pragma GCC unroll 16
@@ -280,10 +280,8 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       if (!w.fine) return run(digit_tiles<Tile, false>);
     return run(digit_tiles<Tile, true>);  // others have been settled
   }
-#endif
-#if defined(TENFOLD_TILES)
   if constexpr (Tile::kCentred)
-    if (rows >= kGroupedRows && row % kPanel == 0)
+    if (by_grouped_tiles(w, rows) && row % kPanel == 0)
       return grouped_tiles<Tile>(w, tile, tiles, x, row, rows, out, out_stride, accumulate);
 #endif
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
@@ -294,7 +292,8 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
       unpacked_rows<Tile>(w, data, x, row + r, rows - r < kUnpackedRows ? rows - r : kUnpackedRows,
                           out + r * out_stride, out_stride, columns, accumulate);
     if (r < rows)
-      packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate);
+      packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate,
+                        Ahead(data, w.tile_bytes, turns_of<Tile>(rows - r, w.cols / kGroup)));
   }
 }
 

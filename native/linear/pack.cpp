@@ -155,6 +155,8 @@ Packed stored_form(const std::string& kind, int64_t rows, int64_t cols, int64_t 
     w.scales = encoding->scales;
     w.zero_shift = encoding->zero_shift;
     w.most = encoding->most;
+    // What the kernels of bytes rely on (kCentred).
+    if (w.bits == 8 && w.scales == Scales::half && w.zero_shift != 7) throw std::logic_error(kind + ": zero point");
   } else {
     w.dense = kind == "F32" ? Dense::f32 : kind == "F16" ? Dense::f16 : kind == "BF16" ? Dense::bf16 : Dense::none;
     if (w.dense == Dense::none) throw std::invalid_argument("no packing for tensors of kind " + kind);

@@ -142,7 +142,7 @@ inline bool tiles_multiply() {
     for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
   for (auto& row : y)
     for (uint16_t& value : row) value = static_cast<uint16_t>(0x3f80u | (next() & 0x807fu) | (next() & 1u) << 15);
-  alignas(64) int32_t dots[2][16][16];
+  alignas(64) int32_t dots[3][16][16];
   alignas(64) float sums[16][16];
   tiles_ready(tiles_of(16));
   tile_zero<0>();
@@ -153,6 +153,9 @@ inline bool tiles_multiply() {
   tile_zero<0>();
   tile_dot_unsigned<0, 4, 6>();
   tile_store<0>(dots[1], sizeof dots[1][0]);
+  tile_zero<0>();
+  tile_dot_signed<0, 4, 6>();
+  tile_store<0>(dots[2], sizeof dots[2][0]);
   tile_zero<1>();
   tile_load<5>(x, sizeof x[0]);
   tile_load<7>(y, sizeof y[0]);
@@ -161,16 +164,17 @@ inline bool tiles_multiply() {
   bool right = true;
   for (int m = 0; m < 16; ++m)
     for (int n = 0; n < 16; ++n) {
-      int32_t dot = 0, other = 0;
+      int32_t dot = 0, other = 0, both = 0;
       double sum = 0.0;
       for (int k = 0; k < 64; ++k) {
         const uint8_t byte = b[k / 4][4 * n + k % 4];
         dot += a[m][k] * byte;
         other += static_cast<uint8_t>(a[m][k]) * static_cast<int8_t>(byte);
+        both += a[m][k] * static_cast<int8_t>(byte);
       }
       for (int k = 0; k < 32; ++k) sum += static_cast<double>(bf16_to_float(x[m][k])) * bf16_to_float(y[k / 2][2 * n + k % 2]);
       const double error = sums[m][n] - sum;
-      right = right && dots[0][m][n] == dot && dots[1][m][n] == other && error < 1e-3 && error > -1e-3;
+      right = right && dots[0][m][n] == dot && dots[1][m][n] == other && dots[2][m][n] == both && error < 1e-3 && error > -1e-3;
     }
   return right;
 }

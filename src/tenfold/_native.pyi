@@ -138,7 +138,7 @@ class Projection:
         fine: bool = False,
         grouped: bool = False,
     ) -> None:
-        """``fine``: kernels that make whole numbers of weights keep 16 bits of each."""
+        """``fine``: kernels that make whole numbers of weights keep 16 bits of each. ``grouped``: they make none."""
     def apply(self, x: Float32) -> Float32: ...
     def row(self, index: int) -> Float32:
         """The exact values of one row of W."""

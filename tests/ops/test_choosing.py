@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from tenfold.ops.base import Float32, Float64, Int32
-from tenfold.ops.choosing import Wanted, choose
+from tenfold.ops.choosing import Changes, Chosen, Wanted, choose
 from tenfold.ops.cpu import CpuOps
 from tenfold.ops.cuda.choosing import choose as choose_on_device
 from tenfold.ops.cuda.plain import sampling as device
@@ -37,14 +37,17 @@ class Some:
         return np.packbits(padded, axis=1, bitorder="little").view(np.int32)
 
 
-def chosen(name: str, logits: Float32, masks: Some, filters: Float64 | None) -> list[int]:
-    wanted = Wanted(filters, masks=masks)
+def answer(name: str, logits: Float32, wanted: Wanted) -> Chosen:
     if name == "cuda":
         previous = torch.zeros(len(logits), dtype=torch.int32)
-        return choose_on_device(device, torch.from_numpy(logits.copy()), wanted, previous).result().tokens.tolist()
+        return choose_on_device(device, torch.from_numpy(logits.copy()), wanted, previous).result()
     weights = random_weights(tiny_spec(layers=1))
     ops = CpuOps(weights, threads=2) if name == "cpu" else ReferenceOps(weights)
-    return choose(ops, logits.copy(), wanted).result().tokens.tolist()
+    return choose(ops, logits.copy(), wanted).result()
+
+
+def chosen(name: str, logits: Float32, masks: Some, filters: Float64) -> list[int]:
+    return answer(name, logits, Wanted(filters, masks=masks)).tokens.tolist()
 
 
 def draws(count: int, temperature: float = 0.9, top_p: float = 1.0) -> Float64:
@@ -110,3 +113,27 @@ def test_masks_are_made_only_where_a_token_may_not_come(name: str) -> None:
     tokens = chosen(name, logits, masks, draws(3))
     assert tokens[0] == tokens[2] == 8 != tokens[1]
     assert masks.made == 1
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_what_is_adjusted_is_held_too_and_told_as_it_was(name: str) -> None:
+    """Greedy rows with and without a penalty, rows that draw; log-probabilities are of the logits before either."""
+    rng, count = np.random.default_rng(7), 40
+    logits = rng.normal(size=(count, VOCAB)).astype(np.float32)
+    best = logits.argmax(axis=1).astype(np.int32)
+    penalized = np.arange(0, count, 3, dtype=np.int32)
+    amount = np.full(len(penalized), 1.5, np.float32)
+    changes = Changes(penalized, best[penalized], np.ones(len(penalized), np.float32), amount)
+    filters = draws(count)
+    filters[: count // 2, [0, 4]] = 0
+    masks = Some(np.arange(1, count, dtype=np.int32), rng.random((count - 1, VOCAB)) < 0.6)
+    told = np.arange(0, count, 2, dtype=np.int32)
+    found = answer(name, logits, Wanted(filters, changes, masks, told, top=2))
+    assert found.tokens.tolist() == answer("reference", logits, Wanted(filters, changes, masks)).tokens.tolist()
+    adjusted = logits.copy()
+    adjusted[penalized, best[penalized]] -= 1.5
+    adjusted[1:][~masks.allowed] = -np.inf
+    assert found.tokens[: count // 2].tolist() == adjusted[: count // 2].argmax(axis=1).tolist()
+    assert found.summary is not None
+    np.testing.assert_array_equal(found.summary.own, logits[told, found.tokens[told]])
+    np.testing.assert_array_equal(found.summary.ids[:, 0], best[told])

@@ -72,7 +72,7 @@ def test_keys_within_a_window(span: Span, window: int, seen: int, attended: int)
 
 def test_windows_and_padded_heads() -> None:
     spec = tiny_spec(windows=(4, 0), head_dim=10)
-    matrices = model_matrices(CpuOps(random_weights(spec), threads=1).model, 1)
+    matrices = model_matrices(CpuOps(random_weights(spec), threads=1).model, 1, 1)
     work = step_work(spec, matrices, [Span(1, 20)], "bf16", "f32")
     assert work["attend"].macs == {"f32": 2 * 40 * (4 + 20)}
     assert work["attend"].kv_read == (4 + 20) * 2 * (10 + 16) * 2  # values are padded to 16
@@ -97,7 +97,7 @@ def test_windows_and_padded_heads() -> None:
 def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str, bytes_of_32: int, level: str) -> None:
     ops = CpuOps(random_weights(tiny_spec(), kind=kind), threads=1, level=level)
     of_many = "amx-int8" if arithmetic == "int8" and level.startswith("amx") else arithmetic
-    matrices = model_matrices(ops.model, 64)
+    matrices = model_matrices(ops.model, 64, 64)
     assert [(m.layer, m.name) for m in matrices[:3]] == [(-1, "embed"), (-1, "head"), (0, "q")]
     assert len(matrices) == 2 + 2 * 7
     for matrix in matrices:
@@ -107,8 +107,10 @@ def test_matrices_have_their_packed_size(kind: str, format: str, arithmetic: str
         assert matrix.size >= matrix.outputs * matrix.inputs // 32 * bytes_of_32
         assert matrix.rows_at_once > 1
     assert sum(m.size for m in matrices if m.name != "head") == ops.model.weight_bytes
-    # The tile unit takes many rows, not one.
-    assert all((m.arithmetic, m.rows_at_once) == (arithmetic, 1) for m in model_matrices(ops.model, 1))
+    # The tile unit takes many rows, not one; of a prompt the head takes one.
+    prompt = model_matrices(ops.model, 64, 1)
+    assert [m.rows_at_once == 1 for m in prompt] == [m.name == "head" for m in prompt]
+    assert all((m.arithmetic, m.rows_at_once) == (arithmetic, 1) for m in model_matrices(ops.model, 1, 1))
 
 
 def test_timings_are_recorded_only_when_asked_for() -> None:

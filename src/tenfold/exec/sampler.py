@@ -111,8 +111,8 @@ class Sampler:
         return (*state.filters, uniform(state.seed, state.outputs + ahead))
 
     def foresee(self, slices: Sequence[SequenceSlice]) -> None:
-        """Have the masks made that a step will need, while it is computed: of sequences that draw among the tokens that
-        may come. Others ask for the largest one first, which costs less than a mask."""
+        """Have the masks made that a step may need, while it is computed: of sequences whose tokens are drawn or
+        adjusted, of which more may not come than of the likeliest ones; these are only asked for."""
         self._take_foreseen()  # of a step that failed: its matchers may still be in use
         names, matchers = [], []
         for part in slices:

@@ -117,7 +117,7 @@ class Grammars:
                         "this model has no token that ends a text, which a constraint needs", param=param
                     )
                 wrapped = _Wrapped(words)
-                self._tokens = _Tokens.of(wrapped.tokens)
+                self._tokens = _Tokens.of(wrapped.tokens[: self._vocab_size])
                 self._tokenizer = LLTokenizer(
                     TokenizerWrapper(wrapped),
                     n_vocab=self._vocab_size,

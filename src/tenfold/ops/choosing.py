@@ -54,8 +54,9 @@ class Masks(Protocol):
 class Wanted:
     """A token of each row of logits [R, vocab].
 
-    ``filters`` [R, 5] as :meth:`tenfold.ops.base.SamplingOps.draw` takes them; None: each row's largest, unchanged. The
-    rows ``logprobs`` [N] are summarized, as they are before any change, with their ``top`` largest tokens.
+    ``filters`` [R, 5] as :meth:`tenfold.ops.base.SamplingOps.draw` takes them, always there with ``changes`` or
+    ``masks``; None: each row's largest. The rows ``logprobs`` [N] are summarized, as they are before any change, with
+    their ``top`` largest tokens.
     """
 
     filters: "Float64 | None" = None
@@ -117,18 +118,19 @@ def choose(ops: "SamplingOps", logits: "Float32", wanted: Wanted) -> Done:
     if rows is not None:
         sums, ids = ops.summarize(logits, rows, wanted.top)
         values = np.take_along_axis(logits[rows], np.maximum(ids, 0), axis=1)
-        before = logits if changes is None and masks is None else logits[rows]
-    drawn = np.zeros(len(first), bool) if filters is None else filters[:, 0] > 0
-    if changes is not None:
-        _change(logits, changes)
-        drawn[changes.rows] = True
-    drawn &= finite
-    if drawn.any() and filters is not None:
-        which = np.flatnonzero(drawn).astype(np.int32)
-        tokens = first.copy()
-        tokens[which] = ops.draw(logits, which, filters[which])
-    if masks is not None:
-        tokens = _held(ops, logits, masks, filters, drawn, tokens)
+        before = logits if changes is None else logits[rows]
+    if filters is not None:
+        drawn = filters[:, 0] > 0
+        if changes is not None:
+            _change(logits, changes)
+            drawn[changes.rows] = True
+        drawn &= finite
+        if drawn.any():
+            which = np.flatnonzero(drawn).astype(np.int32)
+            tokens = first.copy()
+            tokens[which] = ops.draw(logits, which, filters[which])
+        if masks is not None:
+            tokens = _held(ops, logits, masks, filters, drawn, tokens)
     summary = None
     if rows is not None and before is not None:
         at = rows if before is logits else np.arange(len(rows))
@@ -147,7 +149,7 @@ def _held(
     ops: "SamplingOps",
     logits: "Float32",
     masks: Masks,
-    filters: "Float64 | None",
+    filters: "Float64",
     drawn: NDArray[np.bool_],
     tokens: "Int32",
 ) -> "Int32":
@@ -162,7 +164,7 @@ def _held(
     if largest.any():
         tokens[rows[largest]] = ops.largest_among(logits, rows[largest], bits[largest])
     again = refused & drawn[rows]
-    if again.any() and filters is not None:
+    if again.any():
         which = rows[again]
         tokens[which] = ops.draw_among(logits, which, bits[again], second_filters(filters[which]))
     return tokens

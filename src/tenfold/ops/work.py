@@ -71,9 +71,11 @@ class OpWork:
         self.macs[arithmetic] = self.macs.get(arithmetic, 0) + macs
 
 
-def model_matrices(model: _native.Model, rows: int) -> tuple[Matrix, ...]:
-    """The model's matrices as a step of ``rows`` rows uses them; ``head`` is the embedding again where it is tied."""
-    return tuple(Matrix(*fields) for fields in model.matrices(rows))
+def model_matrices(model: _native.Model, rows: int, sampled: int) -> tuple[Matrix, ...]:
+    """The model's matrices as a step of ``rows`` rows uses them, of which the head takes ``sampled``; ``head`` is the
+    embedding again where it is tied."""
+    of_all, of_sampled = ([Matrix(*fields) for fields in model.matrices(count)] for count in (rows, sampled))
+    return tuple(of_all[i] if matrix.name != "head" else matrix for i, matrix in enumerate(of_sampled))
 
 
 def matrices_of(op: str, matrices: Iterable[Matrix]) -> list[Matrix]:

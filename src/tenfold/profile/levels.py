@@ -17,7 +17,7 @@ _BESIDE = {"bf16": "avx512_bf16", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16"
 
 def why_these_kernels(ops: CpuOps, limits: MachineLimits) -> list[str]:
     """:func:`level_words` of a loaded model."""
-    arithmetics = {matrix.arithmetic for rows in (1, 64) for matrix in model_matrices(ops.model, rows)}
+    arithmetics = {matrix.arithmetic for rows in (1, 64) for matrix in model_matrices(ops.model, rows, rows)}
     arithmetics.add(ops.model.attend_arithmetic(ops.kv_type))
     return level_words(ops.model.level, available_levels(), cpu_features(), limits, arithmetics)
 

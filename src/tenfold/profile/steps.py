@@ -138,12 +138,11 @@ def _profile(ops: CpuOps, kv: Kv, shape: Shape, limits: MachineLimits, clock: Cl
     while len(runs) < repeats and (len(runs) < _FEWEST or clock.now() - began < _BUDGET):
         runs.append(timed_pass(ops, kv, batch, clock))
     seconds = {op: statistics.median(run[op] for run in runs) for op in (*OPS, BETWEEN)}
-    matrices = model_matrices(ops.model, shape.rows)
-    sampled = model_matrices(ops.model, shape.sequences)
+    matrices = model_matrices(ops.model, shape.rows, shape.sequences)
     arithmetic = ops.model.attend_arithmetic(ops.kv_type)
     work = step_work(ops.spec, matrices, shape.spans, ops.kv_type, arithmetic)
     rate = limits.read_rate(working_set(work.values()))
-    kernels = {op: _linear(op, sampled if op == "logits" else matrices) for op in OPS}
+    kernels = {op: _linear(op, matrices) for op in OPS}
     kernels["attend"] = f"{arithmetic}, keys {ops.kv_type}"
     kernels["embed"] = f"rows of {matrices[0].format}"
     profiles = [OpProfile(op, kernels[op], seconds[op], work[op], roof_of(work[op], limits, rate)) for op in OPS]

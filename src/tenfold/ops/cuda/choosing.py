@@ -68,13 +68,16 @@ def choose(sampling: ModuleType, logits: torch.Tensor, wanted: Wanted, previous:
         each = (changes.rows, changes.ids, changes.scale, changes.amount)
         sampling.change(logits, *(_sent(part, device) for part in each))
     tokens = _chosen(sampling, logits, wanted.filters)
-    if masks is not None:  # the host makes them while the device is busy; tokens that may come stay
-        held, bits = (_sent(part, logits.device) for part in (masks.rows, masks.bits(np.arange(len(masks.rows)))))
-        sampling.mask(logits, held, bits)
-        again = _chosen(sampling, logits, None if wanted.filters is None else second_filters(wanted.filters))
-        first = tokens[held].clamp(min=0)
-        may = bits.gather(1, (first >> 5).long()[:, None])[:, 0] >> (first & 31) & 1
-        tokens[held] = torch.where((may == 0) & (tokens[held] >= 0), again[held], tokens[held])
+    if masks is not None:
+        assert wanted.filters is not None
+        every = np.arange(len(masks.rows), dtype=np.int32)
+        held, which, bits = (_sent(part, logits.device) for part in (masks.rows, every, masks.bits(every)))
+        among = logits[held]  # the host made the bits while the device was busy
+        sampling.mask(among, which, bits)
+        again = _chosen(sampling, among, second_filters(wanted.filters[masks.rows]))
+        first = tokens[held]
+        may = bits.gather(1, (first.clamp(min=0) >> 5).long()[:, None])[:, 0] >> (first & 31) & 1
+        tokens[held] = torch.where((first < 0) | (may == 1), first, again)
     previous[:rows].copy_(tokens)
     parts.insert(0, tokens)
     if asked is not None:
