@@ -70,8 +70,9 @@ def choose(sampling: ModuleType, logits: torch.Tensor, wanted: Wanted, previous:
     tokens = _chosen(sampling, logits, wanted.filters)
     if masks is not None:
         assert wanted.filters is not None
-        every = np.arange(len(masks.rows), dtype=np.int32)
-        held, which, bits = (_sent(part, logits.device) for part in (masks.rows, every, masks.bits(every)))
+        every = np.arange(len(masks.rows))
+        parts_of = (masks.rows, every.astype(np.int32), masks.bits(every))
+        held, which, bits = (_sent(part, logits.device) for part in parts_of)
         among = logits[held]  # the host made the bits while the device was busy
         sampling.mask(among, which, bits)
         again = _chosen(sampling, among, second_filters(wanted.filters[masks.rows]))
