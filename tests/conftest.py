@@ -39,8 +39,9 @@ def _log_as_it_was() -> Iterator[None]:
     """Many tests share a process, in an order of the day: one that leaves loggers changed makes others fail."""
 
     def told() -> dict[str, tuple[int, bool]]:
-        loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
-        return {one.name: (one.level, one.disabled) for one in loggers if isinstance(one, logging.Logger)}
+        known = logging.Logger.manager.loggerDict.items()
+        ours = [one for name, one in known if name.split(".")[0] == "tenfold" and isinstance(one, logging.Logger)]
+        return {one.name: (one.level, one.disabled) for one in (logging.root, *ours)}
 
     before, disabled = told(), logging.root.manager.disable
     yield
