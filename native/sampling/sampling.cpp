@@ -1,6 +1,5 @@
 #include "sampling/sampling.hpp"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 
