@@ -47,7 +47,7 @@ def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     assert read["f32"] == 0.5 and read["f64"] == 0.1 and read["yes"] is True and read["text"] == "é▁"
     strings = read["texts"]
     assert isinstance(strings, StringArray)
-    assert strings.to_list() == ["a", "", "ß"] and [strings.at(i) for i in range(3)] == ["a", "", "ß"]
+    assert strings.to_list() == ["a", "", "ß"] and [strings[i] for i in range(3)] == ["a", "", "ß"]
     assert np.array_equal(read["numbers"], [1, 2, 3]) and np.array_equal(read["floats"], [0.5, -1.0])  # type: ignore[arg-type]
 
 

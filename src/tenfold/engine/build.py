@@ -42,7 +42,7 @@ from tenfold.spec.proposer import Proposer
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A core, what it runs on, and the model's tokenizer and chat template."""
+    """A core, what it runs on, and the model's tokenizer and chat template: a checkpoint without weights."""
 
     core: EngineCore
     info: EngineInfo
@@ -61,6 +61,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
     drafts = make_draft_model(config, checkpoint, ops)
     if checkpoint.files:  # the ops have a form of their own
         drop_pages(tensor.data for tensor in checkpoint.weights.tensors.values())
+    checkpoint = checkpoint.without_weights()
     blocks = _pool_blocks(config, ops, drafts, wanted)
     max_context = min(wanted, blocks * config.block_size)
     clock = WallClock()

@@ -22,6 +22,7 @@ from tenfold.core.clock import WallClock
 from tenfold.core.config import EngineConfig
 from tenfold.core.errors import TenfoldError
 from tenfold.core.logs import set_up
+from tenfold.core.memory import return_freed
 from tenfold.engine.build import build_engine
 from tenfold.engine.core import EngineCore
 from tenfold.engine.loop import Inbox, obey, run_loop
@@ -56,6 +57,7 @@ def main(fd: int) -> int:
         report(failure(error))
         return 2
     gc.collect()
+    return_freed()
     gc.freeze()  # the model and its vocabulary stay: no step waits for them to be looked through
     built.set_result(engine.core)
     report(Ready(engine.info))

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +79,11 @@ class Checkpoint:
         plan = self._lazy.plan()
         if plan.pieces is None:
             return self.tokenizer()
-        return Vocabulary(plan, plan.pieces.texts.__getitem__, plan.pieces.marks)
+        return Vocabulary(plan, plan.pieces.text, plan.pieces.marks)
+
+    def without_weights(self) -> "Checkpoint":
+        """The same, once there is another form of the weights: those that are no view of a file take memory."""
+        return replace(self, weights=Weights(self.spec, {}))
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -132,7 +132,7 @@ def dummy_tokenizer_plan(vocab: int) -> TokenizerPlan:
         bos_id=None,
         eos_ids=(vocab - 1,),
         add_bos=False,
-        pieces=Pieces(texts, {vocab - 1: True}),
+        pieces=Pieces(texts.__getitem__, {vocab - 1: True}),
     )
 
 

@@ -8,8 +8,10 @@ hostile file is a :class:`CorruptModel`, never a crash or a giant allocation.
 import math
 import mmap
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,37 +34,40 @@ _SCALARS: Mapping[int, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class StringArray:
-    """An array of strings left in the file until wanted; its lengths were checked already."""
+    """An array of strings left in the file until wanted: string i has the bytes between ``ends[i]`` + 8 and
+    ``ends[i + 1]``, which were checked already.
+    """
 
     source: mmap.mmap
     where: str
-    start: int
-    count: int
+    ends: "array[int]"
 
-    def at(self, index: int) -> str:
-        """String ``index`` (0 ≤ index < count). Raises :class:`CorruptModel` where it is not UTF-8."""
-        at = self.start
-        for _ in range(index):
-            at += 8 + struct.unpack_from("<Q", self.source, at)[0]
-        end = at + 8 + struct.unpack_from("<Q", self.source, at)[0]
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """String ``index`` (0 ≤ index < len). Raises :class:`CorruptModel` where it is not UTF-8."""
         try:
-            return self.source[at + 8 : end].decode()
+            return self.source[self.ends[index] + 8 : self.ends[index + 1]].decode()
         except UnicodeDecodeError as error:
             raise CorruptModel(f"{self.where}: entry {index} is not valid UTF-8 ({error.reason})") from None
 
+    def check(self) -> None:
+        """Raises :class:`CorruptModel` where one is not UTF-8."""
+        source = self.source
+        try:
+            for begin, end in pairwise(self.ends):
+                source[begin + 8 : end].decode()
+        except UnicodeDecodeError:
+            self.to_list()
+
     def to_list(self) -> list[str]:
         """All strings. Raises :class:`CorruptModel` where one is not UTF-8."""
-        buffer, at = self.source, self.start
-        length_at = struct.Struct("<Q").unpack_from
-        out = []
+        source = self.source
         try:
-            for _ in range(self.count):
-                end = at + 8 + length_at(buffer, at)[0]
-                out.append(buffer[at + 8 : end].decode())
-                at = end
-        except UnicodeDecodeError as error:
-            raise CorruptModel(f"{self.where}: entry {len(out)} is not valid UTF-8 ({error.reason})") from None
-        return out
+            return [source[begin + 8 : end].decode() for begin, end in pairwise(self.ends)]
+        except UnicodeDecodeError:
+            return [self[index] for index in range(len(self))]  # which one it is
 
 
 Value = int | float | bool | str | NDArray[np.generic] | StringArray
@@ -203,7 +208,8 @@ class _Parser:
         return np.frombuffer(self._source, dtype, count, start)
 
     def _strings(self, count: int) -> StringArray:
-        start = at = self._at
+        at = self._at
+        ends = array("Q", (at,))
         source, last = self._source, self._end - 8
         if count > (self._end - at) // 8:
             self._corrupt(f"it claims {count} strings")
@@ -212,11 +218,12 @@ class _Parser:
             if at > last:
                 self._corrupt(f"string {index} of {count} begins past the end of the file")
             at += 8 + length_at(source, at)[0]
+            ends.append(at)
         # Lengths are unsigned, so ``at`` only grew: one look at the end tells about the last string.
         if at > self._end:
             self._corrupt(f"string {count - 1} passes the end of the file")
         self._at = at
-        return StringArray(source, f"{self._path}: {self._what}", start, count)
+        return StringArray(source, f"{self._path}: {self._what}", ends)
 
     def _tensor_info(self, index: int, alignment: int) -> _TensorInfo:
         self._what = f"tensor {index}"

@@ -59,13 +59,14 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
     """
     fields = Fields(str(file.path), file.metadata)
     kind = fields.text("tokenizer.ggml.model")
-    tokens = _string_array(fields, "tokenizer.ggml.tokens").to_list()
+    tokens = _string_array(fields, "tokenizer.ggml.tokens")
+    tokens.check()
     types = _types(fields, len(tokens))
     end_ids = _end_ids(fields, tokens, types)
     bos_id = _token_id(fields, "bos", len(tokens))
     marked = (_UNKNOWN, _CONTROL, _USER)
     marks = {token: type_ != _USER for token, type_ in enumerate(types) if type_ in marked and tokens[token]}
-    pieces = Pieces(tokens, marks)
+    pieces = Pieces(tokens.__getitem__, marks)
     if kind == "gpt2":
         return TokenizerPlan(
             build=_byte_level_builder(fields, tokens, types),
@@ -99,8 +100,8 @@ def special_text(file: GgufFile, which: str) -> str:
     tokens = fields.values.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, StringArray):
         return ""
-    index = _token_id(fields, which, tokens.count)
-    return "" if index is None else tokens.at(index)
+    index = _token_id(fields, which, len(tokens))
+    return "" if index is None else tokens[index]
 
 
 def _bos_by_default(fields: Fields) -> bool:
@@ -130,7 +131,7 @@ def _token_id(fields: Fields, which: str, count: int) -> int | None:
     return fields.integer(key, low=0, high=count - 1) if fields.has(key) else None
 
 
-def _end_ids(fields: Fields, tokens: list[str], types: list[int]) -> tuple[int, ...]:
+def _end_ids(fields: Fields, tokens: StringArray, types: list[int]) -> tuple[int, ...]:
     named = [_token_id(fields, which, len(tokens)) for which in ("eos", "eot", "eom")]
     found = [index for index, kind in enumerate(types) if kind == _CONTROL and tokens[index] in _END_MARKS]
     return tuple(dict.fromkeys(index for index in (*named, *found) if index is not None))
@@ -154,7 +155,7 @@ def _add_marks(library: "tokenizers.Tokenizer", tokens: list[str], types: list[i
     library.add_tokens([AddedToken(text, normalized=False) for text, kind in marks if text and kind == _USER])
 
 
-def _byte_level_builder(fields: Fields, tokens: list[str], types: list[int]) -> partial["tokenizers.Tokenizer"]:
+def _byte_level_builder(fields: Fields, tokens: StringArray, types: list[int]) -> partial["tokenizers.Tokenizer"]:
     kind = fields.text("tokenizer.ggml.pre", "default")
     if kind not in (*_GPT2_KINDS, *_DIGIT_KINDS, *_PATTERNS):
         supported = ", ".join((*_GPT2_KINDS, *_DIGIT_KINDS, *_PATTERNS))
@@ -163,15 +164,18 @@ def _byte_level_builder(fields: Fields, tokens: list[str], types: list[int]) -> 
 
 
 def _build_byte_level(
-    where: str, kind: str, tokens: list[str], types: list[int], merges: StringArray
+    where: str, kind: str, stored: StringArray, types: list[int], merges: StringArray
 ) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models
 
+    tokens = stored.to_list()
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges.to_list())]
     try:
         model = models.BPE(_vocabulary(tokens), pairs, ignore_merges=kind in _WHOLE_WORD_KINDS)
     except Exception as error:
         raise CorruptModel(f"{where}: the merges do not fit the tokens ({error}); download it again") from None
+    del pairs
+    return_freed()
     library = Tokenizer(model)
     if (normalizer := _normalizer(kind)) is not None:
         library.normalizer = normalizer
@@ -201,7 +205,7 @@ def _pre_tokenizer(kind: str) -> "pre_tokenizers.PreTokenizer":
 
 
 def _sentencepiece_builder(
-    fields: Fields, tokens: list[str], types: list[int], *, prefix: bool
+    fields: Fields, tokens: StringArray, types: list[int], *, prefix: bool
 ) -> partial["tokenizers.Tokenizer"]:
     key = "tokenizer.ggml.scores"
     scores = fields.values.get(key)
@@ -217,7 +221,7 @@ def _sentencepiece_builder(
 
 def _build_sentencepiece(
     where: str,
-    tokens: list[str],
+    stored: StringArray,
     types: list[int],
     scores: "np.ndarray[tuple[int], np.dtype[np.float32]]",
     unknown: int | None,
@@ -225,6 +229,7 @@ def _build_sentencepiece(
 ) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models, normalizers
 
+    tokens = stored.to_list()
     text = [index for index, kind in enumerate(types) if kind not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
     with no_collection():
         merges = derive_merges([tokens[index] for index in text], scores[text], cache_folder() / "tokenizers")

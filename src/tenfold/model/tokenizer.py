@@ -20,12 +20,12 @@ TokenForm = Literal["byte-level", "spaces"]
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A vocabulary's entries as stored: ``texts`` by id, and the ids of the ``marks`` that stand for themselves.
+    """A vocabulary's entries as stored: ``text`` of an id, and the ids of the ``marks`` that stand for themselves.
 
     A mark is special (begin, end, role…) or, if its value is False, text that is found as it stands.
     """
 
-    texts: Sequence[str]
+    text: Callable[[int], str]
     marks: Mapping[int, bool]
 
 
@@ -99,7 +99,7 @@ class Tokenizer(Vocabulary):
         self._plain_lock = threading.Lock()
         self._plain: tokenizers.Tokenizer | None = None
         if plan.pieces is not None:  # the very entries that an engine decodes with
-            super().__init__(plan, plan.pieces.texts.__getitem__, plan.pieces.marks)
+            super().__init__(plan, plan.pieces.text, plan.pieces.marks)
         else:
             added = self._library.get_added_tokens_decoder()
             super().__init__(plan, self._library.id_to_token, {token: entry.special for token, entry in added.items()})
