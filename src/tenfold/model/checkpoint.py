@@ -1,22 +1,27 @@
-"""From a path to everything a model is: spec, weights, tokenizer, chat template."""
+"""From a path to everything a model is: spec, weights, tokenizer, chat template.
+
+What only some files or weights need is imported where it is: a server's process, which reads the text side of a GGUF
+file, does without NumPy.
+"""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tenfold.core.errors import ModelError, UnsupportedModel
 from tenfold.model.chat import ChatTemplate
 from tenfold.model.fields import Fields
 from tenfold.model.gguf_file import GgufFile, open_gguf
-from tenfold.model.gguf_spec import model_spec, model_weights
 from tenfold.model.gguf_tokenizer import special_text, tokenizer_plan
-from tenfold.model.hf_dir import HfDirectory, hf_spec, hf_weights, open_hf_directory
-from tenfold.model.hf_tokenizer import hf_chat_template, hf_tokenizer_plan
 from tenfold.model.tokenizer import Tokenizer, TokenizerPlan, Vocabulary
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
+
+if TYPE_CHECKING:
+    from tenfold.model.hf_dir import HfDirectory
 
 
 class LazyTokenizer:
@@ -48,13 +53,12 @@ class LazyTokenizer:
 class TextModel:
     """A model's text side: all that a server process needs, no weights.
 
-    ``name`` is what the file or folder is called; ``max_context`` counts tokens.
+    ``name`` is what the file or folder is called.
     """
 
     name: str
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
-    max_context: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +102,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     source = _open(path)
     if isinstance(source, GgufFile):
+        from tenfold.model.gguf_spec import model_spec, model_weights
+
         spec = model_spec(source)
         weights = model_weights(source, spec)
         files: tuple[Path, ...] = (path,)
     else:
+        from tenfold.model.hf_dir import hf_spec, hf_weights
+
         spec = hf_spec(source)
         weights = hf_weights(source, spec)
         files = source.files
@@ -109,26 +117,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_text_model(path: Path) -> TextModel:
-    """The tokenizer, chat template and context length of the model at ``path``; reads no weights.
+    """The tokenizer and chat template of the model at ``path``; looks at no weights.
 
     Raises as :func:`load_checkpoint`.
     """
-    source = _open(path)
-    spec = model_spec(source) if isinstance(source, GgufFile) else hf_spec(source)
-    return TextModel(_name(path), _tokenizer(source), _chat_template(source), spec.max_context)
+    source = _open(path, tensors=False)
+    return TextModel(_name(path), _tokenizer(source), _chat_template(source))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of the model at ``path`` alone. Raises as :func:`load_checkpoint`."""
-    return _tokenizer(_open(path))
+    return _tokenizer(_open(path, tensors=False))
 
 
-def _open(path: Path) -> GgufFile | HfDirectory:
+def _open(path: Path, *, tensors: bool = True) -> "GgufFile | HfDirectory":
     try:
         if path.is_dir():
-            return _open_directory(path)
+            return _open_directory(path, tensors)
         if path.is_file():
-            return open_gguf(path)
+            return open_gguf(path, tensors=tensors)
         exists = path.exists()
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from None
@@ -137,33 +144,41 @@ def _open(path: Path) -> GgufFile | HfDirectory:
     raise ModelError(f"{path} does not exist; give a .gguf file, a Hugging Face model directory, or a known name")
 
 
-def _open_directory(path: Path) -> GgufFile | HfDirectory:
+def _open_directory(path: Path, tensors: bool) -> "GgufFile | HfDirectory":
     """A directory of safetensors, or one that holds a single GGUF file."""
     if (path / "config.json").is_file():
+        from tenfold.model.hf_dir import open_hf_directory
+
         return open_hf_directory(path)
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
-        return open_gguf(found[0])
+        return open_gguf(found[0], tensors=tensors)
     if found:
         names = ", ".join(file.name for file in found)
         raise ModelError(f"{path} holds {len(found)} GGUF files ({names}); give the path of one")
     raise ModelError(f"{path} holds neither config.json nor a .gguf file; it is not a model directory")
 
 
-def _lazy(source: GgufFile | HfDirectory) -> LazyTokenizer:
+def _lazy(source: "GgufFile | HfDirectory") -> LazyTokenizer:
     return LazyTokenizer(partial(_tokenizer_plan, source))
 
 
-def _tokenizer(source: GgufFile | HfDirectory) -> Tokenizer:
+def _tokenizer(source: "GgufFile | HfDirectory") -> Tokenizer:
     return Tokenizer(_tokenizer_plan(source))
 
 
-def _tokenizer_plan(source: GgufFile | HfDirectory) -> TokenizerPlan:
-    return tokenizer_plan(source) if isinstance(source, GgufFile) else hf_tokenizer_plan(source)
+def _tokenizer_plan(source: "GgufFile | HfDirectory") -> TokenizerPlan:
+    if isinstance(source, GgufFile):
+        return tokenizer_plan(source)
+    from tenfold.model.hf_tokenizer import hf_tokenizer_plan
+
+    return hf_tokenizer_plan(source)
 
 
-def _chat_template(source: GgufFile | HfDirectory) -> ChatTemplate | None:
+def _chat_template(source: "GgufFile | HfDirectory") -> ChatTemplate | None:
     if not isinstance(source, GgufFile):
+        from tenfold.model.hf_tokenizer import hf_chat_template
+
         return hf_chat_template(source)
     fields = Fields(str(source.path), source.metadata)
     if not fields.has("tokenizer.chat_template"):

@@ -6,11 +6,13 @@ The names, ids and block layouts are GGUF's (https://github.com/ggml-org/ggml/bl
 import math
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from tenfold.ops.tensors import Tensor
+
+if TYPE_CHECKING:  # see tenfold.ops.tensors
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,13 @@ def supported_names() -> str:
     return ", ".join(encoding.name for _, encoding in READABLE)
 
 
-def decode(kind: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def decode(kind: str, data: "NDArray[np.uint8]", shape: tuple[int, ...]) -> "NDArray[np.float32]":
     """The float32 values of ``data`` (uint8 [rows, bytes per row]) in encoding ``kind``, as ``shape``.
 
     A fresh array, except that F32 data is viewed in place where its alignment allows.
     """
+    import numpy as np
+
     flat = np.ascontiguousarray(data).reshape(-1)
     if kind == "F32":
         return flat.view(np.float32).reshape(shape)
@@ -90,20 +94,22 @@ def decode(kind: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArra
     return np.asarray(values, dtype=np.float32).reshape(shape)
 
 
-def make_tensor(name: str, kind: str, shape: tuple[int, ...], data: NDArray[np.uint8]) -> Tensor:
+def make_tensor(name: str, kind: str, shape: tuple[int, ...], data: "NDArray[np.uint8]") -> Tensor:
     """A :class:`Tensor` over ``data``, any array of exactly the encoding's bytes for ``shape``."""
     rows = math.prod(shape[:-1])
     matrix = data.reshape(rows, -1)
     return Tensor(name, kind, shape, matrix, partial(decode, kind, matrix, shape))
 
 
-def float_tensor(name: str, values: NDArray[np.float32]) -> Tensor:
+def float_tensor(name: str, values: "NDArray[np.float32]") -> Tensor:
     """A computed F32 :class:`Tensor`."""
+    import numpy as np
+
     values = np.ascontiguousarray(values, dtype=np.float32)
     return make_tensor(name, "F32", values.shape, values.reshape(-1).view(np.uint8))
 
 
-def take_rows(tensor: Tensor, rows: NDArray[np.intp]) -> Tensor:
+def take_rows(tensor: Tensor, rows: "NDArray[np.intp]") -> Tensor:
     """A copy of ``tensor`` (a matrix, or a vector of unpacked floats) with its rows in another order."""
     if len(tensor.shape) == 1:
         return float_tensor(tensor.name, tensor.decode()[rows])

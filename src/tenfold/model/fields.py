@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tenfold.core.errors import CorruptModel, UnsupportedModel
 
 
@@ -27,7 +25,7 @@ class Fields:
     def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = 1 << 31) -> int:
         """An integer from ``low`` to ``high``; a per-layer array counts when all its entries are equal."""
         value = self._get(key, default)
-        if isinstance(value, np.ndarray | list):
+        if isinstance(value, memoryview | list):
             value = self._uniform(key, value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self.wrong(key, value, f"an integer from {low} to {high} is needed")
@@ -64,7 +62,8 @@ class Fields:
 
     def wrong(self, key: str, value: object, why: str) -> CorruptModel:
         """The error for a value that cannot be."""
-        return CorruptModel(f"{self.where}: {key} is {str(value)[:80]!r}: {why}; the file is damaged or misconverted")
+        shown = value.tolist() if isinstance(value, memoryview) else value
+        return CorruptModel(f"{self.where}: {key} is {str(shown)[:80]!r}: {why}; the file is damaged or misconverted")
 
     def unsupported(self, what: str, supported: str) -> UnsupportedModel:
         """The error for a well-formed value we do not run."""
@@ -79,7 +78,7 @@ class Fields:
         return value
 
     def _uniform(self, key: str, value: Any) -> Any:
-        entries = value.tolist() if isinstance(value, np.ndarray) else value
+        entries = value.tolist() if isinstance(value, memoryview) else value
         if not entries:
             raise self.wrong(key, value, "it is empty")
         if any(entry != entries[0] for entry in entries):

@@ -13,10 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NoReturn
 
 from tenfold.core.errors import CorruptModel, ModelError, UnsupportedModel
 from tenfold.model.encodings import Encoding, encoding_of, make_tensor, supported_names, type_name
@@ -25,10 +22,9 @@ from tenfold.ops.tensors import Tensor
 _MAX_KEY = 65535
 _MAX_DIMS = 4
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-# GGUF value type -> (struct format, numpy dtype)
-_SCALARS: Mapping[int, tuple[str, str]] = {
-    0: ("<B", "u1"), 1: ("<b", "i1"), 2: ("<H", "<u2"), 3: ("<h", "<i2"), 4: ("<I", "<u4"), 5: ("<i", "<i4"),
-    6: ("<f", "<f4"), _BOOL: ("<B", "u1"), 10: ("<Q", "<u8"), 11: ("<q", "<i8"), 12: ("<d", "<f8"),
+# GGUF value type -> struct format
+_SCALARS: Mapping[int, str] = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "B", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
 
 
@@ -54,10 +50,13 @@ class StringArray:
 
     def check(self) -> None:
         """Raises :class:`CorruptModel` where one is not UTF-8."""
-        source = self.source
+        first = self.ends[0]
+        whole = bytearray(self.source[first : self.ends[-1]])
+        for begin, end in pairwise(self.ends):  # lengths below 128 are valid text, too: all is looked through at once
+            if end - begin >= 8 + 128:
+                whole[begin - first : begin - first + 8] = bytes(8)
         try:
-            for begin, end in pairwise(self.ends):
-                source[begin + 8 : end].decode()
+            whole.decode()
         except UnicodeDecodeError:
             self.to_list()
 
@@ -70,14 +69,14 @@ class StringArray:
             return [self[index] for index in range(len(self))]  # which one it is
 
 
-Value = int | float | bool | str | NDArray[np.generic] | StringArray
+Value = int | float | bool | str | memoryview | StringArray
 
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
     """A checked GGUF file: its metadata, and its tensors as views of the mapped file.
 
-    Arrays of numbers are read-only numpy arrays, arrays of strings are :class:`StringArray`.
+    Arrays of numbers are views of the file, by type, arrays of strings are :class:`StringArray`.
     """
 
     path: Path
@@ -95,8 +94,8 @@ class _TensorInfo:
     size: int
 
 
-def open_gguf(path: Path) -> GgufFile:
-    """Map and check ``path``.
+def open_gguf(path: Path, *, tensors: bool = True) -> GgufFile:
+    """Map and check ``path``; without ``tensors``, no further than its metadata.
 
     Raises :class:`CorruptModel` for a damaged file, :class:`UnsupportedModel` for an encoding, version or
     byte order that is not read, :class:`ModelError` where the file cannot be opened.
@@ -108,7 +107,7 @@ def open_gguf(path: Path) -> GgufFile:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from None
-    return _Parser(path, mapped).parse()
+    return _Parser(path, mapped).parse(tensors)
 
 
 class _Parser:
@@ -121,7 +120,7 @@ class _Parser:
         self._at = 0
         self._what = "header"
 
-    def parse(self) -> GgufFile:
+    def parse(self, tensors: bool) -> GgufFile:
         """The whole header, then views of the tensors."""
         version = self._version()
         tensor_count, value_count = self._scalar("<Q"), self._scalar("<Q")
@@ -136,6 +135,8 @@ class _Parser:
             if key in metadata:
                 self._corrupt("the key appears twice")
             metadata[key] = self._value()
+        if not tensors:
+            return GgufFile(self._path, version, metadata, {})
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 16 or alignment & (alignment - 1):
             self._what = "general.alignment"
@@ -194,7 +195,7 @@ class _Parser:
             return self._array()
         if kind not in _SCALARS:
             self._corrupt(f"unknown value type {kind}")
-        value = self._scalar(_SCALARS[kind][0])
+        value = self._scalar(f"<{_SCALARS[kind]}")
         return bool(value) if kind == _BOOL else value
 
     def _array(self) -> Value:
@@ -203,9 +204,11 @@ class _Parser:
             return self._strings(count)
         if kind not in _SCALARS:
             self._corrupt("nested arrays are not used by any model" if kind == _ARRAY else f"unknown type {kind}")
-        dtype = np.dtype(_SCALARS[kind][1])
-        start = self._need(count * dtype.itemsize)
-        return np.frombuffer(self._source, dtype, count, start)
+        form: Any = _SCALARS[kind]
+        size = count * struct.calcsize(form)
+        start = self._need(size)
+        numbers: memoryview = memoryview(self._source)[start : start + size].cast(form)
+        return numbers
 
     def _strings(self, count: int) -> StringArray:
         at = self._at
@@ -247,6 +250,8 @@ class _Parser:
         return _TensorInfo(name, encoding, shape, offset, math.prod(shape) // encoding.values * encoding.bytes)
 
     def _tensors(self, infos: list[_TensorInfo], alignment: int) -> dict[str, Tensor]:
+        import numpy as np
+
         base = -(-self._at // alignment) * alignment
         whole = np.frombuffer(self._source, np.uint8)
         tensors: dict[str, Tensor] = {}

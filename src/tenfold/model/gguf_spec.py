@@ -195,7 +195,7 @@ def _gemma3_windows(metadata: Mapping[str, object], reader: _Reader, layers: int
     """Five local layers, then a global one, unless the file spells the pattern out."""
     name = "attention.sliding_window_pattern"
     pattern = metadata.get(reader.key(name))
-    if isinstance(pattern, np.ndarray):
+    if isinstance(pattern, memoryview):
         if len(pattern) != layers:
             raise reader.fields.wrong(reader.key(name), len(pattern), f"{layers} entries are needed")
         return tuple(window if local else 0 for local in pattern.tolist())

@@ -1,17 +1,15 @@
 """Tokenizers from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece BPE ("llama")."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tenfold.core.errors import CorruptModel
 from tenfold.core.memory import no_collection, return_freed
 from tenfold.model.fields import Fields
 from tenfold.model.gguf_file import GgufFile, StringArray
-from tenfold.model.spm_merges import derive_merges
 from tenfold.model.store import cache_folder
 from tenfold.model.tokenizer import Pieces, TokenizerPlan
 
@@ -120,7 +118,7 @@ def _types(fields: Fields, count: int) -> list[int]:
     value = fields.values.get(key)
     if value is None:
         return [1] * count
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or len(value) != count:
+    if not isinstance(value, memoryview) or value.format in ("f", "d") or len(value) != count:
         raise fields.wrong(key, value, f"{count} integers are needed, one per token")
     types: list[int] = value.tolist()
     return types
@@ -209,9 +207,9 @@ def _sentencepiece_builder(
 ) -> partial["tokenizers.Tokenizer"]:
     key = "tokenizer.ggml.scores"
     scores = fields.values.get(key)
-    if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or len(scores) != len(tokens):
+    if not isinstance(scores, memoryview) or scores.format not in ("f", "d") or len(scores) != len(tokens):
         raise fields.wrong(key, scores, f"{len(tokens)} numbers are needed, one per token")
-    if not np.isfinite(scores).all():
+    if not all(map(math.isfinite, scores)):
         raise fields.wrong(key, "not finite", "finite numbers are needed")
     unknown = _token_id(fields, "unknown", len(tokens))
     if unknown is None:
@@ -223,16 +221,20 @@ def _build_sentencepiece(
     where: str,
     stored: StringArray,
     types: list[int],
-    scores: "np.ndarray[tuple[int], np.dtype[np.float32]]",
+    scores: memoryview,
     unknown: int | None,
     prefix: bool,
 ) -> "tokenizers.Tokenizer":
+    import numpy as np
     from tokenizers import Tokenizer, decoders, models, normalizers
+
+    from tenfold.model.spm_merges import derive_merges
 
     tokens = stored.to_list()
     text = [index for index, kind in enumerate(types) if kind not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
     with no_collection():
-        merges = derive_merges([tokens[index] for index in text], scores[text], cache_folder() / "tokenizers")
+        pieces = [tokens[index] for index in text]
+        merges = derive_merges(pieces, np.asarray(scores)[text], cache_folder() / "tokenizers")
         try:
             model = models.BPE(
                 _vocabulary(tokens),

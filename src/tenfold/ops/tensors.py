@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from tenfold.ops.spec import ModelSpec
+
+if TYPE_CHECKING:  # NumPy is imported by what makes arrays: a server's process reads no weights
+    import numpy as np
+    from numpy.typing import NDArray
 
 _STEPS = 1 << 16  # from the lowest to the highest value of a random tensor
 
@@ -25,8 +27,8 @@ class Tensor:
     name: str
     kind: str
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
-    decode: Callable[[], NDArray[np.float32]]
+    data: "NDArray[np.uint8]"
+    decode: Callable[[], "NDArray[np.float32]"]
 
 
 class RandomTensor(Tensor):
@@ -48,21 +50,29 @@ class RandomTensor(Tensor):
             object.__setattr__(self, field, value)
 
     @property
-    def data(self) -> NDArray[np.uint8]:
+    def data(self) -> "NDArray[np.uint8]":
         """[rows, bytes per row]."""
+        import numpy as np
+
         halves = (self._steps() >> np.uint32(16)).astype(np.uint16)[self._drawn()]
         return halves.view(np.uint8).reshape(math.prod(self.shape[:-1]), -1)
 
-    def decode(self) -> NDArray[np.float32]:
+    def decode(self) -> "NDArray[np.float32]":
         """The float32 values, shaped ``shape``."""
+        import numpy as np
+
         return self._steps().view(np.float32)[self._drawn()].reshape(self.shape)
 
-    def _drawn(self) -> NDArray[np.uint16]:
+    def _drawn(self) -> "NDArray[np.uint16]":
+        import numpy as np
+
         random = np.random.Generator(np.random.SFC64(self.seed))
         return random.integers(0, _STEPS, math.prod(self.shape), dtype=np.uint16)
 
-    def _steps(self) -> NDArray[np.uint32]:
+    def _steps(self) -> "NDArray[np.uint32]":
         """The bits of the values there are, which BF16 holds exactly."""
+        import numpy as np
+
         values = np.linspace(self.low, self.high, _STEPS, dtype=np.float32)
         return values.view(np.uint32) & np.uint32(0xFFFF0000)
 
