@@ -14,6 +14,7 @@ from tenfold.cli.serve_options import short_name
 from tenfold.core.errors import ConfigError, EngineUnavailable, Overloaded
 from tenfold.server.run import bind
 from tests.cli.conftest import Cli
+from tests.model import tiny
 from tests.model.test_hf_dir import write_tokenizer
 from tests.server.conftest import LiveServer
 from tests.server.fakes import ANSWER, FakeEngine
@@ -23,6 +24,25 @@ def test_a_command_imports_no_other() -> None:
     names = "import sys; from tenfold.cli.app import make_app; make_app(('models',)); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", names], capture_output=True, text=True, check=True).stdout.split()
     assert "tenfold.cli.models" in found and "tenfold.cli.bench" not in found
+
+
+def test_a_server_reads_a_gguf_model_without_numpy(tmp_path: Path) -> None:
+    model = tiny.write_byte_level(tmp_path / "m.gguf")
+    line = ["serve", str(model), "--port", "0", "--kv", "int8", "--served-model-name", "m", "--head-timeout", "9.5"]
+    code = f"""
+import sys
+from tenfold.cli import app, serve
+from tenfold.server.texts import load_codec
+def run(values):
+    load_codec(values["model"], "auto")
+    print(values["kv_type"].value, *sys.modules)
+    sys.exit()
+serve.scheduler_config = run
+app.make_app(("serve",))({line!r})"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.split()
+    assert found[0] == "int8" and "numpy" not in found
 
 
 def refused(result: Result, says: str, code: int = 2) -> None:

@@ -51,6 +51,26 @@ def test_metadata_of_every_type_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read["numbers"], [1, 2, 3]) and np.array_equal(read["floats"], [0.5, -1.0])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("length", [1, 127, 128, 190, 300])  # 190: its own first byte would end a character
+@pytest.mark.parametrize("wrong", [b"\xc3", b"\x80", b"\xff"])
+def test_strings_are_checked_each_by_itself(tmp_path: Path, length: int, wrong: bytes) -> None:
+    path = tmp_path / "values.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_array("texts", ["a", "é" * 100 + "b" * length, "b" * length, "ß"])
+    tiny.finish(writer, path)
+    strings = open_gguf(path, tensors=False).metadata["texts"]
+    assert isinstance(strings, StringArray)
+    strings.check()
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"b" + struct.pack("<Q", length), wrong + struct.pack("<Q", length)))
+    broken = open_gguf(path).metadata["texts"]
+    assert isinstance(broken, StringArray)
+    for read in (broken.check, broken.to_list, lambda: broken[1]):
+        with pytest.raises(CorruptModel, match="entry 1 is not valid UTF-8"):
+            read()
+    assert broken[2] == "b" * length
+
+
 @pytest.mark.parametrize("kind", WRITABLE + K_KINDS)
 def test_every_encoding_decodes_as_the_library_does(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
