@@ -9,6 +9,13 @@
 
 #include "simd/simd.hpp"
 
+#if defined(TENFOLD_TILES)
+namespace tenfold::TENFOLD_VECTORS {  // the level without tiles that has the same vectors
+void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
+                 ptrdiff_t out_stride, bool accumulate);
+}
+#endif
+
 namespace tenfold::TENFOLD_LEVEL {
 namespace {
 
@@ -166,16 +173,23 @@ inline void in_turns(int groups, const F& f) {
     for (; g < groups; ++g) f(std::integral_constant<int, 1>(), g);
 }
 
+// Whether a pass may take so many rows. Of many rows a pass more costs little, and each number is code of its own.
+template <bool PACKED>
+constexpr bool passes(int rows) {
+  return PACKED || rows <= 4 || rows == 6 || rows == 8 || rows == 12;
+}
+
 // Calls f(number of rows, first) for passes over rows … of which each lies in one panel; the number is a constant.
 // Where groups have one part, a pass may take more rows than otherwise.
-template <typename Tile, typename F>
+template <bool PACKED, typename Tile, typename F>
 inline void in_passes(int rows, const F& f) {
   constexpr int kMost = Tile::kParts == 1 ? kMostRows : kRowBlock;
   for (int r = 0, many; r < rows; r += many) {
     const int left = rows - r < kPanel - r % kPanel ? rows - r : kPanel - r % kPanel;
     many = left <= kMost ? left : kRowBlock;
+    while (!passes<PACKED>(many)) --many;
     const auto pass = [&]<int ROWS>(std::integral_constant<int, ROWS> constant) {
-      if constexpr (ROWS <= kMost) f(constant, r);
+      if constexpr (ROWS <= kMost && passes<PACKED>(ROWS)) f(constant, r);
     };
     switch (many) {
       case 1: pass(std::integral_constant<int, 1>()); break;
@@ -195,10 +209,10 @@ inline void in_passes(int rows, const F& f) {
 }
 
 // The turns of all passes.
-template <typename Tile>
+template <bool PACKED, typename Tile>
 int turns_of(int rows, int groups) {
   int turns = 0;
-  in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int) {
+  in_passes<PACKED, Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int) {
     turns += (groups + kTurn<Tile, ROWS> - 1) / kTurn<Tile, ROWS>;
   });
   return turns;
@@ -208,7 +222,7 @@ int turns_of(int rows, int groups) {
 template <typename Tile>
 void packed_rows(const Packed& w, const uint8_t* data, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, int columns, bool accumulate, Ahead ahead) {
-  in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+  in_passes<true, Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
     Vec sum[ROWS];
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i) sum[i] = zero();
@@ -239,8 +253,8 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
   for (int from = 0, many; from < groups; from += many) {
     many = groups - from < span.kMost ? groups - from : span.kMost;
     span.take(tile, many);
-    Ahead ahead(data + w.tile_bytes / groups * from, w.tile_bytes / groups * many, turns_of<Tile>(rows, many));
-    in_passes<Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
+    Ahead ahead(data + w.tile_bytes / groups * from, w.tile_bytes / groups * many, turns_of<false, Tile>(rows, many));
+    in_passes<false, Tile>(rows, [&]<int ROWS>(std::integral_constant<int, ROWS>, int r) {
       const ActGroup* acts = x.panel_as<ActGroup>(row + r) + from;
       Vec sum[ROWS];
 #pragma GCC unroll 16
@@ -270,20 +284,25 @@ void unpacked_rows(const Packed& w, const uint8_t* data, const Acts& x, int row,
 #include "linear/grouped.hpp"
 #endif
 
+#if defined(TENFOLD_TILES)
+// What tiles do not serve is the same by vectors in the level without them: it is not built once more.
 template <typename Tile>
 void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                ptrdiff_t out_stride, bool accumulate) {
-#if defined(TENFOLD_TILES)
+  const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
   if (!w.grouped) {
-    const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
     if constexpr (Tile::kBytes)
       if (!w.fine) return run(digit_tiles<Tile, false>);
     return run(digit_tiles<Tile, true>);  // others have been settled
   }
   if constexpr (Tile::kCentred)
-    if (by_grouped_tiles(w, rows) && row % kPanel == 0)
-      return grouped_tiles<Tile>(w, tile, tiles, x, row, rows, out, out_stride, accumulate);
-#endif
+    if (by_grouped_tiles(w, rows) && row % kPanel == 0) return run(grouped_tiles<Tile>);
+  run(TENFOLD_VECTORS::linear_tile);
+}
+#else
+template <typename Tile>
+void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
+               ptrdiff_t out_stride, bool accumulate) {
   for (int t = tile; t < tile + tiles; ++t, out += kTile) {
     const uint8_t* data = w.data + t * w.tile_bytes;
     const int columns = w.rows - t * kTile < kTile ? w.rows - t * kTile : kTile;
@@ -293,11 +312,12 @@ void quantized(const Packed& w, int tile, int tiles, const Acts& x, int row, int
                           out + r * out_stride, out_stride, columns, accumulate);
     if (r < rows)
       packed_rows<Tile>(w, data, x, row + r, rows - r, out + r * out_stride, out_stride, columns, accumulate,
-                        Ahead(data, w.tile_bytes, turns_of<Tile>(rows - r, w.cols / kGroup)));
+                        Ahead(data, w.tile_bytes, turns_of<true, Tile>(rows - r, w.cols / kGroup)));
   }
 }
 
 #include "linear/dense.hpp"
+#endif
 
 #if defined(TENFOLD_TILES)
 template <int BITS>
@@ -333,14 +353,16 @@ void with_tile(const Packed& w, const F& f) {
 void linear_tile(const Packed& w, int tile, int tiles, const Acts& x, int row, int rows, float* out,
                  ptrdiff_t out_stride, bool accumulate) {
   const auto run = [&](auto kernel) { kernel(w, tile, tiles, x, row, rows, out, out_stride, accumulate); };
+#if defined(TENFOLD_TILES)
+  if (w.dense != Dense::none) return run(TENFOLD_VECTORS::linear_tile);
+  if (w.looked) return w.bits == 4 ? run(looked_up<4>) : run(looked_up<5>);
+#else
   switch (w.dense) {
     case Dense::f32: return run(dense<float>);
     case Dense::f16: return run(dense<F16>);
     case Dense::bf16: return run(dense<Bf16>);
     case Dense::none: break;
   }
-#if defined(TENFOLD_TILES)
-  if (w.looked) return w.bits == 4 ? run(looked_up<4>) : run(looked_up<5>);
 #endif
   with_tile(w, [&]<typename Tile>() { run(quantized<Tile>); });
 }

@@ -55,74 +55,94 @@ inline void tile_dot_bf16() {
 
 #else
 
-inline uint8_t* tile_row(int tile, int row) {
-  static thread_local uint8_t tiles[8][16][64];
-  return tiles[tile][row];
+// One function each for all tiles: inlined into the kernels they would take the compiler minutes.
+struct EmulatedTiles {
+  TileConfig config;
+  uint8_t tiles[8][16][64] = {};
+};
+inline EmulatedTiles& emulated() {
+  static thread_local EmulatedTiles unit;
+  return unit;
 }
-inline TileConfig& tile_config() {
-  static thread_local TileConfig config;
-  return config;
+inline void tiles_ready(const TileConfig& config) { emulated().config = config; }
+
+[[gnu::noinline]] inline void zero_tile(int t) {
+  EmulatedTiles& unit = emulated();
+  for (int r = 0; r < unit.config.rows[t]; ++r) __builtin_memset(unit.tiles[t][r], 0, 64);
 }
-inline void tiles_ready(const TileConfig& config) { tile_config() = config; }
-template <int T>
-inline void tile_zero() {
-  for (int r = 0; r < tile_config().rows[T]; ++r) __builtin_memset(tile_row(T, r), 0, 64);
+[[gnu::noinline]] inline void load_tile(int t, const void* p, ptrdiff_t stride) {
+  EmulatedTiles& unit = emulated();
+  for (int r = 0; r < unit.config.rows[t]; ++r)
+    __builtin_memcpy(unit.tiles[t][r], static_cast<const uint8_t*>(p) + r * stride, unit.config.bytes[t]);
 }
-template <int T>
-inline void tile_load(const void* p, ptrdiff_t stride) {
-  for (int r = 0; r < tile_config().rows[T]; ++r)
-    __builtin_memcpy(tile_row(T, r), static_cast<const uint8_t*>(p) + r * stride, tile_config().bytes[T]);
+[[gnu::noinline]] inline void store_tile(int t, void* p, ptrdiff_t stride) {
+  EmulatedTiles& unit = emulated();
+  for (int r = 0; r < unit.config.rows[t]; ++r)
+    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, unit.tiles[t][r], unit.config.bytes[t]);
 }
-template <int T>
-inline void tile_store(void* p, ptrdiff_t stride) {
-  for (int r = 0; r < tile_config().rows[T]; ++r)
-    __builtin_memcpy(static_cast<uint8_t*>(p) + r * stride, tile_row(T, r), tile_config().bytes[T]);
-}
-template <typename Left, typename Right, int SUM, int A, int B>
-inline void dot_of_bytes() {
-  for (int m = 0; m < tile_config().rows[A]; ++m) {
+template <typename Left, typename Right>
+[[gnu::noinline]] void dot_of_bytes(int sum, int a, int b) {
+  EmulatedTiles& unit = emulated();
+  for (int m = 0; m < unit.config.rows[a]; ++m) {
     int32_t sums[16];
-    __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
-    for (int k = 0; k < tile_config().rows[B]; ++k)
+    __builtin_memcpy(sums, unit.tiles[sum][m], sizeof sums);
+    for (int k = 0; k < unit.config.rows[b]; ++k)
       for (int n = 0; n < 16; ++n)
         for (int i = 0; i < 4; ++i)
-          sums[n] += static_cast<Left>(tile_row(A, m)[4 * k + i]) * static_cast<Right>(tile_row(B, k)[4 * n + i]);
-    __builtin_memcpy(tile_row(SUM, m), sums, sizeof sums);
+          sums[n] += static_cast<Left>(unit.tiles[a][m][4 * k + i]) * static_cast<Right>(unit.tiles[b][k][4 * n + i]);
+    __builtin_memcpy(unit.tiles[sum][m], sums, sizeof sums);
   }
 }
-template <int SUM, int A, int B>
-inline void tile_dot_bytes() {
-  dot_of_bytes<int8_t, uint8_t, SUM, A, B>();
-}
-template <int SUM, int A, int B>
-inline void tile_dot_unsigned() {
-  dot_of_bytes<uint8_t, int8_t, SUM, A, B>();
-}
-template <int SUM, int A, int B>
-inline void tile_dot_signed() {
-  dot_of_bytes<int8_t, int8_t, SUM, A, B>();
-}
-template <int SUM, int A, int B>
-inline void tile_dot_bf16() {
+[[gnu::noinline]] inline void dot_of_bf16(int sum, int a, int b) {
+  EmulatedTiles& unit = emulated();
   const auto value = [](const uint8_t* p) {
     uint16_t bits;
     __builtin_memcpy(&bits, p, 2);
     return bf16_to_float(bits);
   };
-  for (int m = 0; m < tile_config().rows[A]; ++m) {
+  for (int m = 0; m < unit.config.rows[a]; ++m) {
     float sums[16];
-    __builtin_memcpy(sums, tile_row(SUM, m), sizeof sums);
+    __builtin_memcpy(sums, unit.tiles[sum][m], sizeof sums);
     for (int n = 0; n < 16; ++n) {
       float even = 0.0f, odd = 0.0f;
-      for (int k = 0; k < tile_config().rows[B]; ++k) {
-        even = __builtin_fmaf(value(tile_row(A, m) + 4 * k), value(tile_row(B, k) + 4 * n), even);
-        odd = __builtin_fmaf(value(tile_row(A, m) + 4 * k + 2), value(tile_row(B, k) + 4 * n + 2), odd);
+      for (int k = 0; k < unit.config.rows[b]; ++k) {
+        even = __builtin_fmaf(value(unit.tiles[a][m] + 4 * k), value(unit.tiles[b][k] + 4 * n), even);
+        odd = __builtin_fmaf(value(unit.tiles[a][m] + 4 * k + 2), value(unit.tiles[b][k] + 4 * n + 2), odd);
       }
       const float both = even + odd;
       sums[n] += both;
     }
-    __builtin_memcpy(tile_row(SUM, m), sums, sizeof sums);
+    __builtin_memcpy(unit.tiles[sum][m], sums, sizeof sums);
   }
+}
+
+template <int T>
+inline void tile_zero() {
+  zero_tile(T);
+}
+template <int T>
+inline void tile_load(const void* p, ptrdiff_t stride) {
+  load_tile(T, p, stride);
+}
+template <int T>
+inline void tile_store(void* p, ptrdiff_t stride) {
+  store_tile(T, p, stride);
+}
+template <int SUM, int A, int B>
+inline void tile_dot_bytes() {
+  dot_of_bytes<int8_t, uint8_t>(SUM, A, B);
+}
+template <int SUM, int A, int B>
+inline void tile_dot_unsigned() {
+  dot_of_bytes<uint8_t, int8_t>(SUM, A, B);
+}
+template <int SUM, int A, int B>
+inline void tile_dot_signed() {
+  dot_of_bytes<int8_t, int8_t>(SUM, A, B);
+}
+template <int SUM, int A, int B>
+inline void tile_dot_bf16() {
+  dot_of_bf16(SUM, A, B);
 }
 
 #endif
