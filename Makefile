@@ -110,7 +110,7 @@ $(STAMPS)/build-tools: $(STAMPS)/venv scripts/requirements.py
 	@touch $@
 
 $(STAMPS)/package: $(STAMPS)/build-tools $(NATIVE)
-	@echo "==> Tenfold and its dependencies, kernels built with $(COMPILER) (about a minute the first time)"
+	@echo "==> Tenfold and its dependencies, kernels built with $(COMPILER) (some minutes the first time)"
 	@CXX="$(COMPILER)" $(PIP) install --no-build-isolation --editable .
 	@touch $@
 
