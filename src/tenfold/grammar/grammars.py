@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.constraint import Constraint
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20  # characters of a constraint
 _KEPT = 64  # compiled ones
+_TEXTS = 1024  # whose tokens are kept, of up to _LONG bytes: the same must come again and again
+_LONG = 256
 # Sets of tokens whose bits the library keeps ready: one is taken whole where all of it may come, and only what is in
 # none is tried token by token. Blanks, and texts inside of JSON of up to so many characters: the finer they are cut,
 # the less is left to try near the end of a text whose length is bounded.
@@ -63,7 +65,7 @@ class Grammars:
         self._words = words
         self._vocab_size = vocab_size
         self._tokenizer: LLTokenizer | None = None
-        self._tokens = _Tokens((), ())
+        self._known = 0  # tokens of the vocabulary; logits may be more
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()  # of what is compiled
         self._making = threading.Lock()  # of the tokenizer
@@ -79,7 +81,7 @@ class Grammars:
             self._compiled.move_to_end(constraint)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return Matcher(known, self._tokens)
+        return Matcher(known, self._known)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher
@@ -117,7 +119,7 @@ class Grammars:
                         "this model has no token that ends a text, which a constraint needs", param=param
                     )
                 wrapped = _Wrapped(words)
-                self._tokens = _Tokens.of(wrapped.tokens[: self._vocab_size])
+                self._known = min(len(wrapped.tokens), self._vocab_size)
                 self._tokenizer = LLTokenizer(
                     TokenizerWrapper(wrapped),
                     n_vocab=self._vocab_size,
@@ -127,29 +129,14 @@ class Grammars:
             return self._tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Those of the vocabulary; logits may be more. ``first``: what byte each begins with (None: with none).
-    ``letters``: two that many texts may go on with."""
-
-    first: Sequence[int | None]
-    letters: tuple[int, ...]
-
-    @staticmethod
-    def of(tokens: Sequence[bytes]) -> "_Tokens":
-        known = {text: token for token, text in reversed(list(enumerate(tokens))) if len(text) == 1}
-        letters = (known[letter] for letter in (b"e", b"a") if letter in known)
-        return _Tokens([text[0] if text else None for text in tokens], tuple(letters))
-
-
 class Matcher:
     """Follows one text, token by token."""
 
-    __slots__ = ("_tokens", "library")
+    __slots__ = ("_vocab_size", "library")
 
-    def __init__(self, compiled: "LLMatcher", tokens: _Tokens) -> None:
+    def __init__(self, compiled: "LLMatcher", vocab_size: int) -> None:
         self.library = compiled.deep_copy()
-        self._tokens = tokens
+        self._vocab_size = vocab_size
 
     @property
     def error(self) -> str | None:
@@ -168,24 +155,15 @@ class Matcher:
     def admits(self, tokens: Sequence[int]) -> bool:
         """Whether all of ``tokens``, one or more, may come next, one after the other."""
         # The library cannot go on once it was asked for a token that it does not know.
-        return max(tokens) < len(self._tokens.first) and self.library.validate_tokens(list(tokens)) == len(tokens)
+        return max(tokens) < self._vocab_size and self.library.validate_tokens(list(tokens)) == len(tokens)
 
     def allows(self, token: int) -> bool:
         """Whether the mask has ``token``; not sure of one that ends the text. Costs a small part of a mask.
 
-        Of what must come the library lets only the usual tokens come, of the rest it takes what fits. What must come
-        takes it as long as a mask to find; nothing must where a token that begins with another byte fits, too.
+        Of what must come the library lets only the usual tokens come, of the rest it takes what fits.
         """
-        if not self.admits((token,)):
-            return False
-        first = self._tokens.first
-        for letter in self._tokens.letters:
-            if first[letter] != first[token]:
-                if self.admits((letter,)):
-                    return True
-                break
-        forced = self.library.compute_ff_tokens()
-        return not forced or forced[0] == token
+        forced = self.forced()
+        return forced[0] == token if forced else self.admits((token,))
 
     def write_mask(self, address: int, size: int) -> None:
         """Write which tokens may come next to ``size`` bytes of memory, a bit each, the first token lowest: also those
@@ -231,10 +209,13 @@ class _Wrapped:
         self.tokens = [words.token_bytes(token) for token in range(words.vocab_size)]
         self.special_token_ids = [token for token in range(words.vocab_size) if words.is_special(token)]
         self._words = words
+        self._kept = lru_cache(_TEXTS)(self._encode)
 
-    def __call__(self, text: bytes | str) -> list[int]:
-        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return self._words.encode(plain, add_special=False, parse_special=False)
+    def __call__(self, text: bytes) -> list[int]:
+        return self._kept(text) if len(text) <= _LONG else self._encode(text)
+
+    def _encode(self, text: bytes) -> list[int]:
+        return self._words.encode(text.decode("utf-8", "replace"), add_special=False, parse_special=False)
 
 
 _NAMES = {
