@@ -125,6 +125,7 @@ def test_asking_for_one_token_says_what_the_mask_says(kind: str) -> None:
             found = {token for token in range(VOCAB) if matcher.allows(token)}
             assert found - {EOS} == set(choices)
             assert EOS not in found - allowed(matcher)
+            assert not (forced := matcher.forced()) or choices == forced[:1]
             assert matcher.error is None
             refused, taken = refused + VOCAB - len(found), taken + len(found)
             token = rng.choice(choices)

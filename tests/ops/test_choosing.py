@@ -27,6 +27,10 @@ class Some:
     allowed: NDArray[np.bool_]
     unsure: tuple[int, ...] = ()
     made: int = 0
+    only: Int32 | None = None
+
+    def forced(self) -> Int32:
+        return np.full(len(self.rows), -1, np.int32) if self.only is None else self.only
 
     def allow(self, which: NDArray[np.intp], tokens: Int32) -> NDArray[np.bool_]:
         return self.allowed[which, tokens] & ~np.isin(tokens, self.unsure)
@@ -113,6 +117,26 @@ def test_masks_are_made_only_where_a_token_may_not_come(name: str) -> None:
     tokens = chosen(name, logits, masks, draws(3))
     assert tokens[0] == tokens[2] == 8 != tokens[1]
     assert masks.made == 1
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_only_token_comes_as_if_it_had_been_chosen(name: str) -> None:
+    """Greedy rows and ones that draw, one with a penalty, one whose logits are damaged."""
+    rng, count = np.random.default_rng(8), 20
+    logits = rng.normal(size=(count, VOCAB)).astype(np.float32)
+    logits[4] = np.nan
+    filters = draws(count, top_p=0.7)
+    filters[::2, [0, 4]] = 0
+    only = rng.integers(0, VOCAB, count - 1).astype(np.int32)
+    masks = Some(np.arange(1, count, dtype=np.int32), np.eye(VOCAB, dtype=bool)[only])
+    changes = Changes(np.array([6], np.int32), only[5:6], np.ones(1, np.float32), np.full(1, 9.0, np.float32))
+    before = answer(name, logits, Wanted(filters, changes, masks))
+    masks.only, masks.made = np.where(np.arange(count - 1) % 5 == 2, -1, only).astype(np.int32), 0
+    found = answer(name, logits, Wanted(filters, changes, masks))
+    assert found.tokens.tolist() == before.tokens.tolist()
+    assert found.finite.tolist() == before.finite.tolist() == [row != 4 for row in range(count)]
+    assert [*found.tokens[1:4], *found.tokens[5:]] == [*only[:3], *only[4:]]
+    assert name == "cuda" or masks.made <= 4
 
 
 @pytest.mark.parametrize("name", OPS)

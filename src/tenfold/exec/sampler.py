@@ -241,6 +241,16 @@ class _Held:
         self._held = held
         self._vocab = vocab
 
+    def forced(self) -> NDArray[np.int32]:
+        """See :meth:`tenfold.ops.choosing.Masks.forced`."""
+        found = np.full(len(self._held), -1, np.int32)
+        for i, (matcher, row) in enumerate(self._held):
+            taken = matcher.consume(row.ahead) if row.ahead else 0
+            if forced := matcher.forced():
+                found[i] = forced[0]
+            matcher.take_back(taken)
+        return found
+
     def allow(self, which: NDArray[np.intp], tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
         """See :meth:`tenfold.ops.choosing.Masks.allow`."""
         found = np.empty(len(which), bool)

@@ -32,12 +32,16 @@ class Masks(Protocol):
     A row's token is chosen among all of them first. Where that one may not come, another one is, among those that may,
     with a second number (:func:`second_filters`). By temperature alone that is a draw from what is left of the
     distribution: the part of its mass that may come is taken at once, the rest of it is shared out among that part.
-    Top-k, top-p and min-p filter each of the two by itself.
+    Top-k, top-p and min-p filter each of the two by itself. Where only one may come there is nothing to choose.
     """
 
     @property
     def rows(self) -> "Int32":
         """[M]: the rows of logits."""
+        ...
+
+    def forced(self) -> "Int32":
+        """[M]: each row's only token that may come, as far as that is known at little cost; -1: more may, or none."""
         ...
 
     def allow(self, which: NDArray[np.intp], tokens: "Int32") -> NDArray[np.bool_]:
@@ -125,12 +129,13 @@ def choose(ops: "SamplingOps", logits: "Float32", wanted: Wanted) -> Done:
             _change(logits, changes)
             drawn[changes.rows] = True
         drawn &= finite
+        tokens = first.copy()
+        some = None if masks is None else _forced(masks, tokens, drawn)
         if drawn.any():
             which = np.flatnonzero(drawn).astype(np.int32)
-            tokens = first.copy()
             tokens[which] = ops.draw(logits, which, filters[which])
-        if masks is not None:
-            tokens = _held(ops, logits, masks, filters, drawn, tokens)
+        if masks is not None and some is not None:
+            _held(ops, logits, masks, some, filters, drawn, tokens)
     summary = None
     if rows is not None and before is not None:
         at = rows if before is logits else np.arange(len(rows))
@@ -145,20 +150,31 @@ def second_filters(filters: "Float64") -> "Float64":
     return again
 
 
+def _forced(masks: Masks, tokens: "Int32", drawn: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Put the only token that may come where it is known; that is not ``drawn``. Which of the M rows are left."""
+    only, live = masks.forced(), tokens[masks.rows] >= 0
+    known = live & (only >= 0)
+    tokens[masks.rows[known]] = only[known]
+    drawn[masks.rows[known]] = False
+    return np.flatnonzero(live & ~known)
+
+
 def _held(
     ops: "SamplingOps",
     logits: "Float32",
     masks: Masks,
+    some: NDArray[np.intp],
     filters: "Float64",
     drawn: NDArray[np.bool_],
     tokens: "Int32",
-) -> "Int32":
-    """``tokens`` with others where they may not come: drawn once more, or the largest of those that may."""
-    some = np.flatnonzero(tokens[masks.rows] >= 0)
+) -> None:
+    """Put others where ``tokens`` may not come in ``some`` of the M rows: drawn once more, or the largest of those that
+    may."""
+    some = some[tokens[masks.rows[some]] >= 0]
     some = some[~masks.allow(some, tokens[masks.rows[some]])]
     if not len(some):
-        return tokens
-    rows, bits, tokens = masks.rows[some], masks.bits(some), tokens.copy()
+        return
+    rows, bits = masks.rows[some], masks.bits(some)
     refused = (bits[np.arange(len(some)), tokens[rows] >> 5] >> (tokens[rows] & 31) & 1) == 0
     largest = refused & ~drawn[rows]
     if largest.any():
@@ -167,7 +183,6 @@ def _held(
     if again.any():
         which = rows[again]
         tokens[which] = ops.draw_among(logits, which, bits[again], second_filters(filters[which]))
-    return tokens
 
 
 def _change(logits: "Float32", changes: Changes) -> None:
