@@ -5,7 +5,7 @@ import pytest
 from tenfold.cache.evict import LeastRecent
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.pool import BlockPool
-from tenfold.cache.prefix import PrefixIndex, chain_hash, root_hash
+from tenfold.cache.prefix import PrefixIndex, chain, chain_hash, root_hash
 from tenfold.core.config import CacheConfig
 from tenfold.core.errors import ConfigError
 
@@ -163,6 +163,7 @@ def test_what_is_given_up_is_told() -> None:
     fill(cache, "b", [50] * 7)
     names = [chain_hash(root_hash(""), range(4))]
     names.append(chain_hash(names[0], range(4, 8)))
+    assert names == list(chain(root_hash(""), range(8), 4))
     assert told == [(names[1], second), (names[0], first)]
     assert cache.pool.evicted == 2
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tenfold.cache.evict import EvictionOrder
 from tenfold.cache.map import BlockMap
 from tenfold.cache.pool import BlockPool
-from tenfold.cache.prefix import Node, PrefixIndex, chain_hash, root_hash
+from tenfold.cache.prefix import Node, PrefixIndex, chain, chain_hash, root_hash
 from tenfold.cache.worth import LeastWorth
 from tenfold.core.config import CacheConfig
 
@@ -90,11 +90,12 @@ class CacheManager:
     def reserve(self, sequence: str, tokens: int) -> bool:
         """Make room for ``tokens`` positions in all; takes nothing and returns False where blocks run out."""
         table = self._tables[sequence]
-        missing = self.blocks_for(tokens) - len(table.blocks)
+        missing = -(-tokens // self.block_size) - len(table.blocks)
+        if missing <= 0:
+            return True
         if missing > self._pool.available:
             return False
-        for _ in range(missing):
-            table.blocks.append(self._pool.take())
+        table.blocks += self._pool.take_several(missing)
         return True
 
     def blocks(self, sequence: str) -> tuple[int, ...]:
@@ -113,18 +114,21 @@ class CacheManager:
             for found in table.nodes[: table.found]:
                 self._order.use(found)
             table.found = 0
-        size = self.block_size
-        nodes = table.nodes
-        for i in range(len(nodes), computed // size):
-            parent = nodes[-1] if nodes else None
-            name = chain_hash(parent.name if parent else table.root, tokens[i * size : (i + 1) * size])
-            node = self._index.find(name)
+        size, nodes, index = self.block_size, table.nodes, self._index
+        first, last = len(nodes), computed // size
+        if first >= last:
+            return
+        parent = nodes[-1] if nodes else None
+        names = chain(parent.name if parent else table.root, tokens[first * size : last * size], size)
+        for block, name in zip(table.blocks[first:last], names, strict=True):
+            node = index.find(name)
             if node is None:
-                node = self._index.add(name, table.blocks[i], parent)
+                node = index.add(name, block, parent)
                 self._order.enter(node)
             else:
-                self._computed_again(node, table.blocks[i])
+                self._computed_again(node, block)
             nodes.append(node)
+            parent = node
 
     def close(self, sequence: str) -> None:
         """Let go of all blocks; the findable ones stay cached."""

@@ -68,6 +68,18 @@ class BlockPool:
         self._refs[block] = 1
         return block
 
+    def take_several(self, count: int) -> list[int]:
+        """As many, one after the other; there are at least so many."""
+        free, refs = self._free, self._refs
+        if len(free) < count:
+            return [self.take() for _ in range(count)]
+        blocks = free[: -count - 1 : -1]
+        del free[-count:]
+        for block in blocks:
+            assert refs[block] == 0
+            refs[block] = 1
+        return blocks
+
     def hold(self, block: int) -> None:
         """One more reference to a held or cached block."""
         if self._refs[block] == 0:

@@ -7,7 +7,7 @@ per block, and each node knows what it follows and how many follow it.
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def root_hash(salt: str) -> bytes:
@@ -21,6 +21,15 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
     A 128-bit cryptographic hash: no prompt can be built to hit another's block.
     """
     return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=16).digest()
+
+
+def chain(parent: bytes, tokens: Sequence[int], size: int) -> Iterator[bytes]:
+    """The names of full blocks of ``size`` tokens, one after the other, as :func:`chain_hash` has them."""
+    data = array("i", tokens).tobytes()
+    size *= len(data) // len(tokens)
+    for start in range(0, len(data), size):
+        parent = hashlib.blake2b(parent + data[start : start + size], digest_size=16).digest()
+        yield parent
 
 
 class Node:

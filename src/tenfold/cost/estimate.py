@@ -142,11 +142,11 @@ class StepCost:
 
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape will take."""
-        return _total(shape.features(), self._parts) * math.exp(self._drift)
+        return shape.seconds(self._parts) * math.exp(self._drift)
 
     def fitted(self, shape: StepShape) -> float:
         """The same for a machine as fast as when the fit was made."""
-        return _total(shape.features(), self._parts)
+        return shape.seconds(self._parts)
 
     def follow(self, fitted: float, seconds: float, steps: int = 1) -> None:
         """As many steps, each of which takes ``fitted``, took ``seconds`` each: how fast the machine is at present.

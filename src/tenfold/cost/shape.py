@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tenfold.core.plan import StepPlan
 
 # Rows from which a further row costs more than before: a few ride along while the weights are read.
-BENDS = (16, 64, 256)
+BENDS = _LOW, _MIDDLE, _HIGH = (16, 64, 256)
 # What features are counted in, so that each is of a size near one.
 PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_DRAFT_KEYS = 64, 16, 8192, 65536, 8192
 PER_ASKED, PER_PASSES = 16, 4
@@ -108,9 +108,16 @@ class StepShape:
 
     def with_more(self, new: int, keys: float, sample: bool) -> "StepShape":
         """This and one more sequence."""
-        shape = self.with_keys(0.0)
-        shape.add(new, keys, sample)
-        return shape
+        return StepShape(
+            self.rows + new,
+            self.sequences + 1,
+            self.sampled + sample,
+            self.decode_keys + keys if new == 1 else self.decode_keys,
+            self.prefill_keys + keys if new != 1 else self.prefill_keys,
+            self.draft_keys,
+            self.asked,
+            self.passes,
+        )
 
     def with_keys(self, more: float) -> "StepShape":
         """This with ``more`` keys of decode."""
@@ -140,6 +147,27 @@ class StepShape:
             self.asked / PER_ASKED,
             self.passes / PER_PASSES,
         )
+
+    def seconds(self, parts: Sequence[float]) -> float:
+        """The sum over :meth:`features`, each times its part: the same number, without making them."""
+        fixed, row, low, middle, high, sequence, sample, decode, prefill, draft, asked, passes = parts
+        rows, sampled = self.rows, self.sampled
+        total = fixed + rows / PER_ROWS * row
+        if rows > _LOW:
+            total += (rows - _LOW) / PER_ROWS * low
+            if rows > _MIDDLE:
+                total += (rows - _MIDDLE) / PER_ROWS * middle
+                if rows > _HIGH:
+                    total += (rows - _HIGH) / PER_ROWS * high
+        total += self.sequences / PER_SEQUENCES * sequence
+        total += ((1.0 if sampled else 0.0) + sampled / PER_SEQUENCES) * sample
+        total += self.decode_keys / PER_DECODE_KEYS * decode
+        total += self.prefill_keys / PER_PREFILL_KEYS * prefill
+        if self.draft_keys or self.asked:
+            total += self.draft_keys / PER_DRAFT_KEYS * draft
+            total += self.asked / PER_ASKED * asked
+            total += self.passes / PER_PASSES * passes
+        return total
 
 
 def shape_of(plan: StepPlan, attention: Attention) -> StepShape:

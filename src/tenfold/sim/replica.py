@@ -9,7 +9,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.worth import LeastWorth
@@ -79,7 +79,7 @@ class Replica:
         if self._ends:
             self._stop_coasting(now)
         row = call.row
-        params = SamplingParams(temperature=0.0, max_tokens=row.outputs, ignore_eos=True)
+        params = _params(row.outputs)
         ids = call.prompt_ids()
         request = EngineRequest(
             id=call.name, prompt_ids=ids, params=params, arrival=now, tenant=row.tenant, slo_class=row.slo_class or None
@@ -206,3 +206,8 @@ class Replica:
             del self._calls[event.id]
             call.end(now, event.timeline)
         self._report(call)
+
+
+@cache
+def _params(outputs: int) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=outputs, ignore_eos=True)
