@@ -71,6 +71,18 @@ def test_strings_are_checked_each_by_itself(tmp_path: Path, length: int, wrong: 
     assert broken[2] == "b" * length
 
 
+@pytest.mark.parametrize("length", [1 << 20, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_string_that_passes_the_end_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "values.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_array("texts", ["a", "bcd", "e"])
+    tiny.finish(writer, path)
+    stored = struct.pack("<Q", 3) + b"bcd"
+    path.write_bytes(path.read_bytes().replace(stored, struct.pack("<Q", length) + b"bcd"))
+    with pytest.raises(CorruptModel, match="string 1 of 3 passes the end"):
+        open_gguf(path)
+
+
 @pytest.mark.parametrize("kind", WRITABLE + K_KINDS)
 def test_every_encoding_decodes_as_the_library_does(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)

@@ -221,10 +221,9 @@ class _Parser:
             if at > last:
                 self._corrupt(f"string {index} of {count} begins past the end of the file")
             at += 8 + length_at(source, at)[0]
+            if at > self._end:
+                self._corrupt(f"string {index} of {count} passes the end of the file")
             ends.append(at)
-        # Lengths are unsigned, so ``at`` only grew: one look at the end tells about the last string.
-        if at > self._end:
-            self._corrupt(f"string {count - 1} passes the end of the file")
         self._at = at
         return StringArray(source, f"{self._path}: {self._what}", ends)
 
