@@ -257,6 +257,6 @@ def test_a_few_steps_tell_how_fast_the_machine_is_today() -> None:
 @given(st.lists(st.integers(0, 600), min_size=5, max_size=5), st.lists(st.floats(0.0, 1e6), min_size=3, max_size=3))
 def test_seconds_are_the_sum_over_the_features(counts: list[int], keys: list[float]) -> None:
     rows, sequences, sampled, asked, passes = counts
-    shape = StepShape(rows, sequences, sampled, *keys, asked, passes if asked else 0)
+    shape = StepShape(rows, sequences, sampled, *keys, asked, passes)
     parts = [0.01 * (at + 1) / 7 for at in range(StepShape.FEATURES)]
     assert shape.seconds(parts) == sum(a * b for a, b in zip(shape.features(), parts, strict=True))

@@ -25,6 +25,7 @@ VOCAB = EOS + 3  # the model's logits are a few more than the vocabulary
 class Words:
     bos_id = None
     vocab_size = EOS + 1
+    strips_prefix = False
     eos_ids = (EOS,)
 
     def token_bytes(self, token: int) -> bytes:
@@ -43,6 +44,14 @@ class Words:
             found.append(token)
             data = data[len(self.token_bytes(token)) :]
         return found
+
+
+class PrefixedWords(Words):
+    strips_prefix = True
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """With a blank before it, as SentencePiece's have."""
+        return super().encode(" " + text, add_special=add_special, parse_special=parse_special)
 
 
 def make() -> Grammars:
@@ -267,3 +276,21 @@ def test_a_constraint_takes_the_end_from_the_text() -> None:
 )
 def test_size_of_a_regular_expression(pattern: str, size: int) -> None:
     assert expansion(pattern) == size
+
+
+@pytest.mark.parametrize("text", ["true", '{"name": 12', "\ntrue", " 12", "é"])
+def test_what_must_come_goes_on_from_the_text_before(text: str) -> None:
+    constraint = Constraint("choice", json.dumps([text]), "choice")
+    plain, prefixed = make().matcher(constraint), Grammars(PrefixedWords, VOCAB).matcher(constraint)
+    assert prefixed.forced() == plain.forced() != []
+    assert prefixed.consume(prefixed.forced()) == len(plain.forced())
+
+
+def test_tokens_beyond_the_logits_are_not_there() -> None:
+    """Here ``name`` is a token, but the logits end before it; so does the mask."""
+    words, name = Words(), 256 + WORDS.index(b"name")
+    words.eos_ids = (0,)
+    matcher = Grammars(lambda: words, name).matcher(Constraint("choice", json.dumps(["name"]), "choice"))
+    assert all(token < name for token in matcher.forced()) and not matcher.allows(name)
+    mask = np.zeros((name + 31) // 32, np.int32)
+    matcher.write_mask(mask.ctypes.data, mask.nbytes)

@@ -73,8 +73,9 @@ class BlockPool:
         free, refs = self._free, self._refs
         if len(free) < count:
             return [self.take() for _ in range(count)]
-        blocks = free[: -count - 1 : -1]
-        del free[-count:]
+        last = len(free) - count
+        blocks = free[last:][::-1]
+        del free[last:]
         for block in blocks:
             assert refs[block] == 0
             refs[block] = 1

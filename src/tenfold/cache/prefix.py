@@ -25,8 +25,9 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 def chain(parent: bytes, tokens: Sequence[int], size: int) -> Iterator[bytes]:
     """The names of full blocks of ``size`` tokens, one after the other, as :func:`chain_hash` has them."""
-    data = array("i", tokens).tobytes()
-    size *= len(data) // len(tokens)
+    numbers = array("i", tokens)
+    data = numbers.tobytes()
+    size *= numbers.itemsize
     for start in range(0, len(data), size):
         parent = hashlib.blake2b(parent + data[start : start + size], digest_size=16).digest()
         yield parent

@@ -163,7 +163,7 @@ class StepShape:
         total += ((1.0 if sampled else 0.0) + sampled / PER_SEQUENCES) * sample
         total += self.decode_keys / PER_DECODE_KEYS * decode
         total += self.prefill_keys / PER_PREFILL_KEYS * prefill
-        if self.draft_keys or self.asked:
+        if self.draft_keys or self.asked or self.passes:
             total += self.draft_keys / PER_DRAFT_KEYS * draft
             total += self.asked / PER_ASKED * asked
             total += self.passes / PER_PASSES * passes

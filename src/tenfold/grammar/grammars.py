@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.constraint import Constraint
@@ -38,6 +39,7 @@ class Words(Protocol):
 
     bos_id: int | None
     vocab_size: int
+    strips_prefix: bool  # puts a blank before every text
 
     @property
     def eos_ids(self) -> Sequence[int]:
@@ -118,8 +120,8 @@ class Grammars:
                     raise InvalidRequest(
                         "this model has no token that ends a text, which a constraint needs", param=param
                     )
-                wrapped = _Wrapped(words)
-                self._known = min(len(wrapped.tokens), self._vocab_size)
+                wrapped = _Wrapped(words, self._vocab_size)
+                self._known = len(wrapped.tokens)
                 self._tokenizer = LLTokenizer(
                     TokenizerWrapper(wrapped),
                     n_vocab=self._vocab_size,
@@ -171,8 +173,8 @@ class Matcher:
         self.library.unsafe_compute_mask_ptr(address, size)
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, as far as they are the only ones."""
-        return self.library.compute_ff_tokens()
+        """The tokens that must come next, as far as they are the only ones, and the model can give them."""
+        return list(takewhile(lambda token: token < self._vocab_size, self.library.compute_ff_tokens()))
 
 
 class MaskThread:
@@ -201,13 +203,14 @@ class MaskThread:
 
 
 class _Wrapped:
-    """A tokenizer as the library wants it."""
+    """A tokenizer as the library wants it: of the tokens that the logits of ``vocab_size`` have."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, vocab_size: int) -> None:
+        known = range(min(words.vocab_size, vocab_size))
         self.eos_token_id = words.eos_ids[0]
         self.bos_token_id = words.bos_id
-        self.tokens = [words.token_bytes(token) for token in range(words.vocab_size)]
-        self.special_token_ids = [token for token in range(words.vocab_size) if words.is_special(token)]
+        self.tokens = [words.token_bytes(token) for token in known]
+        self.special_token_ids = [token for token in known if words.is_special(token)]
         self._words = words
         self._kept = lru_cache(_TEXTS)(self._encode)
 
@@ -215,7 +218,16 @@ class _Wrapped:
         return self._kept(text) if len(text) <= _LONG else self._encode(text)
 
     def _encode(self, text: bytes) -> list[int]:
-        return self._words.encode(text.decode("utf-8", "replace"), add_special=False, parse_special=False)
+        plain = text.decode("utf-8", "replace")
+        if not self._words.strips_prefix:
+            return self._words.encode(plain, add_special=False, parse_special=False)
+        # A blank is put before every text, but this one goes on from another: a line's end, whose tokens are left out.
+        tokens, before = self._words.encode("\n" + plain, add_special=False, parse_special=False), b""
+        for count, token in enumerate(tokens, 1):
+            before += self._words.token_bytes(token)
+            if before.endswith(b"\n"):
+                return tokens[count:]
+        return []
 
 
 _NAMES = {

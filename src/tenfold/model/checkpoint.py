@@ -86,7 +86,7 @@ class Checkpoint:
         return Vocabulary(plan, plan.pieces.text, plan.pieces.marks)
 
     def without_weights(self) -> "Checkpoint":
-        """The same, once there is another form of the weights: those that are no view of a file take memory."""
+        """The same, once there is another form of the weights: those that are no view of the file let go of memory."""
         return replace(self, weights=Weights(self.spec, {}))
 
     @property

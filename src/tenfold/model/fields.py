@@ -62,7 +62,7 @@ class Fields:
 
     def wrong(self, key: str, value: object, why: str) -> CorruptModel:
         """The error for a value that cannot be."""
-        shown = value.tolist() if isinstance(value, memoryview) else value
+        shown = value[:80].tolist() if isinstance(value, memoryview) else value
         return CorruptModel(f"{self.where}: {key} is {str(shown)[:80]!r}: {why}; the file is damaged or misconverted")
 
     def unsupported(self, what: str, supported: str) -> UnsupportedModel:

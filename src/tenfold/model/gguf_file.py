@@ -10,7 +10,7 @@ import mmap
 import struct
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,9 +34,9 @@ class StringArray:
     ``ends[i + 1]``, which were checked already.
     """
 
-    source: mmap.mmap
+    source: mmap.mmap | bytes = field(repr=False)
     where: str
-    ends: "array[int]"
+    ends: "array[int]" = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -48,8 +48,15 @@ class StringArray:
         except UnicodeDecodeError as error:
             raise CorruptModel(f"{self.where}: entry {index} is not valid UTF-8 ({error.reason})") from None
 
-    def check(self) -> None:
-        """Raises :class:`CorruptModel` where one is not UTF-8."""
+    def kept(self) -> "StringArray":
+        """The same in memory, whatever becomes of the file. Raises :class:`CorruptModel` where one is not UTF-8."""
+        self._check()
+        first = self.ends[0]
+        return StringArray(
+            self.source[first : self.ends[-1]], self.where, array("Q", [end - first for end in self.ends])
+        )
+
+    def _check(self) -> None:
         first = self.ends[0]
         whole = bytearray(self.source[first : self.ends[-1]])
         for begin, end in pairwise(self.ends):  # lengths below 128 are valid text, too: all is looked through at once

@@ -57,8 +57,7 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
     """
     fields = Fields(str(file.path), file.metadata)
     kind = fields.text("tokenizer.ggml.model")
-    tokens = _string_array(fields, "tokenizer.ggml.tokens")
-    tokens.check()
+    tokens = _string_array(fields, "tokenizer.ggml.tokens").kept()
     types = _types(fields, len(tokens))
     end_ids = _end_ids(fields, tokens, types)
     bos_id = _token_id(fields, "bos", len(tokens))

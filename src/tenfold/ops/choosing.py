@@ -41,7 +41,8 @@ class Masks(Protocol):
         ...
 
     def forced(self) -> "Int32":
-        """[M]: each row's only token that may come, as far as that is known at little cost; -1: more may, or none."""
+        """[M]: each row's only token that may come, as far as that is known at little cost; -1: more may, or none.
+        Not every backend asks: a mask has the same token."""
         ...
 
     def allow(self, which: NDArray[np.intp], tokens: "Int32") -> NDArray[np.bool_]:
