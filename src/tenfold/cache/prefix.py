@@ -20,7 +20,7 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 
     A 128-bit cryptographic hash: no prompt can be built to hit another's block.
     """
-    return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=16).digest()
+    return _name(parent, array("i", tokens).tobytes())
 
 
 def chain(parent: bytes, tokens: Sequence[int], size: int) -> Iterator[bytes]:
@@ -29,8 +29,12 @@ def chain(parent: bytes, tokens: Sequence[int], size: int) -> Iterator[bytes]:
     data = numbers.tobytes()
     size *= numbers.itemsize
     for start in range(0, len(data), size):
-        parent = hashlib.blake2b(parent + data[start : start + size], digest_size=16).digest()
+        parent = _name(parent, data[start : start + size])
         yield parent
+
+
+def _name(parent: bytes, data: bytes) -> bytes:
+    return hashlib.blake2b(parent + data, digest_size=16).digest()
 
 
 class Node:

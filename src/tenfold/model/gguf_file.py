@@ -30,8 +30,8 @@ _SCALARS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True)
 class StringArray:
-    """An array of strings left in the file until wanted: string i has the bytes between ``ends[i]`` + 8 and
-    ``ends[i + 1]``, which were checked already.
+    """An array of strings left as bytes until wanted, in the file or in memory (:meth:`kept`): string i has those
+    between ``ends[i]`` + 8 and ``ends[i + 1]``, which were checked already.
     """
 
     source: mmap.mmap | bytes = field(repr=False)
