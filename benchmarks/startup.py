@@ -30,12 +30,12 @@ def free_port() -> int:
 
 
 def first_token(url: str) -> bool:
-    """Whether a streamed chat gave a token; False while the server does not serve yet."""
-    body = {"model": "default", "stream": True, "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
+    """Whether a streamed completion gave a token; False while the server does not serve yet."""
+    body = {"model": "default", "stream": True, "max_tokens": 4, "prompt": "Hello"}
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return any(b'"content"' in line for line in answer)
+            return any(b'"text"' in line for line in answer)
     except (urllib.error.URLError, ConnectionError):
         return False
 
@@ -47,7 +47,7 @@ def run(model: str) -> float:
     command = [sys.executable, "-c", SERVE, "serve", model, "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
         try:
-            while not first_token(f"http://127.0.0.1:{port}/v1/chat/completions"):
+            while not first_token(f"http://127.0.0.1:{port}/v1/completions"):
                 if server.poll() is not None or time.perf_counter() - began > PATIENCE:
                     raise SystemExit(f"no token within {PATIENCE:.0f} s; run `tenfold serve {model}` to see why")
                 time.sleep(0.005)

@@ -12,6 +12,7 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.models import BPE
 
 from tenfold.core.errors import InvalidRequest
 from tenfold.model.checkpoint import load_tokenizer
@@ -209,34 +210,63 @@ def test_gemma_equals_a_plain_sentencepiece(
     assert gemma.decode(wanted) == text.replace("▁", " ")
 
 
-def test_merges_are_all_cuts_of_all_pieces_best_first() -> None:
+def all_cuts(pieces: list[str], scores: list[float]) -> list[tuple[str, str]]:
+    """Every way to cut a piece in two, the best piece first."""
+    known = set(pieces)
+    best = sorted(range(len(pieces)), key=lambda i: -scores[i])
+    cuts = [(pieces[i][:n], pieces[i][n:]) for i in best for n in range(1, len(pieces[i]))]
+    return [(left, right) for left, right in cuts if left in known and right in known]
+
+
+def bpe(pieces: list[str], merges: list[tuple[str, str]]) -> BPE:
+    return BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges, byte_fallback=True)
+
+
+@settings(max_examples=400)
+@given(
+    pieces=st.lists(st.text("abé", min_size=1, max_size=5), min_size=8, max_size=40),
+    scores=st.lists(st.integers(-9, 9).map(float), min_size=40, max_size=40),
+    texts=st.lists(st.text("abé", min_size=4, max_size=20), min_size=5, max_size=15),
+)
+def test_merges_are_those_that_ever_join(pieces: list[str], scores: list[float], texts: list[str]) -> None:
+    """Scores in any order, equal ones and pieces that are there twice too: tokens are those that all cuts give."""
+    pieces, scores = [*"ab", *pieces], [0.0, 0.0, *scores[: len(pieces)]]
+    every, merges = all_cuts(pieces, scores), derive_merges(pieces, scores)
+    latest = list(dict.fromkeys(reversed(every)))[::-1]  # what holds of a rule that is there twice
+    assert [cut for cut in latest if cut in set(merges)] == merges
+    assert len({left + right for left, right in merges}) == len(merges)
+    whole, used = bpe(pieces, every), bpe(pieces, merges)
+    for text in [*texts, *pieces]:
+        assert [t.value for t in used.tokenize(text)] == [t.value for t in whole.tokenize(text)]
+
+
+def test_merges_of_long_pieces_and_of_none() -> None:
     rng = np.random.default_rng(5)
-    pieces = list(dict.fromkeys("".join(rng.choice(list("abé😀"), size=rng.integers(1, 7))) for _ in range(500)))
-    scores = rng.permutation(len(pieces)).astype(np.float32)
-    known = dict(zip(pieces, scores.tolist(), strict=True))
-    merges = derive_merges(pieces, scores)
-    wanted = {(p[:i], p[i:]) for p in pieces for i in range(1, len(p)) if p[:i] in known and p[i:] in known}
-    assert set(merges) == wanted and len(merges) == len(wanted) > 100
-    ranks = [known[left + right] for left, right in merges]
-    assert ranks == sorted(ranks, reverse=True)
-    assert derive_merges(["a", "b"], np.zeros(2, np.float32)) == []
-    assert derive_merges([], np.zeros(0, np.float32)) == []
+    pieces = list(dict.fromkeys("".join(rng.choice(list("ab"), size=rng.integers(1, 40))) for _ in range(3000)))
+    pieces += [text for n in range(2, 40) if (text := "a" * n) not in pieces]
+    scores = rng.permutation(len(pieces)).astype(np.float32).tolist()
+    every, merges = all_cuts(pieces, scores), derive_merges(pieces, scores)
+    assert 100 < len(merges) < len(every) / 2
+    whole, used = bpe(pieces, every), bpe(pieces, merges)
+    for size in range(0, 400, 7):
+        text = "".join(rng.choice(list("ab"), size=size, p=(0.9, 0.1)))
+        assert [t.id for t in used.tokenize(text)] == [t.id for t in whole.tokenize(text)]
+    assert derive_merges(["a", "b"], [0.0, 0.0]) == []
+    assert derive_merges(["ab", "b"], [0.0, 0.0]) == []
+    assert derive_merges([], []) == []
 
 
 def test_merges_kept_for_the_next_time_are_the_same(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     pieces = list(dict.fromkeys("".join(rng.choice(list("ab\n "), size=rng.integers(1, 7))) for _ in range(300)))
-    scores = rng.permutation(len(pieces)).astype(np.float32)
-    wanted = derive_merges(pieces, scores)
-    assert derive_merges(pieces, scores, tmp_path / "new") == wanted
-    (file,) = (tmp_path / "new").iterdir()
+    scores = rng.permutation(len(pieces)).astype(np.float32).tolist()
+    wanted, file = derive_merges(pieces, scores), tmp_path / "new" / "merges"
+    assert derive_merges(pieces, scores, file) == wanted
     kept = file.read_bytes()
-    assert derive_merges(pieces, scores, tmp_path / "new") == wanted
-    assert derive_merges(pieces, -scores, tmp_path / "new") == derive_merges(pieces, -scores)  # in a file of its own
-    assert len(list((tmp_path / "new").iterdir())) == 2
+    assert derive_merges(pieces, scores[::-1], file) == wanted  # from the file
     for damaged in (b"", kept[:-1], kept[:-8], kept[:20] + b"\1" + kept[21:], bytes(len(kept))):
         file.write_bytes(damaged)
-        assert derive_merges(pieces, scores, tmp_path / "new") == wanted
+        assert derive_merges(pieces, scores, file) == wanted
     assert file.read_bytes() == kept  # mended
     (tmp_path / "file").write_text("")
     assert derive_merges(pieces, scores, tmp_path / "file" / "below") == wanted

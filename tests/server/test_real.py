@@ -222,6 +222,18 @@ def test_anthropics_client(served: Served) -> None:
     assert called.content[0].type == "tool_use" and called.content[0].input["city"] in ("Bern", "Basel")
 
 
+def test_without_a_chat_template_it_says_what_else_to_ask(gemma_path: Path) -> None:
+    server = Served(gemma_path)
+    try:
+        asked = server.banner.split("curl -N ")[1].splitlines()[0]
+        url, body = asked.split()[0], asked.split("-d ")[1].strip("'")
+        with httpx.stream("POST", url, json=json.loads(body), timeout=60) as answer:
+            assert answer.status_code == 200 and next(answer.iter_lines()).startswith("data: {")
+        assert "chat" not in server.banner
+    finally:
+        server.stop()
+
+
 def test_chat_and_bench_talk_to_it(served: Served) -> None:
     def tenfold(*arguments: str) -> str:
         command = [sys.executable, "-c", RUN, *arguments]

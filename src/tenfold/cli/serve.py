@@ -163,23 +163,24 @@ def bound(server: ServerConfig) -> "Iterator[Sockets]":
 
 def _announce(ready: "Ready", server: ServerConfig) -> None:
     key = ' -H "Authorization: Bearer $TENFOLD_API_KEY"' if server.keyed else ""
-    body = '{"messages": [{"role": "user", "content": "Hello!"}], "stream": true}'
+    route, asked = "chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'
+    if not ready.chats:
+        route, asked = "completions", '"prompt": "Hello"'
+    body = f'{{{asked}, "stream": true}}'
     info = ready.info
     runs = f"{info.architecture}, {info.backend}, context {info.max_context} tokens"
     if info.draft_model:
         runs += f", draft model {info.draft_model}"
     # Where the command is not on the path (make serve), name the program that was started.
     command = "tenfold" if which("tenfold") or Path(sys.argv[0]).name != "tenfold" else sys.argv[0]
-    typer.echo(
-        f"""
-{server.names[0]} is served at {ready.url} ({runs})
-
-  try:   curl -N {ready.url}/v1/chat/completions{key} -H "Content-Type: application/json" -d '{body}'
-  chat:  {command} chat --url {ready.url}
-  look:  {ready.admin or ready.url}/ (dashboard)
-  docs:  {ready.url}/docs
-{f"  admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else ""}""",
-        err=True,
-    )
+    lines = [
+        f"""try:   curl -N {ready.url}/v1/{route}{key} -H "Content-Type: application/json" -d '{body}'""",
+        f"chat:  {command} chat --url {ready.url}" if ready.chats else None,
+        f"look:  {ready.admin or ready.url}/ (dashboard)",
+        f"docs:  {ready.url}/docs",
+        f"admin: {ready.admin}/metrics, {ready.admin}/debug/requests" if ready.admin else None,
+    ]
+    typer.echo(f"\n{server.names[0]} is served at {ready.url} ({runs})\n", err=True)
+    typer.echo("\n".join(f"  {line}" for line in lines if line), err=True)
     if server.exposed:
         typer.echo(f"note: whoever reaches {server.host} may ask, without a key: see --api-keys", err=True)

@@ -5,6 +5,7 @@ count, length, dimension and offset is compared with what the file holds before 
 hostile file is a :class:`CorruptModel`, never a crash or a giant allocation.
 """
 
+import hashlib
 import math
 import mmap
 import struct
@@ -12,6 +13,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,12 +33,14 @@ _SCALARS: Mapping[int, str] = {
 @dataclass(frozen=True, slots=True)
 class StringArray:
     """An array of strings left as bytes until wanted, in the file or in memory (:meth:`kept`): string i has those
-    between ``ends[i]`` + 8 and ``ends[i + 1]``, which were checked already.
+    between ``ends[i]`` + 8 and ``ends[i + 1]`` of the file, which were checked already. ``source`` has the file's bytes
+    from ``begin`` on.
     """
 
     source: mmap.mmap | bytes = field(repr=False)
     where: str
     ends: "array[int]" = field(repr=False)
+    begin: int = 0
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -44,34 +48,42 @@ class StringArray:
     def __getitem__(self, index: int) -> str:
         """String ``index`` (0 ≤ index < len). Raises :class:`CorruptModel` where it is not UTF-8."""
         try:
-            return self.source[self.ends[index] + 8 : self.ends[index + 1]].decode()
+            return self.source[self.ends[index] + 8 - self.begin : self.ends[index + 1] - self.begin].decode()
         except UnicodeDecodeError as error:
             raise CorruptModel(f"{self.where}: entry {index} is not valid UTF-8 ({error.reason})") from None
 
     def kept(self) -> "StringArray":
         """The same in memory, whatever becomes of the file. Raises :class:`CorruptModel` where one is not UTF-8."""
-        self._check()
-        first = self.ends[0]
-        return StringArray(
-            self.source[first : self.ends[-1]], self.where, array("Q", [end - first for end in self.ends])
-        )
+        whole = self._whole()
+        self._check(whole)
+        return StringArray(whole, self.where, self.ends, self.ends[0])
 
-    def _check(self) -> None:
-        first = self.ends[0]
-        whole = bytearray(self.source[first : self.ends[-1]])
-        for begin, end in pairwise(self.ends):  # lengths below 128 are valid text, too: all is looked through at once
-            if end - begin >= 8 + 128:
-                whole[begin - first : begin - first + 8] = bytes(8)
+    def digest(self) -> bytes:
+        """16 bytes that other strings do not have."""
+        return hashlib.blake2b(self._whole(), digest_size=16).digest()
+
+    def _whole(self) -> bytes:
+        return bytes(self.source[self.ends[0] - self.begin : self.ends[-1] - self.begin])
+
+    def _check(self, whole: bytes) -> None:
+        # Bytes of lengths below 128 are valid text, too: all is looked through at once.
+        text = whole
+        if max(map(sub, self.ends[1:], self.ends), default=0) >= 8 + 128:
+            blanked, first = bytearray(whole), self.ends[0]
+            for begin, end in pairwise(self.ends):
+                if end - begin >= 8 + 128:
+                    blanked[begin - first : begin - first + 8] = bytes(8)
+            text = bytes(blanked)
         try:
-            whole.decode()
+            text.decode()
         except UnicodeDecodeError:
             self.to_list()
 
     def to_list(self) -> list[str]:
         """All strings. Raises :class:`CorruptModel` where one is not UTF-8."""
-        source = self.source
+        source, begin = self.source, self.begin
         try:
-            return [source[begin + 8 : end].decode() for begin, end in pairwise(self.ends)]
+            return [source[start + 8 - begin : end - begin].decode() for start, end in pairwise(self.ends)]
         except UnicodeDecodeError:
             return [self[index] for index in range(len(self))]  # which one it is
 

@@ -1,6 +1,8 @@
 """Tokenizers from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece BPE ("llama")."""
 
+import hashlib
 import math
+from array import array
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -44,6 +46,8 @@ _NFC_KINDS = ("qwen2", "deepseek-r1-qwen")
 _WHOLE_WORD_KINDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # a word in the vocabulary needs no merges
 
 _UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6  # GGUF token types
+_MARKED = frozenset((_UNKNOWN, _CONTROL, _USER))
+_NO_TEXT = _MARKED | {_BYTE}
 # Marks that end a turn or a text, for files that name only one of them.
 _END_MARKS = frozenset(
     ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>", "</s>")
@@ -61,8 +65,7 @@ def tokenizer_plan(file: GgufFile) -> TokenizerPlan:
     types = _types(fields, len(tokens))
     end_ids = _end_ids(fields, tokens, types)
     bos_id = _token_id(fields, "bos", len(tokens))
-    marked = (_UNKNOWN, _CONTROL, _USER)
-    marks = {token: type_ != _USER for token, type_ in enumerate(types) if type_ in marked and tokens[token]}
+    marks = {token: type_ != _USER for token, type_ in enumerate(types) if type_ in _MARKED and tokens[token]}
     pieces = Pieces(tokens.__getitem__, marks)
     if kind == "gpt2":
         return TokenizerPlan(
@@ -224,16 +227,16 @@ def _build_sentencepiece(
     unknown: int | None,
     prefix: bool,
 ) -> "tokenizers.Tokenizer":
-    import numpy as np
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     from tenfold.model.spm_merges import derive_merges
 
     tokens = stored.to_list()
-    text = [index for index, kind in enumerate(types) if kind not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
     with no_collection():
-        pieces = [tokens[index] for index in text]
-        merges = derive_merges(pieces, np.asarray(scores)[text], cache_folder() / "tokenizers")
+        text = [index for index, kind in enumerate(types) if kind not in _NO_TEXT]
+        pieces, kept = [tokens[index] for index in text], cache_folder() / "tokenizers"
+        name = hashlib.blake2b(stored.digest() + bytes(scores) + array("I", text).tobytes(), digest_size=16).hexdigest()
+        merges = derive_merges(pieces, [scores[index] for index in text], kept / f"{name}.merges")
         try:
             model = models.BPE(
                 _vocabulary(tokens),

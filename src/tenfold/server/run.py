@@ -31,10 +31,12 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What is known once requests can be served. ``admin``: the operators' address, if they have one of their own."""
+    """What is known once requests can be served. ``chats``: whether the model has a chat template. ``admin``: the
+    operators' address, if they have one of their own."""
 
     url: str
     info: EngineInfo
+    chats: bool = True
     admin: str | None = None
 
 
@@ -145,7 +147,7 @@ async def _serve(setup: Setup, engine: EngineClient, starting: "asyncio.Future[E
             info, codec = loading.result()
             service.load(info, codec)
             signals.reloads(Reload(service, doors, setup.reread, setup.engine.scheduler))
-            setup.on_ready(Ready(url, info, admin))
+            setup.on_ready(Ready(url, info, codec.template is not None, admin))
             await stop
             await _drain(service, at_once)
             # The engine ends what is left after the grace period: each client is told, none is cut off in silence.
