@@ -228,7 +228,7 @@ def test_bench_at_several_rates(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     with LiveServer(FakeEngine(burst=256)) as server:
         common = ("bench", "--url", server.url, "--workload", "chat", "--seconds", "1", "--slo", "ttft=60s,tpot=60s")
         result = cli(*common, "--rates", "10,20", "--json", "-o", str(path), "--html", str(page))
-        searched = cli(*common, "--find-rate", "--rate", "400", "--slo", "ttft=0.0001ms", "--json")
+        searched = cli(*common, "--find-rate", "--rate", "1000", "--slo", "ttft=0.0001ms", "--json")
         refused(cli(*common, "--find-rate", "--html", str(tmp_path)), "cannot write --html", code=2)
     assert result.exit_code == 0, result.output
     reports = json.loads(path.read_text())["sweep"]

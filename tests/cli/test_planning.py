@@ -61,11 +61,11 @@ def test_simulate(cli: Cli, machine: str, tmp_path: Path) -> None:
 
 def test_simulate_at_several_rates(cli: Cli, machine: str) -> None:
     common = ("simulate", "--machine", machine, "--workload", "chat", "--slo", "ttft=1s,tpot=50ms", "--json")
-    swept = json.loads(cli(*common, "--rates", "2,40", "--seconds", "20").stdout)["sweep"]
+    swept = json.loads(cli(*common, "--rates", "2,40", "--seconds", "10").stdout)["sweep"]
     assert swept[0]["attained"] > swept[1]["attained"]
-    found = json.loads(cli(*common, "--find-rate", "--seconds", "20").stdout)["found"]
+    found = json.loads(cli(*common, "--find-rate", "--seconds", "10").stdout)["found"]
     assert 1 < found["held"] < 40
-    two = json.loads(cli(*common, "--find-rate", "--seconds", "20", "--replicas", "2").stdout)["found"]
+    two = json.loads(cli(*common, "--find-rate", "--seconds", "10", "--replicas", "2").stdout)["found"]
     assert two["held"] > 1.5 * found["held"]
 
 

@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     reference = ReferenceOps(checkpoint.weights)
     found = Run(golden, checkpoint, cpu)
     # One token at a time for a while, then more, for each step of the reference multiplies all of its float32 weights.
-    chunks = chain(repeat(1, 11), repeat(13))
+    chunks = chain(repeat(1, 5), repeat(20))
     steps = zip(golden_steps(reference, golden.cases, chunks), golden_steps(cpu, golden.cases), strict=True)
     for position, (expected, got) in enumerate(steps):
         found.reference_flips.extend(flips_at(position, expected, golden.cases))

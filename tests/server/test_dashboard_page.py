@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 Live = Callable[..., Any]
 TABS = ("traffic", "steps", "pool", "requests", "doctor", "cost", "chat")
 READY = "document.getElementById('state').textContent.startsWith('ready')"
-UPDATES = 2000
+UPDATES = 1000
 # A server that has always something new: other requests run, others end, other blocks are held; and a quick clock.
 BUSY = """
 (() => {
@@ -157,7 +157,7 @@ def test_operators_are_told_where_the_playground_is(live: Live, page: Page) -> N
 
 
 def test_it_does_not_grow(live: Live, page: Page) -> None:
-    """After 2,000 updates, each with other requests, steps and blocks, there are no more elements than after 400."""
+    """After 1,000 updates, each with other requests, steps and blocks, there are no more elements than after 300."""
     with live(TimedEngine()) as server:
         ask(server.url)
         told = httpx.get(server.url + "/debug/dashboard?pool=true").json()
@@ -167,7 +167,7 @@ def test_it_does_not_grow(live: Live, page: Page) -> None:
             busy.before(BUSY % json.dumps(told))
             busy.open(server.url + "/")
             counts = []
-            for begin, end in ((0, 400), (400, UPDATES)):
+            for begin, end in ((0, 300), (300, UPDATES)):
                 for number, tab in enumerate(TABS, 1):
                     choose(busy, tab)
                     busy.until(f"window.polled > {begin + (end - begin) * number // len(TABS)}")
