@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tenfold.core.errors import CorruptModel
-from tenfold.core.memory import no_collection, return_freed
+from tenfold.core.memory import no_collection
 from tenfold.model.fields import Fields
 from tenfold.model.gguf_file import GgufFile, StringArray
 from tenfold.model.store import cache_folder
@@ -149,10 +149,8 @@ def _add_marks(library: "tokenizers.Tokenizer", tokens: list[str], types: list[i
     """Control and user-defined tokens are found in text as they stand, before any other rule."""
     from tokenizers import AddedToken
 
-    marks = [(tokens[index], kind) for index, kind in enumerate(types) if kind in (_UNKNOWN, _CONTROL, _USER)]
-    special = [AddedToken(text, special=True, normalized=False) for text, kind in marks if text and kind != _USER]
-    library.add_special_tokens(special)
-    library.add_tokens([AddedToken(text, normalized=False) for text, kind in marks if text and kind == _USER])
+    marks = [(tokens[index], kind != _USER) for index, kind in enumerate(types) if kind in _MARKED and tokens[index]]
+    library.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in marks])
 
 
 def _byte_level_builder(fields: Fields, tokens: StringArray, types: list[int]) -> partial["tokenizers.Tokenizer"]:
@@ -174,8 +172,6 @@ def _build_byte_level(
         model = models.BPE(_vocabulary(tokens), pairs, ignore_merges=kind in _WHOLE_WORD_KINDS)
     except Exception as error:
         raise CorruptModel(f"{where}: the merges do not fit the tokens ({error}); download it again") from None
-    del pairs
-    return_freed()
     library = Tokenizer(model)
     if (normalizer := _normalizer(kind)) is not None:
         library.normalizer = normalizer
@@ -248,8 +244,6 @@ def _build_sentencepiece(
             )
         except Exception as error:
             raise CorruptModel(f"{where}: the tokens do not fit together ({error}); download it again") from None
-        del merges
-    return_freed()  # half a million of them
     library = Tokenizer(model)
     spaces = normalizers.Replace(" ", "▁")
     library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tenfold.core.errors import InvalidRequest
+from tenfold.core.memory import return_freed
 from tenfold.model.detokenizer import IncrementalDetokenizer
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Tokenizer(Vocabulary):
         self.bos_id = plan.bos_id
         self._plan = plan
         self._library = plan.build()
+        return_freed()  # what only building it needed
         self._plain_lock = threading.Lock()
         self._plain: tokenizers.Tokenizer | None = None
         if plan.pieces is not None:  # the very entries that an engine decodes with
