@@ -2,15 +2,20 @@
 decides nothing. The scheduler is then as it would be had each been planned and applied by itself."""
 
 import math
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 
 from tenfold.cache.manager import CacheManager
+from tenfold.core.plan import SampledToken
+from tenfold.core.request import Timeline
+from tenfold.cost.estimate import StepCost
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.sched.bill import Bill
 from tenfold.sched.expiries import Expiries
 from tenfold.sched.forecast import Forecast, Load
 from tenfold.sched.places import Places
 from tenfold.sched.queue import WaitingQueue
+from tenfold.sched.sequence import Sequence, TokenEvent
 from tenfold.sched.siblings import Siblings
 from tenfold.sched.tenants import OUTPUT_CHARGE, Tenants
 
@@ -25,11 +30,13 @@ class Coasting:
         siblings: Siblings,
         tenants: Tenants,
         cache: CacheManager,
+        cost: StepCost,
         attention: Attention,
         load: Load,
         forecast: Forecast,
         bill: Bill,
         expiries: Expiries,
+        end: Callable[[Sequence, float], Timeline | None],
     ) -> None:
         self._places = places
         self._running = places.running
@@ -37,11 +44,14 @@ class Coasting:
         self._siblings = siblings
         self._tenants = tenants
         self._cache = cache
+        self._cost = cost
         self._attention = attention
         self._load = load
         self._forecast = forecast
         self._bill = bill
         self._expiries = expiries
+        self._end = end
+        self._backlog: bool | None = None  # whether timely ones wait, and waited when the step under way began
 
     def until(self, now: float) -> float:
         """Until when steady steps may begin: no later than when one that waits is given up, or takes another's
@@ -50,16 +60,16 @@ class Coasting:
         return min(until, self._expiries.first)
 
     def steps(self, now: float) -> int:
-        """How many steps from ``now`` on would only give each running sequence its next token, if no token ends one:
-        there is nothing to decide, blocks for all, and each step has as many keys more."""
+        """How many steps from ``now`` on would only give each running sequence its next token, the last one perhaps the
+        last of some: there is nothing to decide, blocks for all, and each step has as many keys more."""
         if not self._running or self._siblings or (self._queue and self._places.closed_until(now) <= now):
             return 0
         steps: float = 1 << 30
         for s in self._running:
-            left = s.submission.max_length - len(s.tokens) - 1
+            left = s.longest - len(s.tokens)
             if left < steps:
                 steps = left
-            if len(s.tokens) - s.computed != 1 or s.first_token is None or s.computed < s.reached or left <= 0:
+            if len(s.tokens) - s.computed != 1 or s.first_token is None or s.computed < s.reached:
                 return 0
             if not self._attention.plain:
                 steps = min(steps, self._attention.until_bend(len(s.tokens)))
@@ -80,23 +90,42 @@ class Coasting:
             more += keys(1, context + 1) - now
         return shape, more
 
-    def make(self, ends: Many[float], began: float, token: int) -> None:
+    def interrupt(self, began: float) -> None:
+        """Somebody comes during the step that began then: what its plan would have told those who make promises. As
+        often as that happens, before :meth:`make`."""
+        if self._backlog is not None:
+            return
+        load, closed = self._load, self._places.closed_until(began) > began
+        load.full = load.capped = closed
+        load.decode = self._cost.predict(self.shape()[0])
+        self._backlog = closed and self._queue.timely > 0
+
+    def make(self, ends: Many[float], began: float, token: int) -> list[TokenEvent]:
         """Make as many steady steps as there are ``ends``, all at once: the first one began at ``began``, and
-        each sequence gets ``token`` in each."""
-        steps, step, last, now = len(ends), self._load.step, began, ends[-1]
+        each sequence gets ``token`` in each. Returns what is to be told of those that have ended."""
+        steps, step, last, now, load = len(ends), self._load.step, began, ends[-1], self._load
         for end in ends:
             step += 0.1 * (end - last - step)
             last = end
-        self._load.step = step
-        if self._queue.timely:
+        load.step = step
+        if self._backlog is None:
+            begins = ends[-2] if steps > 1 else began
+            load.full = load.capped = self._places.closed_until(begins) > begins
+        if self._queue.timely if self._backlog is None else self._backlog:
             self._forecast.progress(0.0, now - began)
+        self._backlog = None
         self._tenants.tick(now)
         self._bill.steps(self._running, steps, began, now)
         for sequence in self._running:
-            sequence.tokens += [token] * steps
-            computed = sequence.computed + steps
-            sequence.computed = sequence.reached = computed
-            self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE * steps)
-            reserved = self._cache.reserve(sequence.id, computed)
+            reserved = self._cache.reserve(sequence.id, sequence.computed + steps)
             assert reserved, "steps() counted blocks that are not there"
-            self._cache.commit(sequence.id, sequence.tokens, computed)
+        events: list[TokenEvent] = []
+        for sequence in tuple(self._running):
+            sequence.tokens += [token] * steps
+            sequence.computed = sequence.reached = sequence.computed + steps
+            self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE * steps)
+            self._cache.commit(sequence.id, sequence.tokens, sequence.computed)
+            if len(sequence.tokens) >= sequence.longest:
+                got, timeline = (SampledToken(sequence.id, token),), self._end(sequence, now)
+                events.append(TokenEvent(sequence.id, got, "length", None, sequence.cached, sequence.queued, timeline))
+        return events

@@ -100,11 +100,13 @@ class Scheduler:
             self._siblings,
             self._tenants,
             cache,
+            self.cost,
             self._attention,
             self._load,
             self._forecast,
             self._bill,
             self._expiries,
+            lambda sequence, now: self.end(sequence.id, now, finished=True),
         )
         self._progress = Progress(cache, self._tenants, self._siblings, self._load)
         self._ended: list[str] = []

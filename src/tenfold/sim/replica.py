@@ -21,13 +21,12 @@ from tenfold.core.sampling import SamplingParams
 from tenfold.cost.machine import KINDS, Machine, kind_of
 from tenfold.sched.forecast import Forecast
 from tenfold.sched.scheduler import Scheduler
-from tenfold.sched.sequence import Event, FailEvent, Submission
+from tenfold.sched.sequence import Event, FailEvent, Submission, TokenEvent
 from tenfold.sched.terms import TermsOf
 from tenfold.sim.call import Call
 from tenfold.sim.drafts import SimulatedDrafts
 
 _TOKEN = 0  # that every step gives every sequence: what is generated is not simulated
-_WORTH = 3  # steps: fewer are made one by one
 _MOST = 128  # steps made at once
 _NEVER = math.inf
 
@@ -106,14 +105,15 @@ class Replica:
             call.refuse(str(error))
         if call.error is not None:
             self._report(call)
-        elif self._plan is None:
+        elif self._plan is None and not self._ends:
             self._begin(now)
 
     def advance(self) -> None:
         """What was to happen at ``next`` happens."""
         now = self.next
         if self._ends:
-            self._coast(len(self._ends))
+            for ended in self._coast(len(self._ends)):
+                self._take(ended, now)
         else:
             assert self._plan is not None
             samples = tuple([SampledToken(part.id, _TOKEN) for part in self._plan.slices if part.sample])
@@ -138,13 +138,12 @@ class Replica:
         self.held = max(self.held, pool.held / pool.blocks)
         for event in scheduler.expire(now):
             self._take(event, now)
-        if self._coasting and (steps := min(scheduler.coasting.steps(now), _MOST)) >= _WORTH:
+        if self._coasting and (steps := min(scheduler.coasting.steps(now), _MOST)) > 0:
             self._began, self._plan = now, None
             self._foresee(now, steps)
-            if len(self._ends) >= _WORTH:
+            if self._ends:
                 self.next = self._ends[-1]
                 return
-            self._ends = []
         self._plan = scheduler.schedule(now)
         scheduler.preempted.clear()
         self.next = _NEVER
@@ -170,26 +169,23 @@ class Replica:
             seconds += slope
         self._ends = ends
 
-    def _coast(self, steps: int) -> None:
-        """So many of those steps have ended."""
-        ends = self._ends[:steps]
-        middle = self._fitted + self._slope * (steps - 1) / 2
-        self.cost.follow(middle, (ends[-1] - self._began) / steps, steps)
-        self.scheduler.coasting.make(ends, self._began, _TOKEN)
+    def _coast(self, steps: int) -> list[TokenEvent]:
+        """So many of those steps have ended. Returns what is to be told of calls that ended with the last."""
+        ends, began = self._ends[:steps], self._began
+        self.cost.follow(self._fitted + self._slope * (steps - 1) / 2, (ends[-1] - began) / steps, steps)
         self.steps += steps
-        self._ends = []
+        self._ends, self._began = self._ends[steps:], ends[-1]
+        self._fitted += self._slope * steps
+        return self.scheduler.coasting.make(ends, began, _TOKEN)
 
     def _stop_coasting(self, now: float) -> None:
-        """Somebody comes in: of the steps that are made at once, the one of this moment is made by itself."""
-        ends = self._ends
-        done = min(bisect_right(ends, now), len(ends) - 1)
+        """Somebody comes in: of the steps that are made at once, the one of this moment is the last."""
+        done = min(bisect_right(self._ends, now), len(self._ends) - 1)
         if done:
             self._coast(done)
-            self._began = ends[done - 1]
-        self._ends = []
-        self._plan = self.scheduler.schedule(self._began)
-        assert self._plan is not None
-        self.next, self._fitted = ends[done], self.cost.fitted(self.scheduler.shape)
+        self._ends = self._ends[:1]
+        self.next = self._ends[0]
+        self.scheduler.coasting.interrupt(self._began)
 
     def _take(self, event: Event, now: float) -> None:
         if isinstance(event, FailEvent):
