@@ -251,6 +251,8 @@ def test_merges_of_long_pieces_and_of_none() -> None:
     for size in range(0, 400, 7):
         text = "".join(rng.choice(list("ab"), size=size, p=(0.9, 0.1)))
         assert [t.id for t in used.tokenize(text)] == [t.id for t in whole.tokenize(text)]
+    doubled = ["a" * 2**n for n in range(15)]  # each join of the longest by itself would take minutes
+    assert len(derive_merges(doubled, [0.0] * 15)) == 14
     assert derive_merges(["a", "b"], [0.0, 0.0]) == []
     assert derive_merges(["ab", "b"], [0.0, 0.0]) == []
     assert derive_merges([], []) == []

@@ -3,6 +3,7 @@
 from itertools import count
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +44,19 @@ def test_nobody_is_ahead_where_all_timely_ones_have_left(works: list[tuple[float
         assert queue.remove(one)
         queue.check()
     assert queue.before(waiting(0.5, "a"), ()) == (0.0, 0)
+
+
+@pytest.mark.parametrize("tier", [TIMELY, OTHER])
+def test_one_that_returns_is_not_found_where_it_waited_before(tier: int) -> None:
+    queue = WaitingQueue(Tenants({}, fairness=100.0, reserve=0.3), fairness=100.0)
+    back, timely, other = waiting(0.1, "a", tier), waiting(0.2, "a"), waiting(0.2, "a", OTHER)
+    for one in (back, timely, other):
+        queue.push(one)
+    queue.remove(back)
+    back.returning = True
+    queue.push(back)
+    assert queue.next(0.0) is back
+    assert queue.next(0.0, returning=False) is timely
+    assert queue.next(0.0, others=True) is other
+    assert queue.displaces_from == timely.displaces_from
+    queue.check()

@@ -39,12 +39,17 @@ def config(slo: Slo = NO_SLO, **limits: object) -> SchedulerConfig:
     return SchedulerConfig(classes=classes, **limits)  # type: ignore[arg-type]
 
 
-def traffic(count: int, rate: float, seed: int = 1) -> list[Row]:
-    rng = random.Random(seed)
-    return [
-        Row(at, rng.choice((3, 40, 300, 900)), rng.choice((1, 2, 30, 200)), rng.choice(("", "a", "b")))
-        for at, _ in zip(poisson(rate, seed), range(count), strict=False)
-    ]
+def traffic(count: int, rate: float, seed: int = 1, families: int = 0) -> list[Row]:
+    """``families`` of prompts that begin alike; 0: none do."""
+    rng, rows = random.Random(seed), []
+    for at, _ in zip(poisson(rate, seed), range(count), strict=False):
+        prompt, shared = rng.choice((3, 40, 300, 900)), ()
+        if families and prompt >= 40:
+            first = 100 * rng.randrange(families)
+            shared = tuple(range(first, first + min(prompt // 16, rng.choice((2, 10, 50)))))
+        outputs, tenant = rng.choice((1, 2, 30, 200)), rng.choice(("", "a", "b"))
+        rows.append(Row(at, prompt, outputs, tenant, shared, 16 if shared else 0))
+    return rows
 
 
 def figures(outcome: Outcome) -> dict[str, object]:
@@ -57,19 +62,22 @@ def figures(outcome: Outcome) -> dict[str, object]:
     seed=st.integers(0, 10_000),
     rate=st.sampled_from([0.5, 3.0, 10.0, 40.0]),
     blocks=st.sampled_from([90, 300, 4000]),
+    families=st.sampled_from([0, 6]),
     windows=st.sampled_from([(0,), (0, 64), (32,)]),
     policy=st.sampled_from([PROFILES["balanced"], PROFILES["interactive"], FIRST_COME]),
     slo=st.sampled_from([NO_SLO, BOUNDS]),
 )
 @settings(max_examples=25, deadline=None)
 def test_many_steps_at_once_are_as_many_steps(
-    seed: int, rate: float, blocks: int, windows: tuple[int, ...], policy: object, slo: Slo
+    seed: int, rate: float, blocks: int, families: int, windows: tuple[int, ...], policy: object, slo: Slo
 ) -> None:
-    """Whatever the load: the same requests get the same times, to the nanosecond."""
+    """Whatever the load: the same requests get the same times, to the nanosecond, in as many steps and blocks."""
     found = []
     for coasting in (True, False):
         cluster = Cluster(machine(blocks, windows), config(slo, policy=policy, max_running=16), coasting=coasting)
-        found.append(figures(cluster.run(traffic(60, rate, seed))))
+        found.append(figures(cluster.run(traffic(60, rate, seed, families))))
+        found[-1]["held"] = cluster.replicas[0].held
+    assert (found[0]["held"], found[0]["steps"]) == (found[1]["held"], found[1]["steps"])
     for one, other in zip(found[0]["rows"], found[1]["rows"], strict=True):  # type: ignore[call-overload]
         assert {k: v for k, v in one.items() if not isinstance(v, float)} == {
             k: v for k, v in other.items() if not isinstance(v, float)

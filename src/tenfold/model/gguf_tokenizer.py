@@ -225,13 +225,14 @@ def _build_sentencepiece(
 ) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    from tenfold.model.spm_merges import derive_merges
+    from tenfold.model.spm_merges import RULES, derive_merges
 
     tokens = stored.to_list()
     with no_collection():
         text = [index for index, kind in enumerate(types) if kind not in _NO_TEXT]
         pieces, kept = [tokens[index] for index in text], cache_folder() / "tokenizers"
-        name = hashlib.blake2b(stored.digest() + bytes(scores) + array("I", text).tobytes(), digest_size=16).hexdigest()
+        known = stored.digest() + bytes(scores) + array("I", text).tobytes()
+        name = hashlib.blake2b(known, digest_size=16, person=RULES).hexdigest()
         merges = derive_merges(pieces, [scores[index] for index in text], kept / f"{name}.merges")
         try:
             model = models.BPE(

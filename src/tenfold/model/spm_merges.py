@@ -6,11 +6,14 @@ from pathlib import Path
 
 from tenfold.core.files import write_whole
 
+RULES = b"spm rules 2"  # another text whenever spm_rules finds other ones: part of the name of kept files
+
 
 def derive_merges(pieces: list[str], scores: Sequence[float], kept: Path | None = None) -> list[tuple[str, str]]:
     """The rules (left, right), best first; ``scores`` has one number per piece.
 
-    What was found is left in the file ``kept`` for the next time: its name has to say of which pieces and scores.
+    What was found is left in the file ``kept`` for the next time: its name has to say of which pieces and scores, and
+    by which ``RULES``.
     """
     rules = _read(kept, len(pieces)) if kept is not None else None
     if rules is None:

@@ -1,10 +1,10 @@
 """Merge rules from a SentencePiece BPE vocabulary.
 
 SentencePiece stores pieces with scores and joins, again and again, the two neighbours whose joined piece scores
-highest, the leftmost of equals (Kudo & Richardson, 2018). Every way to cut a piece in two pieces is thus a merge rule,
-ranked by the score of the whole. But a piece is only ever made by one of them: until the last join nothing was joined
-across its ends, so what happens between them is what happens to the piece alone. The others are left out: less than
-half remain.
+highest, the leftmost of equal pieces (Kudo & Richardson, 2018). Every way to cut a piece in two pieces is thus a merge
+rule, ranked by the score of the whole. But a piece is only ever made by one of them: until the last join nothing was
+joined across its ends, so what happens between them is what happens to the piece alone. The others are left out: less
+than half remain.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # odd: a polynomial hash modulo 2 ** 64
 _MIXER = 0xD6E8FEB86659FD93  # odd
 _EMPTY = -1
 _NEVER = np.iinfo(np.int32).max  # the rank of what is no rule
+_LONG = 128  # characters; of longer pieces all cuts stay: each join of one would be a pass over all that is left
 
 
 def derive_rules(pieces: list[str], scores: NDArray[np.floating]) -> NDArray[np.int32]:
@@ -52,13 +53,15 @@ def _used(
     hashes: "_PieceHashes", lengths: NDArray[np.int64], rules: NDArray[np.int64], whole: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The ranks of rules that make a piece when it stands alone, ascending: all pieces are made, side by side, from
-    their characters, a join of each at a time."""
+    their characters, a join of each at a time; of very long ones, all ranks."""
     ranks = _Ranks(rules, len(lengths))
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    short = np.flatnonzero(lengths <= _LONG)
+    sizes = lengths[short]
+    owner = np.repeat(short, sizes)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     token = hashes.find(hashes.part(owner, place, place + 1))
     rank = ranks.of(token, np.append(token[1:], _EMPTY))
-    used = np.zeros(rules.shape[1], np.bool_)
+    used = lengths[whole] > _LONG
     while True:
         rank[np.flatnonzero(np.diff(owner, append=_EMPTY))] = _NEVER  # the last of each piece has no neighbour
         begins = np.flatnonzero(np.diff(owner, prepend=_EMPTY))

@@ -96,8 +96,7 @@ class Tokenizer(Vocabulary):
     def __init__(self, plan: TokenizerPlan) -> None:
         self.bos_id = plan.bos_id
         self._plan = plan
-        self._library = plan.build()
-        return_freed()  # what only building it needed
+        self._library = _built(plan)
         self._plain_lock = threading.Lock()
         self._plain: tokenizers.Tokenizer | None = None
         if plan.pieces is not None:  # the very entries that an engine decodes with
@@ -140,10 +139,16 @@ class Tokenizer(Vocabulary):
         # The library keeps this switch on the object, so a second object is what threads can share.
         with self._plain_lock:
             if self._plain is None:
-                plain = self._plan.build()
+                plain = _built(self._plan)
                 plain.encode_special_tokens = True
                 self._plain = plain
             return self._plain
+
+
+def _built(plan: TokenizerPlan) -> "tokenizers.Tokenizer":
+    library = plan.build()
+    return_freed()  # what only building it needed
+    return library
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -51,6 +51,7 @@ class Coasting:
         self._bill = bill
         self._expiries = expiries
         self._end = end
+        self.held = 0  # blocks, before those that ended in the last of the steps made let go of theirs
         self._backlog: bool | None = None  # whether timely ones wait, and waited when the step under way began
 
     def until(self, now: float) -> float:
@@ -95,6 +96,8 @@ class Coasting:
         often as that happens, before :meth:`make`."""
         if self._backlog is not None:
             return
+        for one in self._running:  # what that evicts is not found by those who come
+            self._cache.reserve(one.id, one.computed + 1)
         load, closed = self._load, self._places.closed_until(began) > began
         load.full = load.capped = closed
         load.decode = self._cost.predict(self.shape()[0])
@@ -116,16 +119,37 @@ class Coasting:
         self._backlog = None
         self._tenants.tick(now)
         self._bill.steps(self._running, steps, began, now)
-        for sequence in self._running:
-            reserved = self._cache.reserve(sequence.id, sequence.computed + steps)
-            assert reserved, "steps() counted blocks that are not there"
+        self._fill(steps, token)
+        self.held = self._cache.pool.held
         events: list[TokenEvent] = []
         for sequence in tuple(self._running):
-            sequence.tokens += [token] * steps
-            sequence.computed = sequence.reached = sequence.computed + steps
+            sequence.tokens.append(token)
+            sequence.computed = sequence.reached = sequence.computed + 1
             self._tenants.charge(sequence.terms.tenant, OUTPUT_CHARGE * steps)
             self._cache.commit(sequence.id, sequence.tokens, sequence.computed)
             if len(sequence.tokens) >= sequence.longest:
                 got, timeline = (SampledToken(sequence.id, token),), self._end(sequence, now)
                 events.append(TokenEvent(sequence.id, got, "length", None, sequence.cached, sequence.queued, timeline))
         return events
+
+    def _fill(self, steps: int, token: int) -> None:
+        """Take blocks for so many steps, and move all on by all of them but the last, which may end some. Blocks are
+        taken and full ones told of in the order of the steps, so that the same are given up and found."""
+        size, events = (
+            self._cache.block_size,
+            [],
+        )  # step, whether it is a full block (after those that are taken), whose
+        for at, one in enumerate(self._running):
+            done = one.computed
+            one.tokens += [token] * (steps - 1)
+            events += [(step, False, at) for step in range(1 + -done % size, steps + 1, size)]
+            events += [(step, True, at) for step in range(size - done % size, steps, size)]
+        for step, full, at in sorted(events):
+            one = self._running[at]
+            if full:
+                self._cache.commit(one.id, one.tokens, one.computed + step)
+            else:
+                reserved = self._cache.reserve(one.id, one.computed + step)
+                assert reserved, "steps() counted blocks that are not there"
+        for one in self._running:
+            one.computed += steps - 1

@@ -134,8 +134,7 @@ class Replica:
 
     def _begin(self, now: float) -> None:
         """The next step begins, or several, if there is anything to do."""
-        scheduler, pool = self.scheduler, self.cache.pool
-        self.held = max(self.held, pool.held / pool.blocks)
+        scheduler = self.scheduler
         for event in scheduler.expire(now):
             self._take(event, now)
         if self._coasting and (steps := min(scheduler.coasting.steps(now), _MOST)) > 0:
@@ -145,6 +144,7 @@ class Replica:
                 self.next = self._ends[-1]
                 return
         self._plan = scheduler.schedule(now)
+        self._hold(self.cache.pool.held)
         scheduler.preempted.clear()
         self.next = _NEVER
         if self._plan is not None:
@@ -176,7 +176,12 @@ class Replica:
         self.steps += steps
         self._ends, self._began = self._ends[steps:], ends[-1]
         self._fitted += self._slope * steps
-        return self.scheduler.coasting.make(ends, began, _TOKEN)
+        events = self.scheduler.coasting.make(ends, began, _TOKEN)
+        self._hold(self.scheduler.coasting.held)
+        return events
+
+    def _hold(self, blocks: int) -> None:
+        self.held = max(self.held, blocks / self.cache.pool.blocks)
 
     def _stop_coasting(self, now: float) -> None:
         """Somebody comes in: of the steps that are made at once, the one of this moment is the last."""
