@@ -52,7 +52,7 @@ def alone(work: Work) -> list[tuple[int, ...]]:
     return [rig.tokens("x", i) for i in range(work.n)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     traffic=st.lists(works, min_size=1, max_size=12),
     blocks=st.integers(16, 40),  # the largest request needs 15: preemptions are common

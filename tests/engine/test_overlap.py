@@ -155,7 +155,7 @@ def test_one_is_aborted_with_two_steps_of_it_under_way() -> None:
     assert stats.billed_seconds_total["standard"][""] == pytest.approx(stats.busy_seconds_total)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     traffic=st.lists(works, min_size=1, max_size=10),
     blocks=st.integers(16, 40),

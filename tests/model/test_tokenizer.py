@@ -251,8 +251,10 @@ def test_merges_of_long_pieces_and_of_none() -> None:
     for size in range(0, 400, 7):
         text = "".join(rng.choice(list("ab"), size=size, p=(0.9, 0.1)))
         assert [t.id for t in used.tokenize(text)] == [t.id for t in whole.tokenize(text)]
-    doubled = ["a" * 2**n for n in range(15)]  # each join of the longest by itself would take minutes
-    assert len(derive_merges(doubled, [0.0] * 15)) == 14
+    runs = [
+        "a" * n for n in range(1, 141)
+    ]  # of those beyond 128 characters all cuts stay: a file may have very long ones
+    assert len(derive_merges(runs, [-float(n) for n in range(140)])) == 127 + sum(range(128, 140))
     assert derive_merges(["a", "b"], [0.0, 0.0]) == []
     assert derive_merges(["ab", "b"], [0.0, 0.0]) == []
     assert derive_merges([], []) == []

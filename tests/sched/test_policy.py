@@ -347,7 +347,7 @@ def test_a_prompt_goes_on_when_all_that_decode_lose_their_place(step_tokens: int
     assert lost > 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     data=st.data(),
     blocks=st.integers(30, 120),

@@ -67,7 +67,7 @@ def figures(outcome: Outcome) -> dict[str, object]:
     policy=st.sampled_from([PROFILES["balanced"], PROFILES["interactive"], FIRST_COME]),
     slo=st.sampled_from([NO_SLO, BOUNDS]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_many_steps_at_once_are_as_many_steps(
     seed: int, rate: float, blocks: int, families: int, windows: tuple[int, ...], policy: object, slo: Slo
 ) -> None:
@@ -93,7 +93,7 @@ def test_many_steps_at_once_are_as_many_steps(
     router=st.sampled_from(sorted(ROUTERS)),
     count=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_each_request_ends_once_and_the_books_balance(
     seed: int, rate: float, blocks: int, router: str, count: int
 ) -> None:

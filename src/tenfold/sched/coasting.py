@@ -92,8 +92,8 @@ class Coasting:
         return shape, more
 
     def interrupt(self, began: float) -> None:
-        """Somebody comes during the step that began then: what its plan would have told those who make promises. As
-        often as that happens, before :meth:`make`."""
+        """Somebody comes during the step that began then: take its blocks, and tell those who make promises what its
+        plan would have told. The first time in a step; whoever comes later in it finds that done."""
         if self._backlog is not None:
             return
         for one in self._running:  # what that evicts is not found by those who come
@@ -106,14 +106,11 @@ class Coasting:
     def make(self, ends: Many[float], began: float, token: int) -> list[TokenEvent]:
         """Make as many steady steps as there are ``ends``, all at once: the first one began at ``began``, and
         each sequence gets ``token`` in each. Returns what is to be told of those that have ended."""
-        steps, step, last, now, load = len(ends), self._load.step, began, ends[-1], self._load
+        steps, step, last, now = len(ends), self._load.step, began, ends[-1]
         for end in ends:
             step += 0.1 * (end - last - step)
             last = end
-        load.step = step
-        if self._backlog is None:
-            begins = ends[-2] if steps > 1 else began
-            load.full = load.capped = self._places.closed_until(begins) > begins
+        self._load.step = step
         if self._queue.timely if self._backlog is None else self._backlog:
             self._forecast.progress(0.0, now - began)
         self._backlog = None
@@ -135,10 +132,8 @@ class Coasting:
     def _fill(self, steps: int, token: int) -> None:
         """Take blocks for so many steps, and move all on by all of them but the last, which may end some. Blocks are
         taken and full ones told of in the order of the steps, so that the same are given up and found."""
-        size, events = (
-            self._cache.block_size,
-            [],
-        )  # step, whether it is a full block (after those that are taken), whose
+        size = self._cache.block_size
+        events: list[tuple[int, bool, int]] = []  # step, whether a block is full (after those taken), whose
         for at, one in enumerate(self._running):
             done = one.computed
             one.tokens += [token] * (steps - 1)

@@ -24,11 +24,11 @@ _Entry = tuple[int, float, int, int, Sequence]  # tier, key, order of arrival, s
 class _Line:
     """What waits of one tenant."""
 
-    __slots__ = ("count", "on_time", "others", "seconds", "timely")
+    __slots__ = ("count", "others", "seconds", "timely", "timely_count")
 
     def __init__(self) -> None:
         self.count = 0
-        self.on_time = 0  # of those, timely ones
+        self.timely_count = 0  # of those, timely ones
         self.timely: list[_Entry] = []  # heaps
         self.others: list[_Entry] = []
         self.seconds = 0.0  # prefill of timely ones
@@ -161,7 +161,7 @@ class WaitingQueue:
             mine = [s for s in waiting.values() if s.terms.tenant == name]
             filed = [s for s in mine if s.tier == TIMELY and not s.returning]
             assert line.count == len(mine) == self._tenants.of(name).waiting > 0, "a tenant's count is wrong"
-            assert line.on_time == len(filed)
+            assert line.timely_count == len(filed)
             assert abs(line.seconds - sum(s.work for s in filed)) < 1e-6 if filed else line.seconds == 0
         assert self.timely == sum(s.tier == TIMELY and not s.returning for s in waiting.values())
         assert self._count == len(waiting) == self.by_class.total()
@@ -173,7 +173,7 @@ class WaitingQueue:
         entry = (sequence.tier, sequence.key, sequence.order, sequence.stamp, sequence)
         if sequence.tier == TIMELY:
             self.timely += 1
-            line.on_time += 1
+            line.timely_count += 1
             line.seconds += sequence.work
             bound = _bucket(sequence)
             self._by_bound[bound] = self._by_bound.get(bound, 0.0) + sequence.work
@@ -188,8 +188,8 @@ class WaitingQueue:
 
     def _unfile(self, line: _Line, sequence: Sequence) -> None:
         self.timely -= 1
-        line.on_time -= 1
-        line.seconds = max(0.0, line.seconds - sequence.work) if line.on_time else 0.0  # sums leave a rest
+        line.timely_count -= 1
+        line.seconds = max(0.0, line.seconds - sequence.work) if line.timely_count else 0.0  # sums leave a rest
         bound = _bucket(sequence)
         left = self._by_bound.pop(bound, 0.0) - sequence.work
         if left > 1e-9:

@@ -36,7 +36,7 @@ class Ready:
 
     url: str
     info: EngineInfo
-    chats: bool = True
+    chats: bool
     admin: str | None = None
 
 
