@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.cuda.compiling import compiling
 from benchmarks.cuda.timing import Limits, Row, error, median_time
-from tenfold.ops.cuda.attention_plan import plan_attention
+from tenfold.ops.cuda.attention_plan import Padding, plan_attention
 from tenfold.ops.cuda.device_plan import DevicePlan
 from tenfold.ops.cuda.fused import attention as fused
 from tenfold.ops.cuda.fused.decode_attention import DecodeShape
@@ -131,8 +131,10 @@ def _checked() -> Iterator[tuple[str, Callable[..., Step], dict[str, Any]]]:
     for kv in (BF16, FP8):
         kind = "bf16" if kv == BF16 else "fp8"
         yield f"decode 32 x 4k {kind}", partial(make_step, [(4096, 1)] * 32, kv=kv), {}
-        yield f"ragged decode {kind}", partial(make_step, ragged, kv=kv, padded=True), {}
+        yield f"ragged decode {kind}", partial(make_step, ragged, kv=kv, padding=Padding(10, 10, decode=True)), {}
         yield f"mixed {kind}", partial(make_step, mixed, kv=kv), {}
+        captured = partial(make_step, mixed, kv=kv, padding=Padding(1280, 6, decode=False))
+        yield f"mixed {kind}, as captured", captured, {}
         yield f"mixed {kind}, window", partial(make_step, mixed, kv=kv, window=500), {}
         yield f"invariant {kind}", partial(make_step, mixed, kv=kv, invariant=True), {}
     yield "drafts", partial(make_step, [(4000, 5), (333, 16), (70, 2)]), {}
@@ -218,7 +220,8 @@ def _decode_rows() -> Iterator[Row]:
         sizes = LLAMA_8B
         moved = 2 * sequences * context * sizes.kv_heads * sizes.dim * kv.itemsize
         layers = max(1, -(-_RESIDENT // moved))
-        step = make_step([(context, 1)] * sequences, kv=kv, layers=layers, padded=True)
+        padding = Padding(sequences, sequences, decode=True)
+        step = make_step([(context, 1)] * sequences, kv=kv, layers=layers, padding=padding)
         shape = f"{sequences} x {context}" + (" fp8" if kv == FP8 else "")
         shapes: list[DecodeShape | None] = [None]
         if (sequences, context) == (32, 4096):

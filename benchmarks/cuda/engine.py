@@ -13,6 +13,7 @@ from tenfold import LLM, SamplingParams
 from tenfold.core.config import SchedulerConfig, SpeculationConfig
 from tenfold.core.request import EngineRequest
 from tenfold.ops.choosing import Wanted
+from tenfold.ops.cuda.attention_plan import Padding
 from tenfold.ops.cuda.ops import CudaOps
 
 MODEL = "llama-3-8b"
@@ -59,11 +60,13 @@ def _served(llm: LLM, users: int, words: str, params: SamplingParams) -> Row:
 def _alone(llm: LLM, users: int, params: SamplingParams) -> float:
     """Seconds of a step of decode and its choice of tokens, again and again, with no host in between."""
     ops = llm._core._steps._executor._forward.__self__
-    assert isinstance(ops, CudaOps) and ops._graphs is not None
-    graphs, size = ops._graphs, ops._graphs.padded(users)
-    assert size is not None
+    assert isinstance(ops, CudaOps) and ops._kv is not None
     context = _PROMPT + _OUTPUT // 2
-    ops._batches.upload(decode(users, context, scattered(users, context)), padded=size)
+    batch = decode(users, context, scattered(users, context))
+    ops.forward(batch, ops._kv)
     filters = np.array([(params.temperature, params.top_k, params.top_p, params.min_p, 0.5)] * users)
     wanted = Wanted() if params.greedy else Wanted(filters)
-    return median_time(lambda: ops.choose(graphs.run(size)[:users], wanted), seconds=0.3)
+    kv, graphs, here = ops._kv, ops._graphs, ops._here
+    assert graphs is not None and here is not None
+    key = next(key for key in graphs.captured if key[0] == Padding(users, users, decode=True))
+    return median_time(lambda: ops.choose(graphs.run(key, lambda: ops._kept_pass(here, kv)), wanted), seconds=0.3)

@@ -84,13 +84,18 @@ def test_all_that_decode_needs_is_captured_before_there_are_requests(
     from tenfold.engine.build import build_engine
     from tenfold.ops.cuda import graphs
 
-    sizes: list[int] = []
-    monkeypatch.setattr(
-        graphs.Graphs, "run", lambda self, size, run=graphs.Graphs.run: sizes.append(size) or run(self, size)
-    )
+    sizes: set[tuple[int, int, bool]] = set()
+
+    def run(self: graphs.Graphs, key: Any, step: Any, run: Any = graphs.Graphs.run) -> Any:
+        sizes.add((key[0].rows, key[0].sequences, key[0].decode))
+        return run(self, key, step)
+
+    monkeypatch.setattr(graphs.Graphs, "run", run)
     scheduler = SchedulerConfig(max_step_tokens=64, max_running=12)
     engine = build_engine(EngineConfig(model=model, backend="cuda", kv_tokens=512, scheduler=scheduler), warm_up=True)
-    assert set(sizes) == {1, 2, 4, 8, 16}
+    assert {rows for rows, _, decode in sizes if decode} == {1, 2, 4, 8, 16}
+    mixed = {(rows, sequences) for rows, sequences, decode in sizes if not decode}
+    assert mixed == {(4, 4), (8, 8), (16, 16), (32, 16), (64, 16)}
     assert engine.core.idle
     engine.core.check()
     assert engine.core.stats().blocks_held == 0

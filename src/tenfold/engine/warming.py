@@ -6,15 +6,16 @@ from tenfold.core.config import SchedulerConfig
 from tenfold.core.plan import SequenceSlice, SequenceStart, StepPlan
 from tenfold.core.sampling import SamplingParams
 from tenfold.exec.executor import Executor
-from tenfold.ops.cuda.graphs import sizes_up_to
+from tenfold.ops.cuda.graphs import rows_up_to, sequences_up_to, sizes_up_to
 
+_DRAFTED = 16  # rows of one sequence with drafts
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
 _DRAWN = SamplingParams(temperature=0.8, top_k=40, top_p=0.9, max_tokens=1)
 _TOLD = SamplingParams(temperature=1.0, frequency_penalty=0.1, logprobs=1, max_tokens=1)
 
 
 def warm_up(executor: Executor, limits: SchedulerConfig, max_context: int, blocks: int, block_size: int) -> None:
-    """Compute a step of each kind and size on the CUDA backend: of decode, largest first, then of prompts.
+    """Compute a step of each kind and size on the CUDA backend: of decode, then with prompts and drafts, largest first.
 
     What it writes to keys and values is in blocks that nobody has yet; no sequence is left.
     """
@@ -25,11 +26,19 @@ def warm_up(executor: Executor, limits: SchedulerConfig, max_context: int, block
 
 
 def _plans(limits: SchedulerConfig, context: int, block_size: int) -> Iterator[StepPlan]:
-    for size in reversed(sizes_up_to(limits.max_running)):
+    most_rows, most = min(limits.max_step_tokens, context // 2), limits.max_running
+    for rows in reversed(rows_up_to(most_rows)):
+        for sequences in reversed(sequences_up_to(most)):
+            beside = min(sequences, most) - 1  # steps of decode beside a prompt
+            if beside < rows:
+                yield _plan([(0, rows - beside), *[(1, 1)] * beside], _GREEDY, block_size)
+        if rows <= _DRAFTED:
+            yield _plan([(1, rows)], _GREEDY, block_size)
+    for size in reversed(sizes_up_to(most)):
         for params in (_GREEDY, _DRAWN, _TOLD) if size in (1, 8, 64) else (_GREEDY,):
-            yield _plan([(0, 1)] * min(size, limits.max_running), params, block_size)
+            yield _plan([(0, 1)] * min(size, most), params, block_size)
     rows = 16
-    while rows <= min(limits.max_step_tokens, context // 2):
+    while rows <= most_rows:
         yield _plan([(0, rows)], _DRAWN, block_size)  # a prompt, its next chunk, and one beside a step of decode
         yield _plan([(rows, rows)], _GREEDY, block_size)
         yield _plan([(rows - 2, rows - 1), (1, 1)], _GREEDY, block_size)

@@ -16,6 +16,7 @@ from tenfold.ops.cuda.attention_plan import (
     INVARIANT_KEYS,
     KEY_TILE,
     AttentionPlan,
+    Padding,
     items_capacity,
     plan_attention,
 )
@@ -68,6 +69,10 @@ class Case:
 def plan_of(slices: Slices, group: int, kv_heads: int, **settings: Any) -> AttentionPlan:
     starts = np.cumsum([0, *(new for _, new in slices)]).astype(np.int32)
     context = np.array([context for context, _ in slices], np.int32)
+    padding = settings.get("padding")
+    if padding is not None:  # sequences without rows
+        starts = np.append(starts, [starts[-1]] * (padding.sequences - len(slices))).astype(np.int32)
+        context = np.append(context, [0] * (padding.sequences - len(slices))).astype(np.int32)
     return plan_attention(starts, context, **{"group": group, "kv_heads": kv_heads, "window": 0} | settings)
 
 
@@ -231,13 +236,34 @@ def test_many_parts_of_few_keys() -> None:
 def test_a_graph_serves_every_step_of_its_shape() -> None:
     first, second = ([(300, 1), (20, 1), (0, 1)], [(1, 1), (600, 1), (133, 1)])
     of, other = (case(slices, heads=2, kv_heads=1, seed=i) for i, slices in enumerate((first, second)))
-    plan, later = of.plan(padded=True), other.plan(padded=True)
+    padding = Padding(3, 3, decode=True)
+    plan, later = of.plan(padding=padding), other.plan(padding=padding)
     assert len(plan.host.pack()) == len(later.host.pack())
     shared = torch.from_numpy(plan.host.pack().copy())
     captured = DevicePlan.of(plan.host, shared)
-    assert torch.equal(run(fused, of, captured), run(fused, of, of.plan(padded=True)))
+    assert torch.equal(run(fused, of, captured), run(fused, of, of.plan(padding=padding)))
     shared.copy_(torch.from_numpy(later.host.pack()))
     torch.testing.assert_close(run(fused, other, captured), run(plain, other, later), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [0, 60])
+@pytest.mark.parametrize("kind", ["float32", "fp8"])
+def test_a_graph_serves_prompts_and_decode(kind: str, window: int) -> None:
+    """Of other numbers of sequences and of rows, with keys and values read where they lie."""
+    parts = [(300, 1), (150, 70), (70, 70)], [(20, 1), (9, 1), (600, 1), (133, 40)], [(40, 2)]
+    padding = Padding(192, 4, decode=False)
+    steps = [case(slices, heads=4, kv_heads=2, seed=i) for i, slices in enumerate(parts)]
+    if kind == "fp8":
+        steps = [recast(of, of.q, *(x.to(torch.float8_e4m3fn) for x in (of.k, of.v))) for of in steps]
+    plans = [of.plan(window, padding=padding) for of in steps]
+    shared = torch.from_numpy(plans[0].host.pack().copy())
+    captured = DevicePlan.of(plans[0].host, shared)
+    for of, plan in zip(steps, plans, strict=True):
+        assert plan.host.rows == plans[0].host.rows and len(plan.host.pack()) == len(shared)
+        assert not plan.host.copies.size and not plan.host.fresh
+        shared.copy_(torch.from_numpy(plan.host.pack()))
+        got, wanted = (run(module, of, one, dense=None).float() for module, one in ((fused, captured), (plain, plan)))
+        assert (got - wanted).abs().max() <= (0.003 if kind == "fp8" else 1e-6) * wanted.abs().max()
 
 
 @pytest.mark.parametrize("window", [0, 300])
@@ -290,6 +316,9 @@ def steps(draw: st.DrawFn) -> tuple[Slices, dict[str, Any]]:
         "invariant": draw(st.booleans()),
         "dense": draw(st.booleans()),
     }
+    if draw(st.booleans()):
+        rows, more = sum(new for _, new in slices), draw(st.integers(0, 40))
+        settings["padding"] = Padding(rows + more, len(slices) + more // 8, decode=False)
     return slices, settings
 
 
@@ -300,13 +329,13 @@ def test_every_row_and_key_is_in_one_program(step: tuple[Slices, dict[str, Any]]
     plan = plan_of(slices, **given_settings)
     group, window = plan.group, plan.window
     seen: list[list[list[int]]] = [[[] for _ in range(new * group)] for _, new in slices]
-    for sequence, flat, first, end, _ in plan.items.T.tolist():
+    for sequence, flat, first, end, _ in plan.items.T[: plan.item_count].tolist():
         assert first % KEY_TILE == 0 and (not plan.chunk or first % INVARIANT_KEYS == 0)
         for row in range(flat, min(flat + plan.rows, len(seen[sequence]))):
             seen[sequence][row] += [first, end]
-    for sequence, flat, base in plan.tiles.T.tolist():
+    for sequence, flat, base in plan.tiles.T[: plan.tile_count].tolist():
         context, new = slices[sequence]
-        assert context >= KEY_TILE and new * group > 64 and not plan.chunk
+        assert (context >= KEY_TILE or "padding" in given_settings) and new * group > 64 and not plan.chunk
         for row in range(flat, min(flat + plan.tile_rows, new * group)):
             seen[sequence][row] += [0, context]
         if context == new and plan.fresh:
@@ -325,21 +354,25 @@ def test_every_row_and_key_is_in_one_program(step: tuple[Slices, dict[str, Any]]
 def test_pieces_find_their_parts(step: tuple[Slices, dict[str, Any]]) -> None:
     slices, given_settings = step
     plan = plan_of(slices, **given_settings)
-    assert (np.diff(plan.items[3] - plan.items[2]) <= 0).all()
-    slots = {int(slot): i for i, slot in enumerate(plan.items[4]) if slot >= 0}
+    items, pieces = plan.items[:, : plan.item_count], plan.pieces[:, : plan.piece_count]
+    assert (np.diff(items[3] - items[2]) <= 0).all()
+    slots = {int(slot): i for i, slot in enumerate(items[4]) if slot >= 0}
     assert sorted(slots) == list(range(len(slots)))
-    for sequence, flat, slot, count in plan.pieces.T.tolist():
-        parts = [plan.items[:, slots.pop(slot + i)].tolist() for i in range(count)]
+    for sequence, flat, slot, count in pieces.T.tolist():
+        parts = [items[:, slots.pop(slot + i)].tolist() for i in range(count)]
         assert count > 1 and all(part[:2] == [sequence, flat] for part in parts)
         assert all(a[3] == b[2] for a, b in pairwise(parts))
     assert not slots
-    assert plan.piece_count == plan.pieces.shape[1] and plan.item_count == plan.items.shape[1]
+    if "padding" not in given_settings:
+        assert plan.piece_count == plan.pieces.shape[1] and plan.item_count == plan.items.shape[1]
+        assert plan.tile_count == plan.tiles.shape[1]
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=20), st.sampled_from((1, 4, 70)), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_padded_plans_of_one_shape_have_one_size(contexts: list[int], group: int, invariant: bool) -> None:
-    settings = {"group": group, "kv_heads": 8, "processors": 132, "padded": True, "invariant": invariant}
+    padding = Padding(len(contexts), len(contexts), decode=True)
+    settings = {"group": group, "kv_heads": 8, "processors": 132, "padding": padding, "invariant": invariant}
     plan = plan_of([(context, 1) for context in contexts], **settings)
     idle = plan_of([(0, 1)] * len(contexts), **settings)
     assert plan.items.shape == idle.items.shape and plan.pieces.shape == idle.pieces.shape
@@ -349,9 +382,30 @@ def test_padded_plans_of_one_shape_have_one_size(contexts: list[int], group: int
     assert not plan.tiles.size and not plan.copies.size
 
 
-def test_a_padded_plan_refuses_prompts() -> None:
-    with pytest.raises(ValueError, match="few rows"):
-        plan_of([(1000, 1000)], 4, 8, processors=132, padded=True)
+@given(steps(), st.integers(0, 5000))
+@settings(max_examples=40, deadline=None)
+def test_and_so_have_those_of_prompts(step: tuple[Slices, dict[str, Any]], more: int) -> None:
+    """Whatever their contexts, where ``rows`` are the same."""
+    slices, given_settings = step
+    rows, sequences = sum(new for _, new in slices), len(slices)
+    given_settings["padding"] = Padding(rows, sequences, decode=False)
+    plan = plan_of(slices, **given_settings)
+    other = plan_of([(context + more, new) for context, new in slices], **given_settings)
+    assert plan.item_count <= plan.items.shape[1] and plan.tile_count <= plan.tiles.shape[1]
+    assert plan.piece_count <= plan.pieces.shape[1]
+    if plan.rows == other.rows:
+        assert len(plan.pack()) == len(other.pack())
+        assert (plan.used_rows, plan.tile_rows) == (other.used_rows, other.tile_rows)
+
+
+def test_a_plan_refuses_what_does_not_fit_its_padding() -> None:
+    for slices, padding in (
+        ([(1000, 1000)], Padding(1, 1, decode=True)),
+        ([(9, 9)], Padding(8, 1, decode=False)),
+        ([(9, 1)] * 3, Padding(8, 2, decode=False)),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            plan_of(slices, 4, 8, processors=132, padding=padding)
 
 
 def test_work_is_even() -> None:

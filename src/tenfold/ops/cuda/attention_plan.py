@@ -30,6 +30,15 @@ _CHUNKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128,
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """What a step is padded to, so that a captured graph serves every step of that size."""
+
+    rows: int
+    sequences: int
+    decode: bool  # a row of each sequence
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionPlan:
     """The work of one step for layers of one window; arrays are int32, a column per entry, padded with zeros.
 
@@ -47,6 +56,7 @@ class AttentionPlan:
     chunk: int  # batch-invariant: keys of a partial result; 0 otherwise
     item_count: int
     piece_count: int
+    tile_count: int
     fresh: int
     gathered: int  # rows of the dense copy of what sequences with earlier context see
     items: Int32  # [5, capacity] sequence, first flat row, first key, end key, slot
@@ -55,8 +65,8 @@ class AttentionPlan:
     copies: Int32  # [3, C] sequence, first key (a multiple of KEY_TILE), dense row of it
 
     def pack(self) -> Int32:
-        """One int32 array of all the kernels need: (items, pieces, 0, 0), then the arrays in order of their fields."""
-        counts = np.array((self.item_count, self.piece_count, 0, 0), np.int32)
+        """All that kernels need as one int32 array: how many items, pieces, tiles; 0; then the arrays in order."""
+        counts = np.array((self.item_count, self.piece_count, self.tile_count, 0), np.int32)
         return np.concatenate((counts, *(a.ravel() for a in (self.items, self.pieces, self.tiles, self.copies))))
 
 
@@ -73,7 +83,7 @@ def plan_attention(
     kv_heads: int,
     window: int,
     processors: int,
-    padded: bool = False,
+    padding: Padding | None = None,
     invariant: bool = False,
     dense: bool = True,
     most_gathered: int | None = None,
@@ -81,11 +91,12 @@ def plan_attention(
 ) -> AttentionPlan:
     """The plan of a step: ``starts`` [S + 1] and ``context`` [S] as in :class:`tenfold.ops.base.Batch`.
 
-    ``processors``: of the device. ``padded``: sizes depend on S, the most rows of a sequence, group, kv_heads,
-    processors and ``invariant`` only, so that a captured graph serves every step of that shape; sequences must have one
-    row, or few (ValueError otherwise). ``dense``: sequences without earlier context may read the step's own keys and
-    values. ``most_gathered`` bounds the rows that are copied densely: sequences beyond take the split kernel.
-    ``tile_rows``: unless told, what suits the step. A sequence of context 0 gets an item without keys: its output is 0.
+    ``processors``: of the device. ``padding``: ``starts`` and ``context`` are those of so many sequences, of which some
+    may have no rows, and the arrays' sizes depend on it, ``rows``, group, kv_heads, processors, window and
+    ``invariant`` only; keys and values are then read where they lie, not copied. ``dense``: sequences without earlier
+    context may read the step's own keys and values. ``most_gathered`` bounds the rows that are copied densely:
+    sequences beyond take the split kernel. ``tile_rows``: unless told, what suits the step. A sequence with a row and a
+    context of 0 gets an item without keys: its output is 0. ValueError where a step does not fit its padding.
 
     ``invariant``: what a row's output is, to the bit, then depends on its query and its visible keys and values alone.
     All rows take the split kernel with one tile shape. Keys are cut at multiples of INVARIANT_KEYS from position 0 and
@@ -94,39 +105,66 @@ def plan_attention(
     """
     begins, seen = starts.astype(np.int64), context.astype(np.int64)
     new = np.diff(begins)
+    if padding is not None:
+        _check(new, padding)
+    paged = padding is not None
+    flat = new * group if padding is None else np.array([padding.rows * group])
+    tile_rows = tile_rows or _tile_rows(flat, kv_heads, processors, window)
     tiled = np.zeros(len(new), bool)
-    tile_rows = tile_rows or _tile_rows(new * group, kv_heads, processors, window)
-    if not padded and not invariant:
-        tiled = _tiled(new, seen, group, kv_heads, processors, tile_rows)
-        if most_gathered is not None:
+    if not invariant and (padding is None or not padding.decode):
+        tiled = _tiled(new, seen, group, kv_heads, processors, tile_rows, paged)
+        if most_gathered is not None and not paged:
             copied = np.where(tiled & ~(dense & (new == seen)), seen, 0)
             tiled &= (copied == 0) | (np.cumsum(copied) <= most_gathered)
     most = int(new[~tiled].max(initial=0))
-    if padded and most > 1 and most * group > SHORT_ROWS:
-        raise ValueError(f"a padded plan takes sequences of few rows only, not {most}")
     rows = INVARIANT_ROWS if invariant else _row_tile(most * group)
     pieces = _pieces(new, seen, np.flatnonzero(~tiled & (new > 0)), group, window, rows)
-    piece_capacity = len(new) * -(-most * group // rows) if padded else pieces.shape[1]
-    capacity = _capacity(piece_capacity, kv_heads, processors)
+    most_pieces = pieces.shape[1] if padding is None else _most_pieces(padding, group, rows, invariant)
+    capacity = _capacity(most_pieces, kv_heads, processors)
     items, merged = _items(pieces, capacity, kv_heads, processors, invariant)
-    fresh, tiles, copies, gathered = _tiles(begins, new, seen, tiled, group, window, tile_rows, dense)
+    fresh, tiles, copies, gathered = _tiles(begins, new, seen, tiled, group, window, tile_rows, dense, paged)
+    sizes = items.shape[1], merged.shape[1], tiles.shape[1]
+    used_rows = max(1, min(rows, most * group))
+    if padding is not None:
+        sizes = capacity, min(most_pieces, capacity - most_pieces), _most_tiles(padding, group, tile_rows)
+        used_rows = min(rows, group) if padding.decode else rows
     return AttentionPlan(
         window=window,
         group=group,
         kv_heads=kv_heads,
         rows=rows,
-        used_rows=max(1, min(rows, most * group)),
+        used_rows=used_rows,
         tile_rows=tile_rows,
         chunk=INVARIANT_KEYS if invariant else 0,
         item_count=items.shape[1],
         piece_count=merged.shape[1],
+        tile_count=tiles.shape[1],
         fresh=fresh,
         gathered=gathered,
-        items=_padded(items, capacity if padded else items.shape[1]),
-        pieces=_padded(merged, min(piece_capacity, capacity - piece_capacity) if padded else merged.shape[1]),
-        tiles=tiles,
+        items=_padded(items, sizes[0]),
+        pieces=_padded(merged, sizes[1]),
+        tiles=_padded(tiles, sizes[2]),
         copies=copies,
     )
+
+
+def _check(new: Int64, padding: Padding) -> None:
+    if len(new) != padding.sequences or new.sum() > padding.rows or (padding.decode and new.max(initial=0) > 1):
+        raise ValueError(f"sequences of {new.tolist()} rows do not fit {padding}")
+
+
+def _most_pieces(padding: Padding, group: int, rows: int, invariant: bool) -> int:
+    """Pieces that a step may have: one of each sequence, and whole ones before it where ``rows`` are not as many as its
+    longest sequence has."""
+    if padding.decode:
+        return padding.sequences * -(-group // rows)
+    return padding.sequences + (padding.rows * group // rows if invariant or rows == SHORT_ROWS else 0)
+
+
+def _most_tiles(padding: Padding, group: int, tile_rows: int) -> int:
+    """Tiles that a step may have: whole ones, and the last of each sequence."""
+    flat = padding.rows * group
+    return 0 if padding.decode else flat // tile_rows + min(padding.sequences, flat // SHORT_ROWS)
 
 
 def _capacity(pieces: int, kv_heads: int, processors: int) -> int:
@@ -140,13 +178,18 @@ def _tile_rows(flat: Int64, kv_heads: int, processors: int, window: int) -> int:
     return 64 if window or processors < programs < _MANY * processors else 128
 
 
-def _tiled(new: Int64, context: Int64, group: int, kv_heads: int, processors: int, tile_rows: int) -> NDArray[np.bool_]:
+def _tiled(
+    new: Int64, context: Int64, group: int, kv_heads: int, processors: int, tile_rows: int, paged: bool
+) -> NDArray[np.bool_]:
     """[S]: which sequences take the prefill kernel: many rows, and enough of them in all to occupy half the device.
 
-    A tile of keys must fit into the context: prefill then reads no row of another sequence.
+    A tile of keys must fit into the context: prefill then reads no row of another sequence. Not where it reads keys
+    where they lie (``paged``).
     """
     flat = new * group
-    tiled: NDArray[np.bool_] = (flat > SHORT_ROWS) & (new > 1) & (context >= KEY_TILE)
+    tiled: NDArray[np.bool_] = (flat > SHORT_ROWS) & (new > 1)
+    if not paged:
+        tiled &= context >= KEY_TILE
     programs = int((-(-flat[tiled] // tile_rows)).sum()) * kv_heads
     if 2 * programs <= processors and (context[tiled] - new[tiled]).max(initial=0) >= 8 * KEY_TILE:
         tiled = np.zeros_like(tiled)
@@ -225,18 +268,19 @@ def _tiles(
     window: int,
     tile_rows: int,
     dense: bool,
+    paged: bool,
 ) -> tuple[int, Int32, Int32, int]:
-    """Fresh tiles, all tiles [3, N], copies [3, C] and the rows that those fill.
+    """Fresh tiles, all tiles [3, N], copies [3, C] and the rows that those fill; ``paged``: none are fresh or copied.
 
     Sequences with most keys come first and follow one another, so that programs that run together read the same keys;
     of one sequence the rows that see most come first.
     """
-    fresh = tiled & (new == context) & dense
+    fresh = tiled & (new == context) & (dense and not paged)
     first = np.zeros_like(new)
     if window:  # and at least a tile of keys, as prefill reads no less
         first = np.minimum(context - new - window + 1, context - KEY_TILE)
         first = np.maximum(first, 0) // KEY_TILE * KEY_TILE
-    seen = np.where(tiled & ~fresh, context - first, 0)
+    seen = np.where(tiled & ~fresh & (not paged), context - first, 0)
     base = np.where(fresh, starts[:-1], np.cumsum(seen) - seen - first)
     order = np.lexsort((-context, ~fresh))
     order = order[tiled[order]]

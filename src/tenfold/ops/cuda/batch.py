@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tenfold.ops.base import Batch, Int32
 from tenfold.ops.cuda.arena import Arena
-from tenfold.ops.cuda.attention_plan import KEY_TILE, items_capacity, plan_attention
+from tenfold.ops.cuda.attention_plan import KEY_TILE, Padding, items_capacity, plan_attention
 from tenfold.ops.cuda.device_plan import DevicePlan
 from tenfold.ops.spec import ModelSpec
 
@@ -20,7 +20,8 @@ _GATHERED = 32_768  # keys of earlier context that prompts may have copied in a 
 class DeviceBatch:
     """T rows of S sequences, int32 on the device (see :class:`tenfold.ops.base.Batch`), and who does what in attention.
 
-    A padded row's slot is -1, and its sequence has a context of 0.
+    A padded row's slot is -1. In decode it is of a sequence whose context is 0, else of none; then nothing is computed
+    of its attention, and what the step makes of it means nothing.
     """
 
     tokens: Tensor  # [T]; -1 - i: what the step before gave at i
@@ -77,24 +78,29 @@ class Batches:
         self._tables = torch.zeros(max_sequences, -(-max_context // block_size), dtype=torch.int32, device=device)
         self._last: Int32 | None = None
 
-    def upload(self, batch: Batch, padded: int | None = None) -> DeviceBatch:
+    def upload(self, batch: Batch, padding: Padding | None = None) -> DeviceBatch:
         """Send ``batch`` behind what the device was given to do before.
 
-        Decode may be ``padded`` to so many sequences: what comes back is then over the same memory for all of a size.
+        With ``padding``, what comes back is over the same memory for all batches of one padding and one ``rows`` of
+        each plan; logits are then wanted of all rows of decode, else of as many rows as there are sequences.
         """
-        sequences = len(batch.context)
         tokens, positions, slots = batch.tokens, batch.positions, self._slots(batch)
-        starts, context = batch.starts, batch.context
-        if padded is not None:
-            more = padded - sequences
-            zeros = np.zeros(more, np.int32)
-            tokens, positions, context = (np.concatenate((part, zeros)) for part in (tokens, positions, context))
-            slots = np.concatenate((slots, zeros - np.int32(1)))
-            starts = np.arange(padded + 1, dtype=np.int32)
+        starts, context, wanted = batch.starts, batch.context, batch.rows
+        all_wanted = len(wanted) == len(tokens) if padding is None else padding.decode
+        if padding is not None:
+            tokens, positions = (_filled(part, padding.rows, 0) for part in (tokens, positions))
+            slots = _filled(slots, padding.rows, -1)
+            if padding.decode:
+                starts = np.arange(padding.rows + 1, dtype=np.int32)
+            else:
+                starts, wanted = (
+                    _filled(starts, padding.sequences + 1, starts[-1]),
+                    _filled(wanted, padding.sequences, 0),
+                )
+            context = _filled(context, padding.sequences, 0)
         arrays = {"tokens": tokens, "positions": positions, "slots": slots, "starts": starts, "context": context}
-        all_wanted = padded is not None or len(batch.rows) == len(batch.tokens)
         if not all_wanted:
-            arrays["wanted"] = batch.rows
+            arrays["wanted"] = wanted
         plans = {
             window: plan_attention(
                 starts,
@@ -103,7 +109,7 @@ class Batches:
                 kv_heads=self._kv_heads,
                 window=window,
                 processors=self._processors,
-                padded=padded is not None,
+                padding=padding,
                 invariant=self._invariant,
                 dense=self._dense,
                 most_gathered=self.most_gathered,
@@ -143,6 +149,10 @@ class Batches:
             host = host.pin_memory()
         self._tables[: tables.shape[0], : tables.shape[1]].copy_(host, non_blocking=True)
         self._last = tables
+
+
+def _filled(array: Int32, size: int, number: int) -> Int32:
+    return np.concatenate((array, np.full(size - len(array), number, np.int32)))
 
 
 def decodes(batch: Batch) -> bool:

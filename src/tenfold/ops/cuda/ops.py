@@ -16,9 +16,10 @@ from tenfold.core.config import CudaConfig
 from tenfold.core.errors import ConfigError
 from tenfold.ops.base import Batch
 from tenfold.ops.choosing import Choosing, Chosen, Done, Wanted
+from tenfold.ops.cuda.attention_plan import Padding
 from tenfold.ops.cuda.batch import Batches, DeviceBatch, decodes
 from tenfold.ops.cuda.choosing import choose
-from tenfold.ops.cuda.graphs import Capture, CudaCapture, Graphs, Step, sizes_up_to
+from tenfold.ops.cuda.graphs import MOST_ROWS, Capture, CudaCapture, Graphs, sizes_up_to
 from tenfold.ops.cuda.kernels import Kernels, fused_kernels, plain_kernels
 from tenfold.ops.cuda.linear import Linear
 from tenfold.ops.cuda.parallel import ALONE, Ranks
@@ -27,7 +28,8 @@ from tenfold.ops.cuda.weights import Shard, check_shards, load
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
-_GRAPHS = 512 << 20  # bytes that captured graphs take, beside their logits
+_GRAPHS = 512 << 20  # bytes that captured graphs take, beside logits and what a step computes
+_LEAST_SEQUENCES = 16  # that memory is there for: logits of one with drafts, too
 _CANDIDATES = 160 << 10  # bytes that choosing a row's token takes, beside its logits
 KV_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
@@ -93,6 +95,7 @@ class CudaOps:
         if block_size < 16 or block_size & (block_size - 1):
             raise ConfigError(f"the cuda backend needs KV blocks of 16, 32, 64 … tokens, got {block_size}")
         self._block_size = block_size
+        max_sequences = max(max_sequences, _LEAST_SEQUENCES)
         self._graphed = self._settings.graphs and not self._settings.batch_invariant
         self._max_context = min(max_context or spec.max_context, spec.max_context)
         check_shards(spec, ranks.world)
@@ -124,8 +127,10 @@ class CudaOps:
         )
         self._previous = torch.zeros(self._batches.max_rows, dtype=torch.int32, device=self._device)
         self._here: DeviceBatch | None = None  # what is computed
+        self._attended = torch.empty(0)  # [T, heads x head_dim] of the layer that is computed; 0 in rows of no sequence
         self._graphs: Graphs | None = None
-        self._kv: PagedKv | None = None
+        self._kv: PagedKv | None = None  # that the graphs are over
+        self._kept = torch.empty(0)
         self._room: int | None = None
 
     def describe(self) -> str:
@@ -157,9 +162,12 @@ class CudaOps:
         return kv
 
     def use_graphs(self, kv: PagedKv, capture: Capture) -> None:
-        """Have steps of decode over ``kv`` captured, and replayed from then on."""
+        """Have steps over ``kv`` captured, and replayed from then on."""
+        most = self._batches.max_sequences // 2
+        shape = (sizes_up_to(most)[-1], self.spec.outputs)
         self._kv = kv
-        self._graphs = Graphs(self._batches.max_sequences // 2, self._decode_step, capture)
+        self._kept = torch.empty(shape, dtype=torch.float32, device=self._device)
+        self._graphs = Graphs(most, self._batches.max_rows, capture)
 
     @property
     def scratch_bytes(self) -> int:
@@ -173,11 +181,13 @@ class CudaOps:
 
     @property
     def graph_bytes(self) -> int:
-        """What captured graphs keep: each its own logits, and some for what they call."""
+        """What captured graphs keep: what the largest step computes, its logits, and some for what they call."""
         if not self._graphed:
             return 0
-        rows = sum(sizes_up_to(self._batches.max_sequences // 2))
-        return _GRAPHS + rows * self.spec.outputs * torch.float32.itemsize
+        spec = self.spec
+        row = self._dtype.itemsize * (4 * spec.hidden + 3 * spec.heads * spec.head_dim + 3 * spec.ffn)
+        logits = sizes_up_to(self._batches.max_sequences // 2)[-1] * spec.outputs * torch.float32.itemsize
+        return _GRAPHS + 2 * (logits + min(MOST_ROWS, self._batches.max_rows) * row)
 
     @property
     def weight_bytes(self) -> int:
@@ -232,15 +242,23 @@ class CudaOps:
         return self._logits(x, self._here)
 
     def forward(self, batch: Batch, kv: PagedKv) -> Tensor:
-        """The whole pass; decode by a captured graph where there is one of its size."""
+        """The whole pass, by a captured graph where there is one of its size."""
         self._ranks.tell(batch)
-        if self._graphs is not None and kv is self._kv and decodes(batch):
-            size = self._graphs.padded(len(batch.context))
-            if size is not None:
-                self._here = self._batches.upload(batch, padded=size)
-                return self._graphs.run(size)[: len(batch.rows)]
-        self._here = self._batches.upload(batch)
-        return self._pass(self._here, kv)
+        padding = self._padding(batch) if kv is self._kv else None
+        here = self._here = self._batches.upload(batch, padding)
+        if padding is None:
+            return self._pass(here, kv)
+        assert self._graphs is not None
+        key = (padding, *(plan.host.rows for plan in here.plans.values()))
+        return self._graphs.run(key, lambda: self._kept_pass(here, kv))[: len(batch.rows)]
+
+    def _padding(self, batch: Batch) -> Padding | None:
+        """What a captured graph of its size is padded to."""
+        if self._graphs is None:
+            return None
+        if decodes(batch):
+            return self._graphs.decode(len(batch.context))
+        return self._graphs.mixed(len(batch.tokens), len(batch.context), len(batch.rows))
 
     def choose(self, logits: Tensor, wanted: Wanted) -> Choosing:
         """See :class:`tenfold.ops.base.ChoosingOps`; it is there when the device has come to it."""
@@ -265,11 +283,10 @@ class CudaOps:
         rows = self._batches.max_rows
         self._pass(self._batches.upload(_prompt(rows, kv.k.shape[1], self._block_size, self._max_context)), kv)
 
-    def _decode_step(self, size: int) -> Step:
-        assert self._here is not None and self._kv is not None
-        assert len(self._here.tokens) == size
-        here, kv = self._here, self._kv
-        return lambda: self._pass(here, kv)
+    def _kept_pass(self, here: DeviceBatch, kv: PagedKv) -> Tensor:
+        """The pass as it is captured: all graphs leave their logits in the same memory."""
+        logits = self._pass(here, kv)
+        return self._kept[: len(logits)].copy_(logits)
 
     def _pass(self, here: DeviceBatch, kv: PagedKv) -> Tensor:
         x = self._embed(here)
@@ -281,6 +298,8 @@ class CudaOps:
         return self._logits(x, here)
 
     def _embed(self, here: DeviceBatch) -> Residual:
+        shape = (len(here.tokens), self._heads * self.spec.head_dim)
+        self._attended = torch.zeros(shape, dtype=self._dtype, device=self._device)
         table, scale = self._weights.embed, self.spec.embed_scale
         return Residual(self._kernels.embedding.embed(here.tokens, self._previous, table, scale))
 
@@ -315,8 +334,7 @@ class CudaOps:
         return Query(q, (k, v))
 
     def _attend(self, layer: int, q: Query, here: DeviceBatch, kv: PagedKv) -> Tensor:
-        window = self.spec.windows[layer]
-        out = torch.empty(len(q.q), q.q.shape[1] * q.q.shape[2], dtype=self._dtype, device=self._device)
+        window, out = self.spec.windows[layer], self._attended
         self._kernels.attention.attend(
             q.q, kv.k[layer], kv.v[layer], here.plans[window], here, window=window, out=out, dense=q.dense
         )

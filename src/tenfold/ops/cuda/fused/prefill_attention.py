@@ -57,14 +57,15 @@ def attend_long(
     dense: tuple[Tensor, Tensor] | None,
     shape: PrefillShape | None = None,
 ) -> None:
-    """The tiles of ``plan``: the fresh ones over ``dense``, the others over the cache or a dense copy of it."""
+    """The tiles of ``plan``: the fresh ones over ``dense``, the others over the cache or, where the plan makes one, a
+    dense copy of it."""
     host, count = plan.host, plan.tiles.shape[1]
     if host.fresh:
         assert dense is not None, "the plan reads the step's own keys and values"
         _launch(q, dense, None, plan, batch, softcap, out, shape, 0, host.fresh)
     if count > host.fresh:
         copied = (count - host.fresh) * host.tile_rows >= _WORTH_COPYING if shape is None else bool(shape.gather)
-        copied |= k_cache.dtype != q.dtype
+        copied = (copied or k_cache.dtype != q.dtype) and plan.copies.shape[1] > 0
         keys = gather_kv(k_cache, v_cache, plan, batch, q.dtype) if copied else (k_cache, v_cache)
         _launch(q, keys, None if copied else batch.tables, plan, batch, softcap, out, shape, host.fresh, count)
 
@@ -108,8 +109,8 @@ def _launch(
         descriptors = [TensorDescriptor(x, sizes, [x.stride(0), 1], block) for x in keys]
     _prefill[((end - first) * host.kv_heads,)](
         q, k, v, *descriptors, k.stride(0), v.stride(0), tables if tables is not None else plan.tiles,
-        tables.stride(0) if tables is not None else 0, batch.starts, batch.context, plan.tiles, plan.tiles.shape[1],
-        first, out, softcap,
+        tables.stride(0) if tables is not None else 0, batch.starts, batch.context, plan.counts, plan.tiles,
+        plan.tiles.shape[1], first, out, softcap,
         GROUP=host.group, KV_HEADS=host.kv_heads, HEAD_DIM=head_dim, PADDED=padded, ROWS=host.tile_rows,
         KEYS=shape.keys, BLOCK=k.shape[2] if paged else 1, WINDOW=host.window, SOFTCAP=softcap > 0,
         PAGED=paged, TMA=tma and shape.tma, APART=shape.apart and not host.window,
@@ -158,14 +159,14 @@ def _attend_tiles(
             v_there = ((earlier >= low) & (earlier < seen))[:, None]
             if PADDED != HEAD_DIM:
                 k_there, v_there = k_there & (d < HEAD_DIM)[None, :], v_there & (d < HEAD_DIM)[None, :]
-            k_tile = tl.load(k + k_at[:, None] + d[None, :], mask=k_there, other=0.0)
+            k_tile = tl.load(k + k_at[:, None] + d[None, :], mask=k_there, other=0.0).to(query.dtype)
         x = tl.dot(query, tl.trans(k_tile), input_precision="ieee")
         acc = acc * scale[:, None]
         if TMA:
             begin = tl.minimum(tl.maximum(key - KEYS, low), seen - KEYS)
             v_tile = v_descriptor.load([base + begin, head * HEAD_DIM])
         else:
-            v_tile = tl.load(v + v_at[:, None] + d[None, :], mask=v_there, other=0.0)
+            v_tile = tl.load(v + v_at[:, None] + d[None, :], mask=v_there, other=0.0).to(query.dtype)
         # Rounded only here, for the compiler puts a carried operand into shared memory, and waits for its product.
         acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc, input_precision="ieee")
         if SOFTCAP:
@@ -183,10 +184,12 @@ def _attend_tiles(
     return acc, m, total, scale, weights, block, k_before
 
 
-@triton.jit(do_not_specialize=["tables", "table_stride", "starts", "context", "tiles", "tile_count", "first_tile"])
+@triton.jit(
+    do_not_specialize=["tables", "table_stride", "starts", "context", "counts", "tiles", "capacity", "first_tile"]
+)
 def _prefill(
-    q, k, v, k_descriptor, v_descriptor, k_stride, v_stride, tables, table_stride, starts, context, tiles, tile_count,
-    first_tile, out, softcap,
+    q, k, v, k_descriptor, v_descriptor, k_stride, v_stride, tables, table_stride, starts, context, counts, tiles,
+    capacity, first_tile, out, softcap,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, BLOCK: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PAGED: tl.constexpr,
     TMA: tl.constexpr, APART: tl.constexpr,
@@ -194,9 +197,11 @@ def _prefill(
     """A tile of flat rows and a KV head. ``APART``: tiles of keys that all rows see have a loop without masks."""
     head = tl.program_id(0) % KV_HEADS
     tile = first_tile + tl.program_id(0) // KV_HEADS
+    if tile >= tl.load(counts + 2):
+        return
     sequence = tl.load(tiles + tile)
-    first_flat = tl.load(tiles + tile_count + tile)
-    base = tl.load(tiles + 2 * tile_count + tile)
+    first_flat = tl.load(tiles + capacity + tile)
+    base = tl.load(tiles + 2 * capacity + tile)
     start = tl.load(starts + sequence)
     new = tl.load(starts + sequence + 1) - start
     seen = tl.load(context + sequence)
