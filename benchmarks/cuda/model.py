@@ -19,6 +19,7 @@ MODEL = "llama-3-8b"
 _SIZE = 16  # tokens of a block
 _BLOCKS = 1200  # of the checks
 _DECODES = ((1, 1024), (8, 1024), (16, 1024), (64, 1024), (64, 2048))
+_MIXED = ((1, 5, 0), (8, 5, 0), (0, 1, 128), (0, 1, 500), (15, 1, 100), (60, 1, 60), (60, 1, 300), (60, 1, 900))
 _PROMPTS = ((1, 512), (1, 2048), (1, 8192), (4, 2048))
 
 
@@ -111,6 +112,8 @@ def _of_form(weights: Weights, form: str, kv_type: str, limits: Limits) -> list[
             Row(f"8B decode {form}", f"{sequences} x {context}", 1e6 * step, size + sequences * context * token,
                 note=f"{sequences / step:,.0f} tok/s")
         )  # fmt: skip
+    for sequences, new, prompt in _MIXED if form != "int4" else _MIXED[:2]:
+        rows += _mixed(ops, kv, form, sequences, new, prompt)
     for sequences, length in _PROMPTS if form == "bf16" else ((1, 8192),):
         batch = prompts(sequences, length, scattered(sequences, length))
         step = _step(ops, kv, batch)
@@ -121,6 +124,23 @@ def _of_form(weights: Weights, form: str, kv_type: str, limits: Limits) -> list[
                 note=f"{sequences * length / step:,.0f} tok/s")
         )  # fmt: skip
     return rows
+
+
+def _mixed(ops: CudaOps, kv: PagedKv, form: str, sequences: int, new: int, prompt: int) -> list[Row]:
+    """``sequences`` of 1,024 keys with ``new`` rows each, and a prompt: by a graph, and launched one by one."""
+    counts = np.array([new] * sequences + [prompt] * (prompt > 0), np.int32)
+    context = np.array([1024] * sequences + [prompt] * (prompt > 0), np.int32)
+    starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+    positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(context - counts - starts[:-1], counts)
+    wanted = np.arange(starts[-1], dtype=np.int32) if new > 1 else starts[1:] - 1
+    batch = Batch(positions + 7, positions, starts, context, scattered(len(counts), 1024), wanted)
+    graph, graphs = _step(ops, kv, batch), ops._graphs
+    ops._graphs = None
+    apart = _step(ops, kv, batch)
+    ops._graphs = graphs
+    shape = f"{sequences} x {new} rows" + (f", a prompt of {prompt}" if prompt else "")
+    note = f"launched one by one {1e6 * apart:,.0f} us"
+    return [Row(f"8B mixed {form}", shape, 1e6 * graph, ops.weight_bytes, note=note)]
 
 
 def _parts(ops: CudaOps, kv: PagedKv, batch: Batch, name: str) -> list[Row]:

@@ -7,10 +7,13 @@ out: they are under one percent of either.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tenfold import _native
 from tenfold.core.errors import ConfigError
 from tenfold.ops.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tenfold import _native
 
 OPS = ("embed", "qkv", "attend", "attn_out", "mlp", "logits")
 _MATRICES = {"qkv": ("q", "k", "v"), "attn_out": ("o",), "mlp": ("gate", "up", "down"), "logits": ("head",)}
@@ -71,7 +74,7 @@ class OpWork:
         self.macs[arithmetic] = self.macs.get(arithmetic, 0) + macs
 
 
-def model_matrices(model: _native.Model, rows: int, sampled: int) -> tuple[Matrix, ...]:
+def model_matrices(model: "_native.Model", rows: int, sampled: int) -> tuple[Matrix, ...]:
     """The model's matrices as a step of ``rows`` rows uses them, of which the head takes ``sampled``; ``head`` is the
     embedding again where it is tied."""
     of_all, of_sampled = ([Matrix(*fields) for fields in model.matrices(count)] for count in (rows, sampled))
