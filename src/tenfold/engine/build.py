@@ -77,7 +77,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
     )
     grammars = Grammars(checkpoint.tokenizer, spec.vocab)
     runner = LaunchingRunner if config.backend == "cuda" else ModelRunner
-    executor = runner(ops, blocks, config.block_size, laps, drafts, grammars, spare_core(ops))
+    executor = runner(ops, blocks, config.block_size, laps, drafts, grammars, spare_core(config, ops))
     if warm_up and config.backend == "cuda":
         from tenfold.engine.warming import warm_up as make_steps
 
@@ -207,8 +207,10 @@ def _beside(weights: Weights, target: Ops, form: str) -> Ops:
     return ops
 
 
-def spare_core(ops: Ops) -> bool:
+def spare_core(config: EngineConfig, ops: Ops) -> bool:
     """Whether this process may use a core that ``ops`` do not compute on."""
+    if config.backend != "cpu":
+        return False
     from tenfold.ops.cpu import CpuOps
 
     return isinstance(ops, CpuOps) and usable_cores() > ops.model.threads
