@@ -4,8 +4,11 @@ chosen where logits lie, and the outputs are those of the reference ops."""
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tenfold.core.config import CudaConfig, EngineConfig, SchedulerConfig, SpeculationConfig
 from tenfold.core.constraint import Constraint
@@ -99,6 +102,50 @@ def test_all_that_decode_needs_is_captured_before_there_are_requests(
     assert engine.core.idle
     engine.core.check()
     assert engine.core.stats().blocks_held == 0
+
+
+def kernels_of(slices: list[tuple[int, int]], window: int) -> set[tuple[Any, ...]]:
+    """The kinds of attention kernels that a step takes, of sequences of (tokens known before, new ones)."""
+    from tenfold.ops.cuda.attention_plan import plan_attention
+    from tenfold.ops.cuda.fused.prefill_attention import worth_copying
+    from tenfold.ops.cuda.graphs import Graphs
+
+    new = np.array([count for _, count in slices], np.int32)
+    context = np.array([sum(one) for one in slices], np.int32)
+    padding = Graphs(256, 8192, lambda step: step).mixed(int(new.sum()), len(new), len(new))
+    if padding is not None:
+        new, context = (np.append(x, [0] * (padding.sequences - len(x))).astype(np.int32) for x in (new, context))
+    starts = np.concatenate(([0], np.cumsum(new))).astype(np.int32)
+    sizes = {"group": 4, "kv_heads": 8, "window": window, "processors": 132, "most_gathered": 32_768}
+    plan = plan_attention(starts, context, padding=padding, **sizes)
+    kinds: set[tuple[Any, ...]] = {("split", plan.rows)} if plan.items.size else set()
+    if plan.fresh:
+        kinds.add(("fresh", plan.tile_rows))
+    if plan.tiles.shape[1] > plan.fresh:
+        kinds.add(("copied" if plan.copies.size and worth_copying(plan) else "in place", plan.tile_rows))
+    return kinds
+
+
+@given(st.data())
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_no_step_meets_a_kernel_that_was_not_compiled(data: st.DataObject) -> None:
+    from tenfold.engine.warming import _plans
+
+    limits, context = SchedulerConfig(max_step_tokens=8192, max_running=256), 4096
+    known: dict[int, set[tuple[Any, ...]]] = {0: set(), 1024: set()}
+    for plan in _plans(limits, context, 16):
+        slices = [(one.start, len(one.tokens)) for one in plan.slices]
+        assert len(slices) <= 256 and sum(new for _, new in slices) <= 8192
+        assert all(before + new <= context for before, new in slices)
+        for window, kinds in known.items():
+            kinds |= kernels_of(slices, window)
+    prompts = data.draw(st.lists(st.tuples(st.just(0) | st.integers(0, 2000), st.integers(1, 2000)), min_size=1))
+    step: list[tuple[int, int]] = [(900, 1)] * data.draw(st.integers(0, 100))
+    while prompts and sum(new for _, new in step) + prompts[-1][1] <= 8192:
+        step.append(prompts.pop())
+    if step:
+        for window, kinds in known.items():
+            assert kernels_of(step, window) <= kinds
 
 
 @pytest.mark.parametrize("mode", ["off", "fixed"])

@@ -9,6 +9,7 @@ from tenfold.exec.executor import Executor
 from tenfold.ops.cuda.graphs import rows_up_to, sequences_up_to, sizes_up_to
 
 _DRAFTED = 16  # rows of one sequence with drafts
+_FEW = 40  # rows of a chunk whose keys are not worth copying
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
 _DRAWN = SamplingParams(temperature=0.8, top_k=40, top_p=0.9, max_tokens=1)
 _TOLD = SamplingParams(temperature=1.0, frequency_penalty=0.1, logprobs=1, max_tokens=1)
@@ -37,12 +38,16 @@ def _plans(limits: SchedulerConfig, context: int, block_size: int) -> Iterator[S
     for size in reversed(sizes_up_to(most)):
         for params in (_GREEDY, _DRAWN, _TOLD) if size in (1, 8, 64) else (_GREEDY,):
             yield _plan([(0, 1)] * min(size, most), params, block_size)
-    rows = 16
-    while rows <= most_rows:
-        yield _plan([(0, rows)], _DRAWN, block_size)  # a prompt, its next chunk, and one beside a step of decode
-        yield _plan([(rows, rows)], _GREEDY, block_size)
-        yield _plan([(rows - 2, rows - 1), (1, 1)], _GREEDY, block_size)
-        rows *= 4
+    rows = 2 * rows_up_to(most_rows)[-1]
+    while rows <= limits.max_step_tokens:  # too many for a graph: prompts, next chunks of some, a few rows beside them
+        prompts = min(most, -(-rows // context))
+        each = min(context, rows // prompts)
+        yield _plan([(0, each)] * prompts, _DRAWN, block_size)
+        yield _plan([(each // 2, each - each // 2)] * min(most, 2 * prompts), _GREEDY, block_size)
+        if each > _FEW and most > 1:
+            parts = [(0, each - _FEW), (each - _FEW, _FEW), *[(0, each)] * (prompts - 1)]
+            yield _plan(parts[:most], _GREEDY, block_size)
+        rows *= 2
 
 
 def _plan(parts: list[tuple[int, int]], params: SamplingParams, block_size: int) -> StepPlan:

@@ -308,6 +308,7 @@ def steps(draw: st.DrawFn) -> tuple[Slices, dict[str, Any]]:
     for _ in range(draw(st.integers(1, 6))):
         new = draw(st.integers(1, 3) | st.integers(1, 400))
         slices.append((new + draw(st.just(0) | st.integers(0, 3000)), new))
+    slices += [(draw(st.integers(1, 3000)), 1)] * draw(st.just(0) | st.integers(0, 150))
     settings = {
         "group": draw(st.sampled_from((1, 3, 4, 9, 70))),
         "kv_heads": draw(st.sampled_from((1, 2, 8))),

@@ -119,13 +119,13 @@ def plan_attention(
     most = int(new[~tiled].max(initial=0))
     rows = INVARIANT_ROWS if invariant else _row_tile(most * group)
     pieces = _pieces(new, seen, np.flatnonzero(~tiled & (new > 0)), group, window, rows)
-    most_pieces = pieces.shape[1] if padding is None else _most_pieces(padding, group, rows, invariant)
-    capacity = _capacity(most_pieces, kv_heads, processors)
-    items, merged = _items(pieces, capacity, kv_heads, processors, invariant)
+    items, merged = _items(pieces, _capacity(pieces.shape[1], kv_heads, processors), kv_heads, processors, invariant)
     fresh, tiles, copies, gathered = _tiles(begins, new, seen, tiled, group, window, tile_rows, dense, paged)
     sizes = items.shape[1], merged.shape[1], tiles.shape[1]
     used_rows = max(1, min(rows, most * group))
     if padding is not None:
+        most_pieces = _most_pieces(padding, group, rows, invariant)
+        capacity = _capacity(most_pieces, kv_heads, processors)
         sizes = capacity, min(most_pieces, capacity - most_pieces), _most_tiles(padding, group, tile_rows)
         used_rows = min(rows, group) if padding.decode else rows
     return AttentionPlan(

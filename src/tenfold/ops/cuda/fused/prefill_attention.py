@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tenfold.ops.cuda.attention_plan import KEY_TILE
+from tenfold.ops.cuda.attention_plan import KEY_TILE, AttentionPlan
 from tenfold.ops.cuda.device_plan import DevicePlan, Sequences
 from tenfold.ops.cuda.fused.decode_attention import LOG2_E, LOWEST, softcapped
 
@@ -64,10 +64,15 @@ def attend_long(
         assert dense is not None, "the plan reads the step's own keys and values"
         _launch(q, dense, None, plan, batch, softcap, out, shape, 0, host.fresh)
     if count > host.fresh:
-        copied = (count - host.fresh) * host.tile_rows >= _WORTH_COPYING if shape is None else bool(shape.gather)
+        copied = worth_copying(host) if shape is None else bool(shape.gather)
         copied = (copied or k_cache.dtype != q.dtype) and plan.copies.shape[1] > 0
         keys = gather_kv(k_cache, v_cache, plan, batch, q.dtype) if copied else (k_cache, v_cache)
         _launch(q, keys, None if copied else batch.tables, plan, batch, softcap, out, shape, host.fresh, count)
+
+
+def worth_copying(plan: AttentionPlan) -> bool:
+    """Whether so many rows read keys of earlier context that these are copied densely first."""
+    return (plan.tile_count - plan.fresh) * plan.tile_rows >= _WORTH_COPYING
 
 
 def gather_kv(
