@@ -93,10 +93,8 @@ class Batches:
             if padding.decode:
                 starts = np.arange(padding.rows + 1, dtype=np.int32)
             else:
-                starts, wanted = (
-                    _filled(starts, padding.sequences + 1, starts[-1]),
-                    _filled(wanted, padding.sequences, 0),
-                )
+                starts = _filled(starts, padding.sequences + 1, starts[-1])
+                wanted = _filled(wanted, padding.sequences, 0)
             context = _filled(context, padding.sequences, 0)
         arrays = {"tokens": tokens, "positions": positions, "slots": slots, "starts": starts, "context": context}
         if not all_wanted:
