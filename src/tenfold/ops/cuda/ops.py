@@ -239,7 +239,10 @@ class CudaOps:
     def logits(self, x: Residual, batch: Batch) -> Tensor:
         """[R, vocab] float32, on the device."""
         assert self._here is not None, "logits follows embed"
-        return self._logits(x, self._here)
+        wanted = self._here.wanted
+        if wanted is not None and not len(wanted):
+            return torch.empty(0, self.spec.outputs, device=self._device)
+        return self._head(x if wanted is None else _rows_of(x, wanted))
 
     def forward(self, batch: Batch, kv: PagedKv) -> Tensor:
         """The whole pass, by a captured graph where there is one of its size."""
@@ -289,13 +292,18 @@ class CudaOps:
         return self._kept[: len(logits)].copy_(logits)
 
     def _pass(self, here: DeviceBatch, kv: PagedKv) -> Tensor:
-        x = self._embed(here)
-        for layer in range(self.spec.layers):
+        """Once the last layer's keys and values are written, only rows whose logits are wanted go on."""
+        x, last = self._embed(here), self.spec.layers - 1
+        for layer in range(last + 1):
             q = self._qkv(layer, x, here, kv)
+            if layer == last and here.wanted is not None and not len(here.wanted):
+                return torch.empty(0, self.spec.outputs, device=self._device)
             a = self._attend(layer, q, here, kv)
+            if layer == last and here.wanted is not None:
+                a, x = a[here.wanted], _rows_of(x, here.wanted)
             x = self.attn_out(layer, a, x)
             x = self.mlp(layer, x)
-        return self._logits(x, here)
+        return self._head(x)
 
     def _embed(self, here: DeviceBatch) -> Residual:
         shape = (len(here.tokens), self._heads * self.spec.head_dim)
@@ -354,17 +362,17 @@ class CudaOps:
             return norms.rms_norm(x.x, weight, eps, quantize)
         return norms.add_rms_norm(x.x, x.y, weight, eps, x.post, quantize)
 
-    def _logits(self, x: Residual, here: DeviceBatch) -> Tensor:
-        if here.wanted is not None:
-            if not len(here.wanted):
-                return torch.empty(0, self.spec.outputs, device=self._device)
-            y = None if x.y is None else x.y[here.wanted]
-            x = Residual(x.x[here.wanted], y, x.post)
+    def _head(self, x: Residual) -> Tensor:
+        """Logits of all rows of x."""
         normed = self._normed(x, self._weights.norm)
         assert isinstance(normed, Tensor)
         logits = self._ranks.joined(self._weights.head.logits(normed))
         cap = self.spec.logit_softcap
         return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def _rows_of(x: Residual, rows: Tensor) -> Residual:
+    return Residual(x.x[rows], None if x.y is None else x.y[rows], x.post)
 
 
 def _prompt(rows: int, blocks: int, block_size: int, max_context: int) -> Batch:
