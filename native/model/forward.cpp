@@ -139,9 +139,7 @@ void Model::upload(const BatchView& batch) {
   for (const int32_t context : batch.context) last = std::max(last, context);
   for (RopeTable& rope : ropes_) rope.grow(last);
   batch_.assign(batch);
-  sequence_of_.resize(batch_.size());
-  for (int s = 0; s < batch_.sequences(); ++s)
-    std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);
+  number_rows();
   checked_kv_ = 0;
   planner_.restart();
   const auto rows = static_cast<size_t>(batch_.size());
@@ -157,6 +155,12 @@ void Model::upload(const BatchView& batch) {
     shape_input(own.input, std::min(kOwnRows, batch_.size()), std::max({spec_.hidden, spec_.heads * spec_.head_dim, spec_.ffn}));
     own.row.reserve(hidden_stride_);
   }
+}
+
+void Model::number_rows() {
+  sequence_of_.resize(batch_.size());
+  for (int s = 0; s < batch_.sequences(); ++s)
+    std::fill(sequence_of_.begin() + batch_.starts[s], sequence_of_.begin() + batch_.starts[s + 1], s);
 }
 
 void Model::embed() {
@@ -232,12 +236,20 @@ void Model::key_value_heads(const Layer& layer, const RopeTable& rope, const KvL
 void Model::qkv(int layer, const Kv& kv) {
   const Guard guard(*this, Op::qkv);
   check_layer(layer);
-  if (checked_kv_ != kv.id()) {
-    if (!kv.fits(spec_.layers, spec_.kv_heads, spec_.head_dim))
-      throw std::invalid_argument("this KV memory belongs to another model");
-    check_tables(batch_, kv.blocks(), kv.block_size());
-    checked_kv_ = kv.id();
-  }
+  check_kv(kv);
+  project_heads(layer, kv, true, true);
+}
+
+void Model::check_kv(const Kv& kv) {
+  if (checked_kv_ == kv.id()) return;
+  if (!kv.fits(spec_.layers, spec_.kv_heads, spec_.head_dim))
+    throw std::invalid_argument("this KV memory belongs to another model");
+  check_tables(batch_, kv.blocks(), kv.block_size());
+  checked_kv_ = kv.id();
+}
+
+// Keys and values of a layer, queries, or all of them in one loop.
+void Model::project_heads(int layer, const Kv& kv, bool keys, bool queries) {
   const Layer& l = layers_[layer];
   const int rows = batch_.size();
   const KvLayer memory = kv.layer(layer);
@@ -245,9 +257,11 @@ void Model::qkv(int layer, const Kv& kv) {
   const auto input = normed(normed_, l.attn_norm, rows, nullptr, {&l.q.view, &l.k.view, &l.v.view});
   // An item makes heads whole, as few as fill tiles: they are finished while they are in the thread's cache.
   const int heads = kTile / std::gcd(kTile, spec_.head_dim);
-  const int kv_units = ceil_div(spec_.kv_heads, heads), units = kv_units + ceil_div(spec_.heads, heads);
+  const int kv_units = ceil_div(spec_.kv_heads, heads), first_unit = keys ? 0 : kv_units;
+  const int units = (queries ? kv_units + ceil_div(spec_.heads, heads) : kv_units) - first_unit;
   pool_.run(units * ceil_div(rows, kernels_.row_chunk), [&](int item, int thread) {
-    const int row = item / units * kernels_.row_chunk, many = std::min(kernels_.row_chunk, rows - row), unit = item % units;
+    const int row = item / units * kernels_.row_chunk, many = std::min(kernels_.row_chunk, rows - row);
+    const int unit = first_unit + item % units;
     const Acts& x = input(thread);
     if (unit < kv_units) {
       key_value_heads(l, rope, memory, unit * heads, std::min(spec_.kv_heads, (unit + 1) * heads), x, row, many);
@@ -256,6 +270,52 @@ void Model::qkv(int layer, const Kv& kv) {
       query_heads(l, rope, first, std::min(spec_.heads, first + heads), x, row, many);
     }
   });
+}
+
+// qkv of the last layer. Of a row whose logits nobody wants, nothing but its keys and values is read any more: most rows
+// of a prompt's chunk. So the batch's rows become those from each sequence's first wanted one on; bits depend on no
+// other row.
+void Model::last_qkv(const Kv& kv) {
+  const Guard guard(*this, Op::qkv);
+  check_kv(kv);
+  const int layer = spec_.layers - 1;
+  const bool narrows = find_wanted();
+  project_heads(layer, kv, true, !narrows);
+  if (!narrows) return;
+  narrow();
+  project_heads(layer, kv, false, true);
+}
+
+// Finds each sequence's first row whose logits are wanted. Returns whether there are others before it.
+bool Model::find_wanted() {
+  wanted_.assign(batch_.starts.begin() + 1, batch_.starts.end());
+  for (const int32_t row : batch_.rows) wanted_[sequence_of_[row]] = std::min(wanted_[sequence_of_[row]], row);
+  for (int s = 0; s < batch_.sequences(); ++s)
+    if (wanted_[s] > batch_.starts[s]) return true;
+  return false;
+}
+
+// Leaves the rows before those that find_wanted() found out of the batch and of x. Sequences stay, also without rows.
+void Model::narrow() {
+  const auto move = [](auto* data, ptrdiff_t to, ptrdiff_t from, size_t count) {
+    std::memmove(data + to, data + from, count * sizeof(*data));
+  };
+  int32_t size = 0;
+  for (int s = 0; s < batch_.sequences(); ++s) {
+    const int32_t from = wanted_[s], many = batch_.starts[s + 1] - from;
+    move(batch_.tokens.data(), size, from, many);
+    move(batch_.positions.data(), size, from, many);
+    move(x_.data(), size * hidden_stride_, from * hidden_stride_, many * hidden_stride_);
+    wanted_[s] = from - size;
+    batch_.starts[s] = size;
+    size += many;
+  }
+  for (int32_t& row : batch_.rows) row -= wanted_[sequence_of_[row]];
+  batch_.starts.back() = size;
+  batch_.tokens.resize(size);
+  batch_.positions.resize(size);
+  number_rows();
+  planner_.restart();
 }
 
 void Model::attend(int layer, const Kv& kv) {
@@ -404,7 +464,7 @@ const int32_t* Model::maxima_of(const float* logits, int rows, int width) const 
 void Model::forward(const Kv& kv) {
   embed();
   for (int layer = 0; layer < spec_.layers; ++layer) {
-    qkv(layer, kv);
+    layer + 1 < spec_.layers ? qkv(layer, kv) : last_qkv(kv);
     attend(layer, kv);
     attn_out(layer);
     mlp(layer);

@@ -102,6 +102,8 @@ class Model {
   void mlp(int layer);
   // Of the batch's `rows`; the largest of each kScanBlock of them are found on the way.
   Rows logits();
+  // All of the pass but logits(). Of the last layer only what these need is computed: the hidden rows are then others than
+  // the batch's, and no op but logits() may follow.
   void forward(const Kv& kv);
   // [rows][blocks]: order_key of each block's largest, where these are the logits of the last pass; else null.
   const int32_t* maxima_of(const float* logits, int rows, int width) const;
@@ -183,6 +185,12 @@ class Model {
   void query_heads(const Layer& layer, const RopeTable& rope, int first, int last, const Acts& x, int row, int rows);
   void key_value_heads(const Layer& layer, const RopeTable& rope, const KvLayer& kv, int first, int last, const Acts& x,
                        int row, int rows);
+  void project_heads(int layer, const Kv& kv, bool keys, bool queries);
+  void last_qkv(const Kv& kv);
+  void number_rows();
+  bool find_wanted();
+  void narrow();
+  void check_kv(const Kv& kv);
   void check_layer(int layer) const;
   Matrix* find_matrix(int layer, const std::string& name, int64_t& rows, int64_t& cols);
   std::vector<float>* find_vector(int layer, const std::string& name, int64_t& size);
@@ -206,6 +214,7 @@ class Model {
 
   Batch batch_;
   std::vector<int> sequence_of_;  // per row
+  std::vector<int32_t> wanted_;   // per sequence: its first row whose logits are wanted
   uint64_t checked_kv_ = 0;  // id of the KV memory the batch's tables were checked against
   AttendPlanner planner_;
   Array<float> x_, y_, qkv_, logits_, partials_, scratch_;

@@ -222,6 +222,34 @@ def test_the_whole_pass_gives_the_bits_of_its_ops(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["llama", "odd sizes", "biases", "windows", "gemma"])
+@pytest.mark.parametrize("kv_type", KV_TYPES["cpu"])
+def test_the_last_layer_of_the_whole_pass_is_that_of_wanted_rows(name: str, level: str, kv_type: str) -> None:
+    """Whichever they are: the same bits, the same keys and values for what comes after."""
+    ops = CpuOps(random_weights(tiny_spec(**SPECS[name])), threads=2, level=level, kv_type=kv_type)
+    one, many = ops.new_kv(13, 16), ops.new_kv(13, 16)
+    short, middle, long = zip(sequences(ops.spec.vocab), BLOCKS, strict=True)
+    for wanted in ([[], [], []], [[], [], [99]], [[0], [], [5]], [[0], [18], []], [[], [3, 18], [40, 99]]):
+        texts = zip((short, middle, long), wanted, strict=True)
+        batch = make_batch([Slice(text[:100], 0, blocks, rows) for (text, blocks), rows in texts])
+        expected = forward(ops, many, batch).copy()
+        np.testing.assert_array_equal(ops.forward(batch, one), expected)
+        after = make_batch([Slice(long[0][100:], 100, long[1])])
+        expected = forward(ops, many, after).copy()
+        np.testing.assert_array_equal(ops.forward(after, one), expected)
+
+
+def test_a_whole_pass_leaves_no_hidden_states() -> None:
+    ops = CpuOps(random_weights(tiny_spec()))
+    batch = make_batch([Slice([1, 2, 3], 0, [0])])
+    forward(ops, ops.new_kv(1, 16), batch)
+    assert ops.final_hidden(np.arange(3, dtype=np.int32)).shape == (3, ops.spec.hidden)
+    ops.forward(batch, ops.new_kv(1, 16))
+    with pytest.raises(AssertionError):
+        ops.final_hidden(np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("vocab", [1, 63, 130, 1500])
 @pytest.mark.parametrize("sizes", [{}, {"logit_softcap": 0.01}, {"tied_head": False}])
 def test_a_pass_knows_its_largest_logits(level: str, vocab: int, sizes: dict[str, Any]) -> None:

@@ -35,10 +35,12 @@ class Pooler:
             self._sums.pop(sequence, None)
             self._vectors.pop(sequence, None)
 
+    def wants(self, slices: Sequence[SequenceSlice]) -> bool:
+        """Whether there are texts of these among them."""
+        return bool(self._poolings) and any(part.id in self._poolings for part in slices)
+
     def take(self, slices: Sequence[SequenceSlice]) -> None:
         """Look at the hidden states of the step that was computed last."""
-        if not self._poolings:
-            return
         wanted: list[tuple[SequenceSlice, range]] = []  # and which rows of the step it takes
         end = 0
         for part in slices:

@@ -8,7 +8,7 @@ from tenfold.exec.executor import Launched
 from tenfold.exec.pooling import Pooler
 from tenfold.exec.sampler import Drawing, Sampler
 from tenfold.grammar.grammars import Grammars
-from tenfold.model.decoder import forward_of
+from tenfold.model.decoder import forward, forward_of
 from tenfold.ops.base import HiddenStates, Ops
 
 
@@ -31,6 +31,7 @@ class ModelRunner:
     ) -> None:
         self._laps = laps
         self._spare_core = spare_core
+        self._ops = ops
         self._forward = forward_of(ops)
         self._kv = ops.new_kv(blocks, block_size)
         self._sampler = Sampler(ops.spec.vocab, ops, grammars)
@@ -81,9 +82,11 @@ class ModelRunner:
         if self._spare_core:
             self._sampler.foresee(slices)
         self._laps.lap("batch")
-        logits = self._forward(batch, self._kv)
-        if pooler is not None:
+        if pooler is not None and pooler.wants(slices):  # hidden states, which a whole pass does not leave
+            logits = forward(self._ops, self._kv, batch)
             pooler.take(slices)
+        else:
+            logits = self._forward(batch, self._kv)
         self._laps.lap("forward")
         return self._sampler.begin([part for part in slices if part.sample], logits)
 

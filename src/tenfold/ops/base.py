@@ -139,7 +139,7 @@ class WholePass(Protocol):
     """What ops may offer besides: the decoder's forward pass in one call, to the same bits."""
 
     def forward(self, batch: Batch, kv: Kv) -> Logits:
-        """The logits [R, vocab], as by ``embed``, the layers and ``logits``."""
+        """The logits [R, vocab], as by ``embed``, the layers and ``logits``. No hidden states are left behind."""
         ...
 
 
@@ -148,6 +148,6 @@ class HiddenStates(Protocol):
     """What ops may offer besides, from which texts' embeddings can be had."""
 
     def final_hidden(self, rows: Int32) -> Float32:
-        """[N, hidden]: the final norm of ``rows`` [N] of the batch whose logits were computed last. A row's bits are
-        those of its logits' input: where these do not depend on the batch, nor do they."""
+        """[N, hidden]: the final norm of ``rows`` [N] of the batch whose logits were computed last, op by op. A row's
+        bits are those of its logits' input: where these do not depend on the batch, nor do they."""
         ...

@@ -151,15 +151,18 @@ class CpuOps:
         return self.model.logits()
 
     def forward(self, batch: Batch, kv: _native.Kv) -> Float32:
-        """[R, vocab]: the whole pass, in three calls instead of four per layer. Raises as ``embed`` and ``qkv`` do."""
+        """[R, vocab]: the whole pass, in three calls instead of four per layer. Raises as ``embed`` and ``qkv`` do.
+
+        Of the last layer it computes only what ``batch.rows`` need.
+        """
         self._batch = None
         self.model.upload(batch.tokens, batch.positions, batch.starts, batch.context, batch.tables, batch.rows)
         self.model.forward(kv)
-        self._batch = batch
         return self.model.logits()
 
     def final_hidden(self, rows: Int32) -> Float32:
         """[N, hidden], computed in double precision."""
+        assert self._batch is not None, "final_hidden follows a pass op by op"
         x = self._hidden.numpy()[rows].astype(np.float64)
         scale = np.sqrt(np.mean(np.square(x), axis=1, keepdims=True) + self.spec.norm_eps)
         normed: Float32 = (x / scale * self._norm).astype(np.float32)
