@@ -191,7 +191,7 @@ CudaGraphs = Annotated[
     bool,
     typer.Option(
         "--cuda-graphs/--no-cuda-graphs",
-        help="Capture steps of decode once, and replay them.",
+        help="Capture steps of up to 1,024 rows once, and replay them.",
         rich_help_panel=CUDA_PANEL,
     ),
 ]

@@ -154,8 +154,9 @@ class CudaConfig:
     """Settings of the CUDA backend alone (docs/cuda.md).
 
     ``batch_invariant``: an output's bits depend on nothing but its request, as they always do on the CPU; slower.
-    ``graphs``: steps of decode are captured once and replayed. A model is divided among ``tensor_parallel`` GPUs.
-    ``memory_reserve`` is what stays free of each GPU's memory: below 1 a share of it, from 1 up GiB.
+    ``graphs``: steps of up to 1,024 rows are captured once and replayed. A model is divided among
+    ``tensor_parallel`` GPUs. ``memory_reserve`` is what stays free of each GPU's memory: below 1 a share of it, from 1
+    up GiB.
     """
 
     batch_invariant: bool = False

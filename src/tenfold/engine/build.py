@@ -81,7 +81,7 @@ def build_engine(config: EngineConfig, *, warm_up: bool = False) -> Engine:
     if warm_up and config.backend == "cuda":
         from tenfold.engine.warming import warm_up as make_steps
 
-        make_steps(executor, config.scheduler, max_context, blocks, config.block_size)
+        make_steps(executor, config.scheduler, max_context, blocks, config.block_size, spec.heads // spec.kv_heads)
     calibration = Calibration(
         cache,
         executor,

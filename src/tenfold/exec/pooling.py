@@ -36,8 +36,12 @@ class Pooler:
             self._vectors.pop(sequence, None)
 
     def wants(self, slices: Sequence[SequenceSlice]) -> bool:
-        """Whether there are texts of these among them."""
-        return bool(self._poolings) and any(part.id in self._poolings for part in slices)
+        """Whether hidden states of the step of these slices are to be looked at."""
+        return bool(self._poolings) and any(map(self._takes, slices))
+
+    def _takes(self, part: SequenceSlice) -> bool:
+        pooling = self._poolings.get(part.id)
+        return pooling == "mean" or (pooling == "last" and part.sample)
 
     def take(self, slices: Sequence[SequenceSlice]) -> None:
         """Look at the hidden states of the step that was computed last."""
@@ -45,11 +49,8 @@ class Pooler:
         end = 0
         for part in slices:
             begin, end = end, end + len(part.tokens)
-            pooling = self._poolings.get(part.id)
-            if pooling == "mean":
-                wanted.append((part, range(begin, end)))
-            elif pooling == "last" and part.sample:
-                wanted.append((part, range(end - 1, end)))
+            if self._takes(part):
+                wanted.append((part, range(begin if self._poolings[part.id] == "mean" else end - 1, end)))
         if not wanted:
             return
         found = self._ops.final_hidden(np.concatenate([np.array(rows, np.int32) for _, rows in wanted]))

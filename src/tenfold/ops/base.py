@@ -136,7 +136,8 @@ class OwnMemory(Protocol):
 
 @runtime_checkable
 class WholePass(Protocol):
-    """What ops may offer besides: the decoder's forward pass in one call, to the same bits."""
+    """What ops may offer besides: the decoder's forward pass in one call; to the same bits where these do not
+    depend on how many rows there are."""
 
     def forward(self, batch: Batch, kv: Kv) -> Logits:
         """The logits [R, vocab], as by ``embed``, the layers and ``logits``. No hidden states are left behind."""

@@ -11,6 +11,7 @@ from tenfold.ops.base import Batch, Int32
 from tenfold.ops.cuda.arena import Arena
 from tenfold.ops.cuda.attention_plan import KEY_TILE, Padding, items_capacity, plan_attention
 from tenfold.ops.cuda.device_plan import DevicePlan
+from tenfold.ops.cuda.parallel import ALONE, Ranks
 from tenfold.ops.spec import ModelSpec
 
 _GATHERED = 32_768  # keys of earlier context that prompts may have copied in a step, or one whole context
@@ -54,6 +55,7 @@ class Batches:
         max_context: int,
         dense: bool,
         invariant: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.max_rows = max_rows
         self.max_sequences = max_sequences
@@ -67,6 +69,7 @@ class Batches:
         self._processors = 64
         if device.type == "cuda":
             self._processors = torch.cuda.get_device_properties(device).multi_processor_count
+        self._processors = ranks.least(self._processors)  # all ranks take the same graphs
         flat = max_rows * self._group
         pieces = -(-flat // 16) + max_sequences
         items = pieces + items_capacity(pieces, self._group, kv_heads, self._processors)

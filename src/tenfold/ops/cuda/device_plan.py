@@ -35,7 +35,7 @@ class DevicePlan:
     """
 
     host: AttentionPlan
-    counts: Tensor  # items, pieces
+    counts: Tensor  # items, pieces, tiles
     items: Tensor
     pieces: Tensor
     tiles: Tensor

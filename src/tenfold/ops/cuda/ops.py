@@ -28,8 +28,8 @@ from tenfold.ops.cuda.weights import Shard, check_shards, load
 from tenfold.ops.spec import ModelSpec
 from tenfold.ops.tensors import Weights
 
-_GRAPHS = 512 << 20  # bytes that captured graphs take, beside logits and what a step computes
-_LEAST_SEQUENCES = 16  # that memory is there for: logits of one with drafts, too
+_GRAPHS = 1 << 30  # bytes that captured graphs take, beside logits and what a step computes
+_LEAST_SEQUENCES = 32  # that memory is there for: logits of one with drafts, too
 _CANDIDATES = 160 << 10  # bytes that choosing a row's token takes, beside its logits
 KV_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
@@ -124,6 +124,7 @@ class CudaOps:
             max_context=self._max_context,
             dense=self._kv_dtype == dtype,
             invariant=invariant,
+            ranks=ranks,
         )
         self._previous = torch.zeros(self._batches.max_rows, dtype=torch.int32, device=self._device)
         self._here: DeviceBatch | None = None  # what is computed

@@ -27,7 +27,9 @@ class PrefillShape:
     warps: int
     stages: int
     tma: bool = True  # dense keys and values come through tensor descriptors, where their layout allows
-    gather: bool | None = None  # those of sequences with earlier context are first copied densely; fp8 always is
+    gather: bool | None = (
+        None  # those of sequences with earlier context are first copied densely, fp8 always but in graphs
+    )
     apart: bool = True  # tiles of keys that all rows see have a loop of their own; with a window they never have
 
 
