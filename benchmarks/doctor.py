@@ -36,6 +36,7 @@ class Scenario:
     expected: str = ""
     told: str = ""
     beside: tuple[str, ...] = ()
+    temperature: float = 0.0
 
 
 def prompts_only(count: int, rate: float) -> Load:
@@ -46,7 +47,8 @@ def prompts_only(count: int, rate: float) -> Load:
 
 
 def free_text(count: int, users: int) -> Load:
-    """Chats about one thing and another: what is drafted from text is seldom right."""
+    """Chats about one thing and another: what is drafted is seldom right where tokens are drawn. (The likeliest ones
+    repeat themselves, and answers before them.)"""
     made = closed("chat", count, users)
     asked = asks("chat", count)
     work = tuple(Work("chat", f"{ask.text}\n", 100) for ask in asked)
@@ -73,14 +75,15 @@ SCENARIOS = (
         ("--speculation", "fixed", "--draft-tokens", "8"),
         free_text(160, 16),
         expected="speculation",
-        beside=("interference", "capacity", "machine"),
+        beside=("interference", "capacity"),
+        temperature=1.0,
     ),
     Scenario(
         "healthy: the same with --speculation auto",
         ("--speculation", "auto"),
         free_text(160, 16),
         told="healthy",
-        beside=("machine",),
+        temperature=1.0,
     ),
     Scenario("healthy: few chats", ("--slo", "ttft=1s,tpot=50ms"), at_random("chat", 40, 1.5), told="healthy"),
     Scenario(
@@ -88,17 +91,15 @@ SCENARIOS = (
     ),
     Scenario("healthy: one user", (), closed("chat", 60, 1), told="binds-weights"),
     Scenario(
-        "KV memory is short (--kv-tokens 6144)",
-        ("--kv-tokens", "6144"),
+        "KV memory is short (--kv-tokens 4096)",
+        ("--kv-tokens", "4096"),
         closed("mixed", 200, 16),
         expected="kv",
         beside=("interference", "capacity", "queueing"),
     ),
     Scenario("more than it can do", (), at_random("chat", 500, 20.0), expected="capacity", beside=("interference",)),
     Scenario("few places (--max-running 2)", ("--max-running", "2"), closed("short", 200, 10), expected="places"),
-    Scenario(
-        "the wrong ops", ("--backend", "reference"), closed("short", 4, 1), expected="kernels", beside=("machine",)
-    ),
+    Scenario("the wrong ops", ("--backend", "reference"), closed("short", 4, 1), expected="kernels"),
 )
 
 
@@ -142,7 +143,7 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
     try:
         await asyncio.to_thread(until_ready, url, server)
         await asyncio.sleep(SETTLE)
-        target = HttpTarget(url)
+        target = HttpTarget(url, temperature=scenario.temperature)
         await target.start()
         loading = asyncio.ensure_future(run_load(target, scenario.load))
         await asyncio.sleep(BEFORE)
@@ -163,14 +164,14 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
 
 
 def judge(scenario: Scenario, report: dict[str, Any]) -> str:
-    """What is wrong with what was said; empty: nothing."""
+    """What is wrong with what was said; empty: nothing. That other work runs on this machine may always be true."""
     problems = [one["name"] for one in report["findings"] if one["level"] == "problem"]
     names = [one["name"] for one in report["findings"]]
     if scenario.expected and scenario.expected not in problems:
         return f"said {', '.join(problems) or 'nothing'}"
-    if extra := set(problems) - {scenario.expected} - set(scenario.beside):
+    if extra := set(problems) - {scenario.expected, "machine"} - set(scenario.beside):
         return f"also said {', '.join(sorted(extra))}"
-    if scenario.told and scenario.told not in names:
+    if scenario.told and scenario.told not in names and not (scenario.told == "healthy" and problems):
         return f"did not say {scenario.told}, but {names}"
     return "" if report["code"] == bool(problems) else f"exit code {report['code']}"
 

@@ -168,7 +168,9 @@ class HttpTarget:
         timeout: float = 600.0,
         slo: Slo = NO_SLO,
         clock: Clock | None = None,
+        temperature: float = 0.0,
     ) -> None:
+        self._temperature = temperature
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
@@ -254,7 +256,7 @@ class HttpTarget:
                 "model": self._model,
                 "prompt": work.prompt,
                 "max_tokens": work.output_tokens,
-                "temperature": 0,
+                "temperature": self._temperature,
                 "ignore_eos": True,
                 "stream": True,
                 "stream_options": {"include_usage": True},
