@@ -75,7 +75,7 @@ SCENARIOS = (
         ("--speculation", "fixed", "--draft-tokens", "8"),
         free_text(160, 16),
         expected="speculation",
-        beside=("interference", "capacity"),
+        beside=("interference", "capacity", "machine"),
         temperature=1.0,
     ),
     Scenario(
@@ -83,6 +83,7 @@ SCENARIOS = (
         ("--speculation", "auto"),
         free_text(160, 16),
         told="healthy",
+        beside=("machine",),
         temperature=1.0,
     ),
     Scenario("healthy: few chats", ("--slo", "ttft=1s,tpot=50ms"), at_random("chat", 40, 1.5), told="healthy"),
@@ -99,7 +100,9 @@ SCENARIOS = (
     ),
     Scenario("more than it can do", (), at_random("chat", 500, 20.0), expected="capacity", beside=("interference",)),
     Scenario("few places (--max-running 2)", ("--max-running", "2"), closed("short", 200, 10), expected="places"),
-    Scenario("the wrong ops", ("--backend", "reference"), closed("short", 4, 1), expected="kernels"),
+    Scenario(
+        "the wrong ops", ("--backend", "reference"), closed("short", 4, 1), expected="kernels", beside=("machine",)
+    ),
 )
 
 
@@ -164,14 +167,14 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
 
 
 def judge(scenario: Scenario, report: dict[str, Any]) -> str:
-    """What is wrong with what was said; empty: nothing. That other work runs on this machine may always be true."""
+    """What is wrong with what was said; empty: nothing."""
     problems = [one["name"] for one in report["findings"] if one["level"] == "problem"]
     names = [one["name"] for one in report["findings"]]
     if scenario.expected and scenario.expected not in problems:
         return f"said {', '.join(problems) or 'nothing'}"
-    if extra := set(problems) - {scenario.expected, "machine"} - set(scenario.beside):
+    if extra := set(problems) - {scenario.expected} - set(scenario.beside):
         return f"also said {', '.join(sorted(extra))}"
-    if scenario.told and scenario.told not in names and not (scenario.told == "healthy" and problems):
+    if scenario.told and scenario.told not in names:
         return f"did not say {scenario.told}, but {names}"
     return "" if report["code"] == bool(problems) else f"exit code {report['code']}"
 

@@ -53,6 +53,7 @@ def scenarios(scale: float, seed: int) -> list[Scenario]:
         Scenario("mixed, 1.5/s", at_random("mixed", count(120), 1.5, seed)),
         Scenario("mixed, 4/s: overload", at_random("mixed", count(240), 4.0, seed)),
         Scenario("chat, 4/s", at_random("chat", count(240), 4.0, seed)),
+        Scenario("chat, 12/s", at_random("chat", count(400), 12.0, seed)),
         Scenario("chat, 18/s: overload", at_random("chat", count(600), 18.0, seed)),
         Scenario("mixed, 16 users, no bounds", closed("mixed", count(96), 16, seed), slo=None),
         Scenario("mixed, 32 users, KV pressure", closed("mixed", count(96), 32, seed), slo=None, kv_tokens=8192),
