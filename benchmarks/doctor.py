@@ -1,12 +1,14 @@
 """Servers made ill on purpose, and healthy ones: does the doctor say what it is? ``python -m benchmarks.doctor``.
 
-Each scenario starts ``tenfold serve`` with its options, puts its load on it, looks at it with ``tenfold doctor --url``
-meanwhile, and compares the problems that are named with those that there are. Exit code 1 where some are others.
+Each scenario starts ``tenfold serve`` with its options, lets it measure its steps, puts its load on it, looks at it
+with ``tenfold doctor --url`` meanwhile, and compares the problems that are named with those that there are. Exit code 1
+where some are others.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.slo.harness import table
@@ -21,8 +24,9 @@ from benchmarks.speculation.work import asks
 from tenfold.bench.http_target import HttpTarget
 from tenfold.bench.load import Load, at_random, closed, run_load
 from tenfold.bench.workload import Work
+from tenfold.model.store import cache_folder
 
-SETTLE, BEFORE, LOOK = 6.0, 6.0, 12.0  # seconds: for calibration, of load before the look, and of the look
+CALIBRATION, BEFORE, LOOK = 60.0, 6.0, 12.0  # seconds: for it at most, of load before the look, and of the look
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,23 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def serve(*options: str) -> "subprocess.Popen[bytes]":
+def serve(*options: str, **environment: str) -> "subprocess.Popen[bytes]":
     """A server of its own."""
     command = [sys.executable, "-m", "tenfold.cli", "serve", "--speculation", "off", *options]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    variables = {**os.environ, **environment}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def without_step_times(folder: Path) -> str:
+    """A cache folder, made in ``folder``, with all that is in the usual one but how long steps take: who starts with it
+    measures the machine as it is now. (Kept times may be those of another hour, with other neighbours.)"""
+    made = folder / "cache"
+    made.mkdir()
+    if (usual := cache_folder()).is_dir():
+        for one in usual.iterdir():
+            if one.name != "cost":
+                (made / one.name).symlink_to(one)
+    return str(made)
 
 
 def until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -132,6 +149,17 @@ def until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the server does not become ready")
 
 
+def until_calibrated(url: str) -> None:
+    """Wait until it knows how long its steps take."""
+    deadline = time.monotonic() + CALIBRATION
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"{url}/debug/steps", timeout=5) as answer:
+            if json.load(answer)["calibrated"]:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"the server does not calibrate itself within {CALIBRATION:g} s")
+
+
 def engine_of(server: int) -> int:
     """The process id of a server's engine: of its children, the one that was started last; 0 while there is none."""
     children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
@@ -142,10 +170,11 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
     """The doctor's report."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    server = serve(model, "--port", str(port), *scenario.options)
+    folder = TemporaryDirectory()
+    server = serve(model, "--port", str(port), *scenario.options, TENFOLD_CACHE=without_step_times(Path(folder.name)))
     try:
         await asyncio.to_thread(until_ready, url, server)
-        await asyncio.sleep(SETTLE)
+        await asyncio.to_thread(until_calibrated, url)
         target = HttpTarget(url, temperature=scenario.temperature)
         await target.start()
         loading = asyncio.ensure_future(run_load(target, scenario.load))
@@ -164,6 +193,7 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
             server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()
+        folder.cleanup()
 
 
 def judge(scenario: Scenario, report: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """How near a simulation comes to the engine: the same requests on both. ``python -m benchmarks.simulator``.
 
 For each scenario an engine process of its own serves the load; then it is asked for its machine, and the requests that
-it got are simulated, several times over with other draws of how much longer or shorter each step takes. Prints medians
-and 95th percentiles of both, by how much the simulation is off (medians of the rounds, each with other requests), and
-how far single draws lie from their own median: what chance alone does to a figure of that many requests. Exit code 1
+it got are simulated, several times over with other draws of how much longer or shorter each step takes, while the
+machine is as slow or fast in each second as it was. Prints medians and 95th percentiles of both, by how much the
+simulation is off (medians of the rounds, each with other requests), and how far single draws that begin at other
+moments of the machine lie from their own median: what chance alone does to a figure of that many requests. Exit code 1
 where some figure is off by more than the tolerance; where chance does as much, ``--scale`` and ``--rounds`` help.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 from benchmarks.slo.harness import engine, failures, table
 from tenfold.bench.load import Load, Outcome, at_random, closed, run_load
 from tenfold.bench.report import summary
+from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, NO_SPECULATION, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
 from tenfold.cost.machine import Machine
@@ -66,16 +68,18 @@ def config(slo: Slo | None) -> SchedulerConfig:
     return SchedulerConfig(classes=classes, speculation=NO_SPECULATION)
 
 
-async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machine]:
-    """What the engine does with it, and what it then knows of its machine."""
+async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machine, float]:
+    """What the engine does with it, and what it then knows of its machine, from so many seconds before the load on."""
     async with engine(model, kv, config(scenario.slo), kv_tokens=scenario.kv_tokens) as target:
         outcome = await run_load(target, scenario.load)
+        began = WallClock().now() - outcome.wall  # by the clock of the machine, as those of its steps
         assert not failures(outcome.records), failures(outcome.records)[:3]
-        return outcome, (await target.inspect(KEPT)).learned()
+        seen = await target.inspect(KEPT)
+        return outcome, seen.learned(), began - int(seen.steps[0].began)
 
 
-def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int) -> dict[str, Any]:
-    """The report of the same requests, simulated."""
+def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int, since: float | None) -> dict[str, Any]:
+    """The report of the same requests, simulated; ``since``: see :class:`Cluster`."""
     load = outcome.load
     records = sorted(outcome.records, key=lambda record: record.began)
     if load.times is None:  # in the order in which users ask them
@@ -88,14 +92,14 @@ def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int) ->
             Row(row.at, record.prompt_tokens or row.prompt, row.outputs)
             for row, record in zip(lengths.values(), records, strict=True)
         ]
-    cluster = Cluster(machine, config(slo), slo=BOUNDS, seed=seed)
+    cluster = Cluster(machine, config(slo), slo=BOUNDS, seed=seed, since=since)
     return cluster.run(rows, users=load.users).report("simulated", load.workload, {}, load.users, seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Off:
-    """A figure: the engine's, the simulation's (the median of its draws), by how much that is off, and the draw that is
-    farthest from their median."""
+    """A figure: the engine's, the simulation's (the median of its draws), by how much that is off, and how far from the
+    others' median the farthest draw is that begins at another moment of the machine."""
 
     seen: float
     told: float
@@ -103,22 +107,23 @@ class Off:
     scatter: float
 
 
-def compare(live: dict[str, Any], draws: list[dict[str, Any]]) -> dict[str, Off]:
-    """By figure."""
+def compare(live: dict[str, Any], draws: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Off]:
+    """By figure; ``others`` are the draws that begin at other moments."""
     found = {}
     for name, p in FIGURES:
-        values = [draw["all"][f"{name}_ms"][p] for draw in draws]
-        found[f"{name.upper()} {p}, ms"] = off(live["all"][f"{name}_ms"][p], values, LEAST if name != "tpot" else 0.1)
+        values, by_chance = ([draw["all"][f"{name}_ms"][p] for draw in some] for some in (draws, others))
+        least = LEAST if name != "tpot" else 0.1
+        found[f"{name.upper()} {p}, ms"] = off(live["all"][f"{name}_ms"][p], values, by_chance, least)
     rates = [("goodput_req_s", "good requests/s")] if live["concurrency"] is None else []
     for key, words in (*rates, ("out_tok_s", "output tok/s")):
-        found[words] = off(live[key], [draw[key] for draw in draws], 0.0)
+        found[words] = off(live[key], [draw[key] for draw in draws], [draw[key] for draw in others], 0.0)
     return found
 
 
-def off(seen: float, draws: list[float], least: float) -> Off:
+def off(seen: float, draws: list[float], others: list[float], least: float) -> Off:
     """Less than ``least`` is nothing."""
-    told = statistics.median(draws)
-    scatter = max(abs(draw / told - 1) for draw in draws)
+    told, usual = statistics.median(draws), statistics.median(others)
+    scatter = max(abs(draw / usual - 1) for draw in others)
     return Off(seen, told, 0.0 if abs(told - seen) < least else told / seen - 1, scatter)
 
 
@@ -174,10 +179,12 @@ async def main() -> int:
         for scenario in scenarios(told.scale, seed):
             if told.only and told.only not in scenario.name:
                 continue
-            outcome, machine = await real(told.model, told.kv, scenario)
+            outcome, machine, since = await real(told.model, told.kv, scenario)
             live = summary(outcome, "engine", BOUNDS)
-            draws = [simulated(machine, outcome, scenario.slo, draw) for draw in range(DRAWS)]
-            seen = compare(live, draws)
+            draws, others = (
+                [simulated(machine, outcome, scenario.slo, draw, at) for draw in range(DRAWS)] for at in (since, None)
+            )
+            seen = compare(live, draws, others)
             for name, one in seen.items():
                 found.setdefault((scenario.name, name), []).append(one)
             shown = ", ".join(f"{name} {one.off:+.1%} (draws {one.scatter:.1%})" for name, one in seen.items())

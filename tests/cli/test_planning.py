@@ -18,7 +18,7 @@ from tests.server.fakes import FakeEngine
 
 MACHINE = Machine(
     model="m", backend="b", cpu="c", max_context=4096, blocks=2000, block_size=16, windows=(0,),
-    fit=StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002)),
+    fit=StepFit((0.002, 0.008, 0.008, 0.012, 0.012, 0.012, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002)),
     ratios=((0.9, 1.0, 1.2),),
 )  # fmt: skip
 

@@ -29,6 +29,12 @@ def gpu(shape: StepShape) -> float:
     return 0.006 + 2e-5 * max(0, shape.rows - 256) + 3e-8 * shape.decode_keys + 2e-9 * shape.prefill_keys
 
 
+def tiles(shape: StepShape) -> float:
+    """A few rows cost more each than many: from some on, a kernel takes whole tiles of them."""
+    rows = 0.0006 * min(shape.rows, 4) + 0.0004 * min(max(shape.rows - 4, 0), 12) + 0.0002 * max(shape.rows - 16, 0)
+    return 0.005 + rows + 1.2e-6 * shape.decode_keys + 3e-7 * shape.prefill_keys
+
+
 def traffic(draws: random.Random, count: int) -> list[StepShape]:
     """Steps of a server: decode, mostly, and now and then a chunk beside it."""
     attention, shapes = Attention((0,)), []
@@ -73,7 +79,7 @@ def test_learns_what_drafted_tokens_cost() -> None:
     shape = StepShape(1, 1, 1, 500.0, 0.0)
     more = StepShape(1, 1, 1, 500.0, 0.0)
     more.draft(1, 501.0)
-    row, key = cost.draft(shape.rows)
+    row, key = cost.draft(shape.rows, 1)
     assert cost.predict(more) - cost.predict(shape) == pytest.approx(row + 501 * key)
     more.asked = more.passes = 1
     assert cost.predict(more) - cost.predict(shape) == pytest.approx(row + 501 * key + sum(cost.asked()))
@@ -84,7 +90,7 @@ def worst(cost: StepCost, machine: Machine, shapes: list[StepShape]) -> float:
     return errors[int(0.95 * len(errors))]
 
 
-@pytest.mark.parametrize("machine", [cpu, gpu])
+@pytest.mark.parametrize("machine", [cpu, gpu, tiles])
 def test_learns_a_machine_from_a_few_steps(machine: Machine) -> None:
     draws = random.Random(1)
     cost = StepCost()
@@ -92,7 +98,7 @@ def test_learns_a_machine_from_a_few_steps(machine: Machine) -> None:
     assert worst(cost, machine, traffic(draws, 300)) < 0.1
 
 
-@pytest.mark.parametrize("machine", [cpu, gpu])
+@pytest.mark.parametrize("machine", [cpu, gpu, tiles])
 def test_learns_from_live_steps_alone(machine: Machine) -> None:
     draws = random.Random(2)
     cost = StepCost()
@@ -101,6 +107,19 @@ def test_learns_from_live_steps_alone(machine: Machine) -> None:
     assert cost.error is not None
     assert cost.error < 0.06
     assert worst(cost, machine, traffic(draws, 300)) < 0.15
+
+
+def test_rows_that_no_step_had_cost_what_those_before_them_do() -> None:
+    draws, cost = random.Random(7), StepCost()
+
+    def slow(shape: StepShape) -> float:
+        return 0.02 + 0.004 * shape.rows
+
+    steps = [StepShape(rows, 1, 1, 0.0, 0.0) for rows in (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64)]
+    cost.settle([(s, slow(s) * draws.uniform(0.98, 1.02)) for s in steps])
+    for rows in (200, 512, 4096):
+        shape = StepShape(rows, 1, 1, 0.0, 0.0)
+        assert cost.predict(shape) == pytest.approx(slow(shape), rel=0.1)
 
 
 def test_stalls_do_not_confuse_it() -> None:

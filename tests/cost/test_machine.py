@@ -9,7 +9,7 @@ from tenfold.cost.estimate import StepCost, StepFit
 from tenfold.cost.machine import KINDS, Machine, kind_of, read_machine
 from tenfold.cost.shape import StepShape
 
-FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
+FIT = StepFit((0.002, 0.008, 0.008, 0.012, 0.012, 0.012, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
 MACHINE = Machine(model="m", backend="b", cpu="c", max_context=99, blocks=9, block_size=16, windows=(0,), fit=FIT)
 
 
@@ -19,22 +19,46 @@ def decode(sequences: int) -> StepShape:
 
 def test_times_scatter_by_kind_as_they_did() -> None:
     """Twice as long for few sequences, three times for many: both are found again, and the mean speed."""
-    cost, rng = StepCost(FIT), random.Random(1)
+    cost, rng, now = StepCost(FIT), random.Random(1), 100.0
     steps = []
     for _ in range(200):
         for sequences, slower in ((1, 2.0), (30, 3.0)):
             shape = decode(sequences)
-            steps.append((shape, slower * rng.uniform(0.9, 1.1) * cost.fitted(shape)))
+            took = slower * rng.uniform(0.9, 1.1) * cost.fitted(shape)
+            steps.append((shape, now, took))
+            now += took
     learned = MACHINE.learned(steps)
     assert 2.0 < learned.drift < 3.0
     for sequences, slower in ((1, 2.0), (30, 3.0)):
         ratios = [ratio * learned.drift for ratio in learned.ratios_of(kind_of(decode(sequences)))]
         assert sum(ratios) / len(ratios) == pytest.approx(slower, rel=0.02)
-        assert min(ratios) == pytest.approx(0.9 * slower, rel=0.03)
-        assert max(ratios) == pytest.approx(1.1 * slower, rel=0.03)
-    total = sum(seconds for _, seconds in steps)
-    assert sum(learned.drift * cost.fitted(shape) for shape, _ in steps) == pytest.approx(total)
+        assert min(ratios) == pytest.approx(0.9 * slower, rel=0.05)
+        assert max(ratios) == pytest.approx(1.1 * slower, rel=0.05)
+    assert sum(learned.spells) / len(learned.spells) == pytest.approx(1.0, rel=0.02)
+    total = sum(seconds for *_, seconds in steps)
+    assert sum(learned.drift * cost.fitted(shape) for shape, *_ in steps) == pytest.approx(total)
     assert learned.cost().predict(decode(1)) == pytest.approx(learned.drift * cost.fitted(decode(1)))
+
+
+def test_slow_spells_are_told_by_the_second() -> None:
+    """Ten seconds at one speed, ten at half of it, ten without work, ten at the first speed."""
+    cost = StepCost(FIT)
+    shape = decode(4)
+    took = cost.fitted(shape)
+    steps = [(shape, 0.5 + at * took, took) for at in range(int(10 / took))]
+    steps += [(shape, 10.5 + at * 2 * took, 2 * took) for at in range(int(5 / took))]
+    steps += [(shape, 30.5 + at * took, took) for at in range(int(10 / took))]
+    learned = MACHINE.learned(steps)
+    assert len(learned.spells) == 41
+    speeds = [learned.drift * spell for spell in learned.spells]
+    assert speeds[:10] == pytest.approx([1.0] * 10, rel=0.01)
+    assert speeds[11:30] == pytest.approx([2.0] * 19, rel=0.01)
+    assert speeds[31:] == pytest.approx([1.0] * 10, rel=0.01)
+    (ratios,) = (some for some in learned.ratios if some)
+    assert sorted(ratios)[3:-3] == pytest.approx([1.0] * (len(ratios) - 6), rel=0.01)  # all but those in mixed seconds
+    later = MACHINE.learned([(shape, 0.0, took), *((shape, at + 1e4, took) for _, at, took in steps)])
+    assert later.spells[-41:] == pytest.approx(learned.spells, rel=0.01)
+    assert len(later.spells) == 900
 
 
 def test_a_kind_that_was_not_seen_takes_the_nearest() -> None:
@@ -48,20 +72,21 @@ def test_a_kind_that_was_not_seen_takes_the_nearest() -> None:
 
 def test_without_steps_nothing_is_learned() -> None:
     assert MACHINE.learned([]) == MACHINE
-    assert MACHINE.learned([(decode(1), 0.0)]) == MACHINE
+    assert MACHINE.learned([(decode(1), 1.0, 0.0)]) == MACHINE
 
 
 def test_it_survives_a_file() -> None:
-    learned = MACHINE.learned([(decode(1), 0.01)] * 40)
+    learned = MACHINE.learned([(decode(1), 1.0, 0.01)] * 40)
     assert read_machine(learned.to_json(), "here") == learned
 
 
-@pytest.mark.parametrize("steps", [1, 5, 40])
-def test_following_many_steps_is_following_each(steps: int) -> None:
+@pytest.mark.parametrize("steps", [1, 5, 40, 300])
+@pytest.mark.parametrize("slower", [0.3, 0.8, 1.2, 1.6, 9.0])
+def test_following_many_steps_is_following_each(steps: int, slower: float) -> None:
     one, many = StepCost(FIT), StepCost(FIT)
     shape = decode(4)
     fitted = one.fitted(shape)
     for _ in range(steps):
-        one.follow(fitted, 1.2 * fitted)
-    many.follow(fitted, 1.2 * fitted, steps)
+        one.follow(fitted, slower * fitted)
+    many.follow(fitted, slower * fitted, steps)
     assert many.drift == pytest.approx(one.drift)

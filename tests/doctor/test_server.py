@@ -18,7 +18,7 @@ from tenfold.doctor.work import work_of
 from tenfold.engine.inspection import StepRecord
 from tenfold.observe.requests import ChoiceTimeline
 
-FIT = StepFit((0.004, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
+FIT = StepFit((0.004, 0.008, 0.008, 0.012, 0.012, 0.012, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
 MACHINE = Machine(
     model="m",
     backend="cpu (avx512-vnni, 2 threads, int8, kv bf16)",

@@ -23,7 +23,7 @@ BOUNDS = Slo(ttft=2.0, tpot=0.1)
 
 
 def machine(speed: float = 1.0) -> Machine:
-    parts = tuple(part / speed for part in (0.008, 0.03, 0.015, 0.0, 0.0, 0.001, 0.004, 0.01, 0.04))
+    parts = tuple(part / speed for part in (0.008, 0.03, 0.03, 0.045, 0.045, 0.045, 0.001, 0.004, 0.01, 0.04))
     return Machine(
         model="m",
         backend="b",

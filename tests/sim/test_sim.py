@@ -23,14 +23,19 @@ from tenfold.traffic import lengths
 from tenfold.traffic.arrivals import poisson
 from tenfold.traffic.row import Row
 
-FIT = StepFit((0.002, 0.008, 0.004, 0.0, 0.0, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
+FIT = StepFit((0.002, 0.008, 0.008, 0.012, 0.012, 0.012, 0.0003, 0.001, 0.003, 0.01, 0.003, 0.004, 0.002))
 BOUNDS = Slo(ttft=1.0, tpot=0.05)
 
 
-def machine(blocks: int = 4000, windows: tuple[int, ...] = (0,), ratios: tuple[float, ...] = ()) -> Machine:
+def machine(
+    blocks: int = 4000,
+    windows: tuple[int, ...] = (0,),
+    ratios: tuple[float, ...] = (),
+    spells: tuple[float, ...] = (),
+) -> Machine:
     return Machine(
         model="m", backend="b", cpu="c", max_context=4096, blocks=blocks, block_size=16, windows=windows, fit=FIT,
-        ratios=(ratios,) * KINDS,
+        ratios=(ratios,) * KINDS, spells=spells,
     )  # fmt: skip
 
 
@@ -66,15 +71,27 @@ def figures(outcome: Outcome) -> dict[str, object]:
     windows=st.sampled_from([(0,), (0, 64), (32,)]),
     policy=st.sampled_from([PROFILES["balanced"], PROFILES["interactive"], FIRST_COME]),
     slo=st.sampled_from([NO_SLO, BOUNDS]),
+    spells=st.sampled_from([(), (1.0, 1.6, 0.7)]),
 )
 @settings(max_examples=40, deadline=None)
 def test_many_steps_at_once_are_as_many_steps(
-    seed: int, rate: float, blocks: int, families: int, windows: tuple[int, ...], policy: object, slo: Slo
+    seed: int,
+    rate: float,
+    blocks: int,
+    families: int,
+    windows: tuple[int, ...],
+    policy: object,
+    slo: Slo,
+    spells: tuple[float, ...],
 ) -> None:
     """Whatever the load: the same requests get the same times, to the nanosecond, in as many steps and blocks."""
     found = []
     for coasting in (True, False):
-        cluster = Cluster(machine(blocks, windows), config(slo, policy=policy, max_running=16), coasting=coasting)
+        cluster = Cluster(
+            machine(blocks, windows, spells=spells),
+            config(slo, policy=policy, max_running=16),
+            coasting=coasting,
+        )
         found.append(figures(cluster.run(traffic(60, rate, seed, families))))
         found[-1]["held"] = cluster.replicas[0].held
     assert (found[0]["held"], found[0]["steps"]) == (found[1]["held"], found[1]["steps"])
@@ -112,6 +129,20 @@ def test_each_request_ends_once_and_the_books_balance(
         assert replica.cache.pool.held == 0
         assert replica.prefill == pytest.approx(0.0, abs=1e-6)
     assert outcome.machine_seconds == pytest.approx(outcome.busy, rel=0.01)
+
+
+def test_slow_spells_come_when_they_came() -> None:
+    """Three times as slow from the fourth second of the record to the sixth; the simulation may begin within it."""
+    spells = (1.0,) * 4 + (3.0,) * 2 + (1.0,) * 30
+    rows = [Row(at / 4, 40, 20) for at in range(40)]
+    plain = Cluster(machine(), config()).run(rows).report("t", "w", {}, None, 1)["requests"]
+    for since in (0.0, 2.0, 36.0):
+        cluster = Cluster(machine(spells=spells), config(), since=since)
+        report = cluster.run(rows).report("t", "w", {}, None, 1)["requests"]
+        slower = [one["e2e_ms"] / usual["e2e_ms"] for one, usual in zip(report, plain, strict=True)]
+        first = int(4 * (4.0 - since % 36))
+        assert slower[first + 1 : first + 7] == pytest.approx([3.0] * 6)
+        assert slower[: first - 1] + slower[first + 10 :] == pytest.approx([1.0] * (len(slower) - 11), rel=0.01)
 
 
 def test_users_ask_again_when_they_are_answered() -> None:

@@ -15,19 +15,19 @@ from typing import NamedTuple
 import msgspec
 
 from tenfold.cost.shape import (
-    BENDS,
     PER_ASKED,
     PER_DECODE_KEYS,
     PER_DRAFT_KEYS,
     PER_PASSES,
     PER_PREFILL_KEYS,
-    PER_ROWS,
     PER_SEQUENCES,
+    SPANS,
     StepShape,
+    rows_by_span,
 )
 
 _SIZE = StepShape.FEATURES
-_ROWS = 2 + len(BENDS)  # features before this one, but for the first, are of rows
+_ROWS = 1 + len(SPANS)  # features before this one, but for the first, are of rows
 _PAIRS = tuple((i, j) for i in range(_SIZE) for j in range(i, _SIZE))
 _AT = tuple(tuple(_PAIRS.index((min(i, j), max(i, j))) for j in range(_SIZE)) for i in range(_SIZE))
 _MEMORY = 2000  # steps after which a step counts 1/e
@@ -35,6 +35,7 @@ _TRUSTED = 0.1  # relative error up to which a step counts in full
 _REFIT = 16  # steps between fits
 _SWEEPS = 4  # of coordinate descent per fit, which begins at the one before
 _CALIBRATION_SWEEPS = 400
+_ALIKE = 0.1  # steps that it counts as that a row costs as much as in the span beside it
 _KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
 _DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
 _DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
@@ -70,6 +71,12 @@ class Moments(msgspec.Struct):
         )
         return _total(self.aims, parts) / square if square > 0 else 0.0
 
+    def square(self, features: range) -> float:
+        """The mean of the square of so many neighbouring features' sum, over the steps' seconds."""
+        if self.weight <= 0:
+            return 0.0
+        return sum(self.products[_AT[i][j]] for i in features for j in features) / self.weight
+
     def plus(self, other: "Moments", by: float) -> "Moments":
         """These and ``by`` times the others."""
         return Moments(
@@ -94,7 +101,7 @@ class StepFit(msgspec.Struct, frozen=True):
 
 
 # Before anything was measured: a small model on a few cores.
-FIRST_GUESS = StepFit((0.001, 0.012, 0.0, 0.0, 0.0, 0.0003, 0.0004, 0.0015, 0.002, 0.0005, 0.004, 0.002))
+FIRST_GUESS = StepFit((0.001, *[0.012] * len(SPANS), 0.0003, 0.0004, 0.0015, 0.002, 0.0005, 0.004, 0.002))
 assert FIRST_GUESS.usable
 
 
@@ -154,7 +161,13 @@ class StepCost:
         :meth:`observe` does that too, and learns what parts take.
         """
         off = math.log(seconds / (fitted * math.exp(self._drift)))
-        self._drift += (1 - (1 - _DRIFT_RATE) ** steps) * max(-_DRIFT_STEP, min(_DRIFT_STEP, off))
+        if abs(off) > _DRIFT_STEP:
+            each = math.copysign(_DRIFT_RATE * _DRIFT_STEP, off)
+            far = min(steps, math.ceil((abs(off) - _DRIFT_STEP) / abs(each)))  # steps that count as the most one does
+            self._drift += far * each
+            off -= far * each
+            steps -= far
+        self._drift += (1 - (1 - _DRIFT_RATE) ** steps) * off
 
     def shares(self, shape: StepShape, seconds: float) -> "Shares":
         """How a step of this shape that took so long is shared out among what was in it."""
@@ -176,11 +189,13 @@ class StepCost:
             scale * (asked / PER_ASKED + (passes / PER_PASSES * shape.passes / shape.asked if shape.asked else 0.0)),
         )
 
-    def draft(self, rows: int) -> tuple[float, float]:
-        """Seconds that a drafted token's row adds to a step of ``rows`` rows, and that each key adds which it sees."""
+    def draft(self, rows: int, count: int) -> tuple[float, float]:
+        """Seconds that each row of ``count`` drafted tokens adds to a step of ``rows`` rows, in the mean, and each key
+        that one sees."""
         parts, factor = self._parts, math.exp(self._drift)
-        slope = parts[1] + sum(part for bend, part in zip(BENDS, parts[2:], strict=False) if rows >= bend)
-        return factor * (slope / PER_ROWS + parts[_ROWS + 1] / PER_SEQUENCES), factor * parts[-3] / PER_DRAFT_KEYS
+        slopes = parts[1:_ROWS]
+        row = (_total(rows_by_span(rows + count), slopes) - _total(rows_by_span(rows), slopes)) / count
+        return factor * (row + parts[_ROWS + 1] / PER_SEQUENCES), factor * parts[-3] / PER_DRAFT_KEYS
 
     def asked(self) -> tuple[float, float]:
         """Seconds that the draft model takes for each token, and for each of its passes, whoever is in it."""
@@ -246,9 +261,17 @@ class StepCost:
         self._drift -= math.log(scale)
 
     def _solve(self, sweeps: int) -> None:
-        """Coordinate descent towards the least squares with no part below 0; what no step has told stays."""
+        """Coordinate descent towards the least squares with no part below 0; what no step has told stays.
+
+        But rows: where steps hardly tell what one costs, as much as where they do.
+        """
         moments = self._moments()
         products, aims = moments.products, moments.aims
+        alike = _ALIKE * moments.square(range(1, _ROWS))
+        for i in range(1, _ROWS - 1):
+            products[_AT[i][i]] += alike
+            products[_AT[i + 1][i + 1]] += alike
+            products[_AT[i][i + 1]] -= alike
         rows = [(i, [products[at] for at in _AT[i]]) for i in range(_SIZE) if products[_AT[i][i]] > 0]
         parts = self._parts
         for _ in range(sweeps):

@@ -12,12 +12,14 @@ from tenfold.cost.estimate import StepCost, StepFit
 from tenfold.cost.shape import Attention, StepShape
 from tenfold.spec.profile import DraftProfile
 
-_FORMAT = 2
+_FORMAT = 3
 _FEW = (1, 2, 4, 8, 16, 32)  # sequences: kinds of steps end there, and one has all that are larger
 KINDS = 2 * (len(_FEW) + 1)  # of each size, without prompts and with them
 _QUANTILES = 31
 _MOST = 1 << 26  # blocks, or tokens: beyond that a file is wrong,
 _SANE = 1e4  # as it is where steps take so many times as long as they should, or as short
+_SPELLS = 900  # seconds of which it is told how slow the machine was, at most
+_TELLS = 0.1  # seconds of steps that tell how slow it was in one
 _ENOUGH = 12  # steps of a kind: of fewer, those of the nearest kind tell more
 
 
@@ -30,9 +32,10 @@ def kind_of(shape: StepShape) -> int:
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """``blocks`` of ``block_size`` tokens hold KV; ``windows`` has an entry per layer, 0 for all keys.
 
-    Steps take what ``fit`` says, ``drift`` times as long, times a ratio of those that were seen: ``ratios`` has
-    quantiles of them for each kind of step, or nothing. ``drafts`` tells how drafts fare under the load that it had,
-    where it had one that made some.
+    Steps take what ``fit`` says, ``drift`` times as long; ``spells`` has by how much more or less than that, second by
+    second while it was looked at, for slow steps come together; and on top of it comes a ratio of those that were seen:
+    ``ratios`` has quantiles of them for each kind of step. Both may be empty. ``drafts`` tells how drafts fare under
+    the load that it had, where it had one that made some.
     """
 
     model: str
@@ -44,6 +47,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[int, ...]
     fit: StepFit
     drift: float = 1.0
+    spells: tuple[float, ...] = ()
     ratios: tuple[tuple[float, ...], ...] = ()
     drafts: DraftProfile | None = None
     format: int = _FORMAT
@@ -57,18 +61,25 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """What is known of its steps, at the speed it had when it was looked at."""
         return StepCost(self.fit, self.drift)
 
-    def learned(self, steps: Iterable[tuple[StepShape, float]]) -> "Machine":
-        """The same with how fast it was, and how real times scatter, taken from these steps."""
+    def learned(self, steps: Iterable[tuple[StepShape, float, float]]) -> "Machine":
+        """The same with how fast it was, second by second, and how real times scatter, taken from these steps, the
+        earliest first: their shape, when they began, and how long they took, in seconds."""
         cost = StepCost(self.fit)
-        known = [(kind_of(shape), cost.fitted(shape), seconds) for shape, seconds in steps if seconds > 0]
-        known = [(kind, fitted, seconds) for kind, fitted, seconds in known if fitted > 0]
+        known = [(kind_of(shape), int(began), cost.fitted(shape), took) for shape, began, took in steps if took > 0]
+        known = [one for one in known if one[2] > 0]
         if not known:
             return self
-        drift = sum(seconds for *_, seconds in known) / sum(fitted for _, fitted, _ in known)
+        drift = sum(took for *_, took in known) / sum(fitted for _, _, fitted, _ in known)
+        spells = _spells((second, drift * fitted, took) for _, second, fitted, took in known)
         found: list[list[float]] = [[] for _ in range(KINDS)]
-        for kind, fitted, seconds in known:
-            found[kind].append(seconds / (fitted * drift))
-        return msgspec.structs.replace(self, drift=drift, ratios=tuple(map(_quantiles, found)))
+        for kind, second, fitted, took in known:
+            found[kind].append(took / (fitted * drift * spells[second]))
+        first, last = known[0][1], known[-1][1]
+        level, told = 1.0, []
+        for second in range(max(first, last - _SPELLS + 1), last + 1):
+            level = spells.get(second, level)
+            told.append(round(level, 4))
+        return msgspec.structs.replace(self, drift=drift, spells=tuple(told), ratios=tuple(map(_quantiles, found)))
 
     def ratios_of(self, kind: int) -> tuple[float, ...]:
         """Real / predicted seconds of a kind of step, each as likely; of the nearest kind that was seen."""
@@ -101,13 +112,28 @@ def read_machine(data: bytes, where: str) -> Machine:
     if machine.format != _FORMAT:
         raise ConfigError(f"{where} is of format {machine.format}, but this Tenfold reads {_FORMAT}: measure it again")
     sizes = min(machine.blocks, machine.block_size, machine.max_context)
-    ratios = [machine.drift, *(ratio for some in machine.ratios for ratio in some)]
+    ratios = [machine.drift, *machine.spells, *(ratio for some in machine.ratios for ratio in some)]
     most = max(machine.blocks, machine.block_size, machine.max_context)
     sane = all(1 / _SANE < ratio < _SANE for ratio in ratios) and machine.windows and min(machine.windows) >= 0
     sane = sane and (machine.drafts is None or machine.drafts.usable)
     if sizes < 1 or most > _MOST or not machine.fit.usable or not sane:
         raise ConfigError(f"{where} describes no machine that could run: a size or a time is out of range")
     return machine
+
+
+def _spells(steps: Iterable[tuple[int, float, float]]) -> dict[int, float]:
+    """How many times as long as expected steps took, by the second that they began in; in those that had hardly any, as
+    in the one before."""
+    sums: dict[int, tuple[float, float]] = {}
+    for second, expected, took in steps:
+        before = sums.get(second, (0.0, 0.0))
+        sums[second] = before[0] + expected, before[1] + took
+    level, found = 1.0, {}
+    for second, (expected, took) in sums.items():
+        if expected >= _TELLS:
+            level = took / expected
+        found[second] = level
+    return found
 
 
 def _quantiles(values: list[float]) -> tuple[float, ...]:

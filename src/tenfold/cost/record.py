@@ -9,7 +9,7 @@ import msgspec
 from tenfold.core.files import write_whole
 from tenfold.cost.estimate import StepFit
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class _Record(msgspec.Struct, frozen=True):

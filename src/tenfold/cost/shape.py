@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from tenfold.core.plan import StepPlan
 
-# Rows from which a further row costs more than before: a few ride along while the weights are read.
-BENDS = _LOW, _MIDDLE, _HIGH = (16, 64, 256)
+# Rows from which a further row may cost more than before, or less: where a GPU has read its weights, or where a CPU's
+# kernels take more rows at once.
+BENDS = _FEW, _LOW, _MIDDLE, _HIGH = (4, 16, 64, 256)
+SPANS = tuple(zip((0, *BENDS), (*BENDS, math.inf), strict=True))  # rows that cost the same each: after, up to
 # What features are counted in, so that each is of a size near one.
 PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_DRAFT_KEYS = 64, 16, 8192, 65536, 8192
 PER_ASKED, PER_PASSES = 16, 4
@@ -58,7 +60,7 @@ class StepShape:
 
     __slots__ = ("asked", "decode_keys", "draft_keys", "passes", "prefill_keys", "rows", "sampled", "sequences")
 
-    FEATURES = 9 + len(BENDS)
+    FEATURES = 8 + len(SPANS)
 
     def __init__(
         self,
@@ -134,11 +136,9 @@ class StepShape:
 
     def features(self) -> tuple[float, ...]:
         """What step seconds are a sum over; a fixed part of every step comes first."""
-        rows = self.rows
         return (
             1.0,
-            rows / PER_ROWS,
-            *[(rows - bend) / PER_ROWS if rows > bend else 0.0 for bend in BENDS],
+            *rows_by_span(self.rows),
             self.sequences / PER_SEQUENCES,
             (1.0 if self.sampled else 0.0) + self.sampled / PER_SEQUENCES,
             self.decode_keys / PER_DECODE_KEYS,
@@ -150,15 +150,25 @@ class StepShape:
 
     def seconds(self, parts: Sequence[float]) -> float:
         """The sum over :meth:`features`, each times its part: the same number, without making them."""
-        fixed, row, low, middle, high, sequence, sample, decode, prefill, draft, asked, passes = parts
+        fixed, row, few, low, middle, high, sequence, sample, decode, prefill, draft, asked, passes = parts
         rows, sampled = self.rows, self.sampled
-        total = fixed + rows / PER_ROWS * row
-        if rows > _LOW:
-            total += (rows - _LOW) / PER_ROWS * low
-            if rows > _MIDDLE:
-                total += (rows - _MIDDLE) / PER_ROWS * middle
-                if rows > _HIGH:
-                    total += (rows - _HIGH) / PER_ROWS * high
+        if rows <= _FEW:
+            total = fixed + rows / PER_ROWS * row
+        else:
+            total = fixed + _FEW / PER_ROWS * row
+            if rows <= _LOW:
+                total += (rows - _FEW) / PER_ROWS * few
+            else:
+                total += (_LOW - _FEW) / PER_ROWS * few
+                if rows <= _MIDDLE:
+                    total += (rows - _LOW) / PER_ROWS * low
+                else:
+                    total += (_MIDDLE - _LOW) / PER_ROWS * low
+                    if rows <= _HIGH:
+                        total += (rows - _MIDDLE) / PER_ROWS * middle
+                    else:
+                        total += (_HIGH - _MIDDLE) / PER_ROWS * middle
+                        total += (rows - _HIGH) / PER_ROWS * high
         total += self.sequences / PER_SEQUENCES * sequence
         total += ((1.0 if sampled else 0.0) + sampled / PER_SEQUENCES) * sample
         total += self.decode_keys / PER_DECODE_KEYS * decode
@@ -168,6 +178,11 @@ class StepShape:
             total += self.asked / PER_ASKED * asked
             total += self.passes / PER_PASSES * passes
         return total
+
+
+def rows_by_span(rows: int) -> list[float]:
+    """How many of a step's rows are in each of ``SPANS``, in ``PER_ROWS``."""
+    return [(min(rows, last) - first) / PER_ROWS if rows > first else 0.0 for first, last in SPANS]
 
 
 def shape_of(plan: StepPlan, attention: Attention) -> StepShape:

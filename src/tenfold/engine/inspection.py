@@ -76,7 +76,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     def learned(self) -> Machine:
         """The machine with what its steps tell. Takes some ten milliseconds."""
-        return self.machine.learned((step.shape, step.seconds) for step in self.steps)
+        return self.machine.learned((step.shape, step.began, step.seconds) for step in self.steps)
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ _UNLIKELY = 0.25  # of the chance at which a first token pays: less likely ones 
 _ENOUGH = 1.0  # tokens that a draft from text brings on net: the draft model is not asked besides
 _MODEL = 4  # tokens that count as standing behind the first one of the draft model
 _MARGIN = 1.3  # times its price, what a token has to bring: after a step of many rows the next ones are slower, too
+_USUAL = 4  # tokens for each sequence, of which one's price is the mean
 _HOPE = 0.75  # steps per token that a token can save at most: half of one, for a sequence that weighs more than others
 _LATELY = 0.1  # of what is known of the gap, what each further one replaces
 _RESTS = 32  # steps planned ahead, at most, between two looks for drafts that find none worth it
@@ -155,7 +156,7 @@ class Speculation:
             self._passed += 1  # nobody need look for one
             return drafted
         fixed = self._config.mode == "fixed"
-        row, key = self._cost.draft(budget.shape.rows)
+        row, key = self._cost.draft(budget.shape.rows, _USUAL * len(sequences))
         least = 0.0 if fixed else _UNLIKELY * row * len(sequences) / plain
         token = plain / len(sequences)  # seconds
         offers, others = [], []
@@ -243,8 +244,8 @@ class Speculation:
     def _hopeless(self, step: Assembly, plain: float) -> bool:
         """Whether not even a sure token would pay in a step that takes ``plain`` seconds, nor is one to be tried all
         the same."""
-        row, _ = self._cost.draft(step.budget.shape.rows)
         count = len(step.decoding)
+        row, _ = self._cost.draft(step.budget.shape.rows, _USUAL * count)
         return (
             self._config.mode != "fixed"
             and _HOPE * plain <= _MARGIN * row * (count - _HOPE)

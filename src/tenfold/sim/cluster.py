@@ -21,7 +21,10 @@ _TOLD_EVERY = 1000  # requests between reports of progress
 
 
 class Cluster:
-    """``count`` equal replicas. Rows come at their times, or, with ``users``, each when one before it has ended."""
+    """``count`` equal replicas. Rows come at their times, or, with ``users``, each when one before it has ended.
+
+    ``since``: see :class:`~tenfold.sim.replica.Replica`.
+    """
 
     def __init__(
         self,
@@ -33,11 +36,13 @@ class Cluster:
         slo: Slo = NO_SLO,
         seed: int = 0,
         coasting: bool = True,
+        since: float | None = None,
     ) -> None:
         if count < 1:
             raise ConfigError(f"a cluster has at least one replica, not {count}")
         self.replicas = [
-            Replica(machine, config, self._ended, seed=seed * 1009 + at, coasting=coasting) for at in range(count)
+            Replica(machine, config, self._ended, seed=seed * 1009 + at, coasting=coasting, since=since)
+            for at in range(count)
         ]
         self._router = make_router(router, self.replicas, slo)
         self._outcome = Outcome(slo)

@@ -1,5 +1,6 @@
 """One engine, simulated: its scheduler and cache; a step takes what the cost model says, times a ratio drawn from those
-that were seen on the machine. The scheduler's own cost model follows that as it follows real steps.
+that were seen on the machine, times how slow it was in that second of the record. The scheduler's own cost model
+follows that as it follows real steps.
 
 Where nothing is to be decided for a while, because all that runs is in decode, many steps are made at once
 (``sched.coasting``): what comes of them is the same.
@@ -34,10 +35,18 @@ Report = Callable[[Call], None]
 
 
 class Replica:
-    """``report`` is told of each call once it has ended. ``coasting`` False makes every step by itself."""
+    """``report`` is told of each call once it has ended. ``coasting`` False makes every step by itself. The machine's
+    spells begin ``since`` seconds after the first; at a random one where that is left out."""
 
     def __init__(
-        self, machine: Machine, config: SchedulerConfig, report: Report, *, seed: int = 0, coasting: bool = True
+        self,
+        machine: Machine,
+        config: SchedulerConfig,
+        report: Report,
+        *,
+        seed: int = 0,
+        coasting: bool = True,
+        since: float | None = None,
     ) -> None:
         self.machine = machine
         self.cost = machine.cost()
@@ -59,6 +68,8 @@ class Replica:
         self._report = report
         self._ratios = [machine.ratios_of(kind) for kind in range(KINDS)]
         self._random = random.Random(seed)
+        self._paces = [machine.drift * spell for spell in machine.spells or (1.0,)]  # by second, over and over
+        self._since = self._random.randrange(len(self._paces)) if since is None else since
         self._coasting = coasting and self._drafts is None
         self._calls: dict[str, Call] = {}
         self.prefill = 0.0  # seconds of prompts whose first token has not come
@@ -150,15 +161,18 @@ class Replica:
         if self._plan is not None:
             fitted = self.cost.fitted(scheduler.shape)
             ratios = self._ratios[kind_of(scheduler.shape)]
-            seconds = fitted * self.machine.drift * ratios[int(self._random.random() * len(ratios))]
+            seconds = fitted * self._pace(now) * ratios[int(self._random.random() * len(ratios))]
             self.next, self._began, self._fitted = now + seconds, now, fitted
 
     def _foresee(self, now: float, steps: int) -> None:
-        """When so many steady steps end; none that begins after a request is given up."""
+        """When so many steady steps end; none that begins after a request is given up, or in a second when the machine
+        is as fast as it is not now."""
         shape, more = self.scheduler.coasting.shape()
-        fitted, until, drift = self.cost.fitted(shape), self.scheduler.coasting.until(now), self.machine.drift
+        fitted, until, pace = self.cost.fitted(shape), self.scheduler.coasting.until(now), self._pace(now)
+        if len(self._paces) > 1:
+            until = min(until, int(now + self._since) + 1 - self._since)
         self._fitted, self._slope = fitted, self.cost.fitted(shape.with_keys(more)) - fitted
-        seconds, slope = drift * fitted, drift * self._slope
+        seconds, slope = pace * fitted, pace * self._slope
         ends, ratios, draw = [], self._ratios[kind_of(shape)], self._random.random
         count = len(ratios)
         for _ in range(steps):
@@ -168,6 +182,10 @@ class Replica:
             ends.append(now)
             seconds += slope
         self._ends = ends
+
+    def _pace(self, now: float) -> float:
+        """How many times as long as the fit says steps take now, but for their ratio."""
+        return self._paces[int(now + self._since) % len(self._paces)]
 
     def _coast(self, steps: int) -> list[TokenEvent]:
         """So many of those steps have ended. Returns what is to be told of calls that ended with the last."""
