@@ -39,9 +39,10 @@ def run_loop(core: EngineCore, inbox: Inbox, report: Callable[[Report], None], c
         if calibrates and core.idle:
             core.calibrate()
             core.laps.skip()
+        works = not core.idle
         outputs = core.step()
         now = clock.now()
-        if not core.idle or commands:
+        if works or not core.idle:
             busy = now
         if outputs or now - reported >= HEARTBEAT:
             stats = core.stats() if core.idle or now - reported >= HEARTBEAT else None
