@@ -153,9 +153,12 @@ def until_calibrated(url: str) -> None:
     """Wait until it knows how long its steps take."""
     deadline = time.monotonic() + CALIBRATION
     while time.monotonic() < deadline:
-        with urllib.request.urlopen(f"{url}/debug/steps", timeout=5) as answer:
-            if json.load(answer)["calibrated"]:
-                return
+        try:
+            with urllib.request.urlopen(f"{url}/debug/steps", timeout=10) as answer:
+                if json.load(answer)["calibrated"]:
+                    return
+        except OSError:
+            pass  # a slow engine does not answer in the midst of a step
         time.sleep(0.2)
     raise TimeoutError(f"the server does not calibrate itself within {CALIBRATION:g} s")
 

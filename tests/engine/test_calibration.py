@@ -19,7 +19,7 @@ from tenfold.cost.shape import Attention, StepShape, shape_of
 from tenfold.engine import loop
 from tenfold.engine.calibration import Calibration
 from tenfold.engine.core import EngineCore
-from tenfold.engine.wire import Command, Look, Report, Seen, Stop
+from tenfold.engine.wire import Command, Look, Outputs, Report, Stop
 from tenfold.sched.scheduler import Scheduler
 from tests.cost.test_cost import cpu, traffic, worst
 from tests.helpers.engines import VOCAB, ChainExecutor, LetterVocabulary
@@ -175,8 +175,7 @@ def test_the_loop_calibrates_once_it_has_been_quiet(monkeypatch: pytest.MonkeyPa
 def test_who_looks_at_it_all_the_time_does_not_keep_it_from_calibrating(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dashboard that is open, say."""
     monkeypatch.setattr(loop, "HEARTBEAT", 0.001)
-    bench, inbox = Bench(cpu), SimpleQueue[Command | None]()
-    seen: list[bool] = []
+    bench, inbox, looks = Bench(cpu), SimpleQueue[Command | None](), 0
 
     class Ticking:
         def now(self) -> float:
@@ -184,13 +183,14 @@ def test_who_looks_at_it_all_the_time_does_not_keep_it_from_calibrating(monkeypa
             return bench.clock.now()
 
     def report(message: Report) -> None:
-        if isinstance(message, Seen):
-            seen.append(message.inspection.calibrated)
-            inbox.put(Stop() if len(seen) == 1000 or seen[-1] else Look(str(len(seen))))
+        nonlocal looks
+        if not isinstance(message, Outputs):
+            looks += 1
+            inbox.put(Stop() if looks == 1000 or not bench.core.calibrating else Look(str(looks)))
 
     inbox.put(Look("first"))
     loop.run_loop(bench.core, inbox, report, Ticking())
-    assert seen[-1]
+    assert not bench.core.calibrating
 
 
 def test_what_is_known_is_only_adjusted_to_the_machine_of_today() -> None:
