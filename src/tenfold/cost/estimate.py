@@ -52,12 +52,13 @@ class Moments(msgspec.Struct):
 
     def add(self, features: Sequence[float], seconds: float, weight: float) -> None:
         """A step, so that relative errors count: features and aim are divided by its seconds."""
-        x = [feature / seconds for feature in features]
-        products = self.products
-        for at, (i, j) in enumerate(_PAIRS):
-            if x[j]:
-                products[at] += weight * x[i] * x[j]
-        self.aims = [aim + weight * value for aim, value in zip(self.aims, x, strict=True)]
+        held = [(i, feature / seconds) for i, feature in enumerate(features) if feature]
+        products, aims = self.products, self.aims
+        for at, (i, x) in enumerate(held):
+            row, weighed = _AT[i], weight * x
+            aims[i] += weighed
+            for j, other in held[at:]:
+                products[row[j]] += weighed * other
         self.weight += weight
 
     def slowed(self, factor: float) -> "Moments":

@@ -13,6 +13,7 @@ SPANS = tuple(zip((0, *BENDS), (*BENDS, math.inf), strict=True))  # rows that co
 # What features are counted in, so that each is of a size near one.
 PER_ROWS, PER_SEQUENCES, PER_DECODE_KEYS, PER_PREFILL_KEYS, PER_DRAFT_KEYS = 64, 16, 8192, 65536, 8192
 PER_ASKED, PER_PASSES = 16, 4
+_FIRST, _SECOND, _THIRD, _FOURTH = ((last - first) / PER_ROWS for first, last in SPANS[:-1])  # whole spans
 
 
 class Attention:
@@ -154,21 +155,16 @@ class StepShape:
         rows, sampled = self.rows, self.sampled
         if rows <= _FEW:
             total = fixed + rows / PER_ROWS * row
+        elif rows <= _LOW:
+            total = fixed + _FIRST * row + (rows - _FEW) / PER_ROWS * few
+        elif rows <= _MIDDLE:
+            total = fixed + _FIRST * row + _SECOND * few + (rows - _LOW) / PER_ROWS * low
         else:
-            total = fixed + _FEW / PER_ROWS * row
-            if rows <= _LOW:
-                total += (rows - _FEW) / PER_ROWS * few
+            total = fixed + _FIRST * row + _SECOND * few + _THIRD * low
+            if rows <= _HIGH:
+                total += (rows - _MIDDLE) / PER_ROWS * middle
             else:
-                total += (_LOW - _FEW) / PER_ROWS * few
-                if rows <= _MIDDLE:
-                    total += (rows - _LOW) / PER_ROWS * low
-                else:
-                    total += (_MIDDLE - _LOW) / PER_ROWS * low
-                    if rows <= _HIGH:
-                        total += (rows - _MIDDLE) / PER_ROWS * middle
-                    else:
-                        total += (_HIGH - _MIDDLE) / PER_ROWS * middle
-                        total += (rows - _HIGH) / PER_ROWS * high
+                total = total + _FOURTH * middle + (rows - _HIGH) / PER_ROWS * high
         total += self.sequences / PER_SEQUENCES * sequence
         total += ((1.0 if sampled else 0.0) + sampled / PER_SEQUENCES) * sample
         total += self.decode_keys / PER_DECODE_KEYS * decode
