@@ -127,12 +127,13 @@ def serve(*options: str, **environment: str) -> "subprocess.Popen[bytes]":
 def without_step_times(folder: Path) -> str:
     """A cache folder, made in ``folder``, with all that is in the usual one but how long steps take: who starts with it
     measures the machine as it is now. (Kept times may be those of another hour, with other neighbours.)"""
-    made = folder / "cache"
+    made, usual = folder / "cache", cache_folder()
     made.mkdir()
-    if (usual := cache_folder()).is_dir():
-        for one in usual.iterdir():
-            if one.name != "cost":
-                (made / one.name).symlink_to(one)
+    for name in ("models", "tokenizers"):  # what is fetched or made now is kept
+        (usual / name).mkdir(parents=True, exist_ok=True)
+    for one in usual.iterdir():
+        if one.name != "cost":
+            (made / one.name).symlink_to(one)
     return str(made)
 
 
@@ -149,10 +150,11 @@ def until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the server does not become ready")
 
 
-def until_calibrated(url: str) -> None:
+def until_calibrated(url: str, server: subprocess.Popen[bytes]) -> None:
     """Wait until it knows how long its steps take."""
     deadline = time.monotonic() + CALIBRATION
     while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
         try:
             with urllib.request.urlopen(f"{url}/debug/steps", timeout=10) as answer:
                 if json.load(answer)["calibrated"]:
@@ -177,7 +179,7 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
     server = serve(model, "--port", str(port), *scenario.options, TENFOLD_CACHE=without_step_times(Path(folder.name)))
     try:
         await asyncio.to_thread(until_ready, url, server)
-        await asyncio.to_thread(until_calibrated, url)
+        await asyncio.to_thread(until_calibrated, url, server)
         target = HttpTarget(url, temperature=scenario.temperature)
         await target.start()
         loading = asyncio.ensure_future(run_load(target, scenario.load))
@@ -196,6 +198,7 @@ async def examine(scenario: Scenario, model: str) -> dict[str, Any]:
             server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()
+            server.wait()
         folder.cleanup()
 
 

@@ -24,7 +24,7 @@ from tenfold.bench.report import summary
 from tenfold.core.clock import WallClock
 from tenfold.core.config import DEFAULT_MODEL, NO_SPECULATION, SchedulerConfig
 from tenfold.core.slo import DEFAULT_CLASS, DEFAULT_CLASSES, Slo, with_slo
-from tenfold.cost.machine import Machine
+from tenfold.cost.machine import SPELLS, Machine
 from tenfold.engine.inspection import KEPT
 from tenfold.sim.cluster import Cluster
 from tenfold.traffic.row import Row
@@ -75,7 +75,10 @@ async def real(model: str, kv: str, scenario: Scenario) -> tuple[Outcome, Machin
         began = WallClock().now() - outcome.wall  # by the clock of the machine, as those of its steps
         assert not failures(outcome.records), failures(outcome.records)[:3]
         seen = await target.inspect(KEPT)
-        return outcome, seen.learned(), began - int(seen.steps[0].began)
+        first, last = int(seen.steps[0].began), int(seen.steps[-1].began)
+        since = began - max(first, last - SPELLS + 1)
+        assert since >= 0, "the engine's log does not reach back to where the load began: a smaller --scale, please"
+        return outcome, seen.learned(), since
 
 
 def simulated(machine: Machine, outcome: Outcome, slo: Slo | None, seed: int, since: float | None) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def compare(live: dict[str, Any], draws: list[dict[str, Any]], others: list[dict
 def off(seen: float, draws: list[float], others: list[float], least: float) -> Off:
     """Less than ``least`` is nothing."""
     told, usual = statistics.median(draws), statistics.median(others)
-    scatter = max(abs(draw / usual - 1) for draw in others)
+    scatter = max(abs(draw / usual - 1) for draw in others) if usual else 0.0
     return Off(seen, told, 0.0 if abs(told - seen) < least else told / seen - 1, scatter)
 
 

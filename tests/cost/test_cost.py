@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.core.plan import SequenceSlice, StepPlan
-from tenfold.cost.estimate import FIRST_GUESS, StepCost, StepFit
+from tenfold.cost.estimate import FIRST_GUESS, Moments, StepCost, StepFit
 from tenfold.cost.record import CostRecord
 from tenfold.cost.shape import Attention, StepShape, shape_of
 
@@ -120,6 +120,21 @@ def test_rows_that_no_step_had_cost_what_those_before_them_do() -> None:
     for rows in (200, 512, 4096):
         shape = StepShape(rows, 1, 1, 0.0, 0.0)
         assert cost.predict(shape) == pytest.approx(slow(shape), rel=0.1)
+
+
+def test_a_sharp_bend_after_a_few_rows_is_learned() -> None:
+    """What steps tell is not overruled by what rows beyond the bend cost."""
+    draws, cost = random.Random(8), StepCost()
+
+    def bends(shape: StepShape) -> float:
+        return 0.003 + 0.002 * min(shape.rows, 4) + 2e-5 * max(shape.rows - 4, 0)
+
+    steps = [StepShape(rows, rows, rows, 0.0, 0.0) for rows in (1, 2, 4, 8, 16, 32, 64) for _ in range(3)]
+    steps += [StepShape(rows, 1, 1, 0.0, 0.0) for rows in (2, 4, 8, 16, 32, 64, 128, 256, 2048)]
+    cost.settle([(s, bends(s) * draws.uniform(0.98, 1.02)) for s in steps])
+    for rows in (1, 2, 4, 8, 16):
+        shape = StepShape(rows, rows, rows, 0.0, 0.0)
+        assert cost.predict(shape) == pytest.approx(bends(shape), rel=0.1)
 
 
 def test_stalls_do_not_confuse_it() -> None:
@@ -254,6 +269,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
 
 def test_fits_that_make_no_sense_are_not_usable() -> None:
     parts = FIRST_GUESS.parts
+    assert not StepFit(parts, Moments(weight=-1.0)).usable
     for bad in ((), parts[:-1], (-1.0, *parts[1:]), (math.nan, *parts[1:]), (0.0,) * len(parts)):
         assert not StepFit(bad).usable
     assert FIRST_GUESS.usable

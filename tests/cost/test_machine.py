@@ -52,13 +52,28 @@ def test_slow_spells_are_told_by_the_second() -> None:
     assert len(learned.spells) == 41
     speeds = [learned.drift * spell for spell in learned.spells]
     assert speeds[:10] == pytest.approx([1.0] * 10, rel=0.01)
-    assert speeds[11:30] == pytest.approx([2.0] * 19, rel=0.01)
+    assert speeds[11:20] == pytest.approx([2.0] * 9, rel=0.01)
+    assert speeds[28:30] == pytest.approx([learned.drift] * 2, rel=0.05)  # of an idle machine nothing is known
     assert speeds[31:] == pytest.approx([1.0] * 10, rel=0.01)
     (ratios,) = (some for some in learned.ratios if some)
     assert sorted(ratios)[3:-3] == pytest.approx([1.0] * (len(ratios) - 6), rel=0.01)  # all but those in mixed seconds
+    assert MACHINE.learned(random.Random(1).sample(steps, len(steps))).spells == learned.spells
     later = MACHINE.learned([(shape, 0.0, took), *((shape, at + 1e4, took) for _, at, took in steps)])
     assert later.spells[-41:] == pytest.approx(learned.spells, rel=0.01)
     assert len(later.spells) == 900
+
+
+def test_a_slow_second_before_an_idle_hour_is_one_second() -> None:
+    shape = decode(4)
+    took = StepCost(FIT).fitted(shape)
+    steps = [(shape, at * took, took) for at in range(int(12 / took))]
+    steps += [(shape, 12 + at * 5 * took, 5 * took) for at in range(int(1 / took / 5))]
+    learned = MACHINE.learned([*steps, (shape, 800.0, took)])
+    assert len(learned.spells) == 801
+    assert learned.drift * sum(learned.spells) / 801 == pytest.approx(learned.drift, rel=0.02)
+    assert learned.drift * learned.spells[12] == pytest.approx(5.0, rel=0.1)
+    asleep = MACHINE.learned([*steps, (shape, 14.0, 40_000.0), *((shape, 50_000 + at, took) for _, at, took in steps)])
+    assert read_machine(asleep.to_json(), "here") == asleep
 
 
 def test_a_kind_that_was_not_seen_takes_the_nearest() -> None:

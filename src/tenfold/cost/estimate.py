@@ -35,7 +35,7 @@ _TRUSTED = 0.1  # relative error up to which a step counts in full
 _REFIT = 16  # steps between fits
 _SWEEPS = 4  # of coordinate descent per fit, which begins at the one before
 _CALIBRATION_SWEEPS = 400
-_ALIKE = 0.1  # steps that it counts as that a row costs as much as in the span beside it
+_ALIKE = 1e-3  # steps that it counts as that a row costs as much as in the span beside it
 _KEPT = 100.0  # steps that a fit from before weighs at most, as a calibration
 _DRIFT_RATE = 0.08  # how fast the machine's factor follows a step,
 _DRIFT_STEP = 0.25  # and the most that one step counts, as a natural logarithm
@@ -73,10 +73,8 @@ class Moments(msgspec.Struct):
         return _total(self.aims, parts) / square if square > 0 else 0.0
 
     def square(self, features: range) -> float:
-        """The mean of the square of so many neighbouring features' sum, over the steps' seconds."""
-        if self.weight <= 0:
-            return 0.0
-        return sum(self.products[_AT[i][j]] for i in features for j in features) / self.weight
+        """The mean of the square of these features' sum, over the steps' seconds."""
+        return sum(self.products[_AT[i][j]] for i in features for j in features) / max(self.weight, 1.0)
 
     def plus(self, other: "Moments", by: float) -> "Moments":
         """These and ``by`` times the others."""
@@ -96,9 +94,14 @@ class StepFit(msgspec.Struct, frozen=True):
     @property
     def usable(self) -> bool:
         """Whether it has the right form (it may come from a file)."""
-        numbers = (*self.parts, *self.moments.products, *self.moments.aims)
+        numbers = (*self.parts, *self.moments.products, *self.moments.aims, self.moments.weight)
         sizes = (len(self.parts), len(self.moments.aims), len(self.moments.products)) == (_SIZE, _SIZE, len(_PAIRS))
-        return sizes and all(map(math.isfinite, numbers)) and min(self.parts) >= 0.0 and max(self.parts) > 0.0
+        return (
+            sizes
+            and all(map(math.isfinite, numbers))
+            and min(self.parts) >= 0.0
+            and max(self.parts) > 0.0 <= self.moments.weight
+        )
 
 
 # Before anything was measured: a small model on a few cores.

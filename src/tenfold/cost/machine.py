@@ -18,8 +18,10 @@ KINDS = 2 * (len(_FEW) + 1)  # of each size, without prompts and with them
 _QUANTILES = 31
 _MOST = 1 << 26  # blocks, or tokens: beyond that a file is wrong,
 _SANE = 1e4  # as it is where steps take so many times as long as they should, or as short
-_SPELLS = 900  # seconds of which it is told how slow the machine was, at most
+SPELLS = 900  # last seconds of which it is told how slow the machine was, at most
 _TELLS = 0.1  # seconds of steps that tell how slow it was in one
+_FADES = 0.7  # the power of a spell that is left for the next second where that has no such steps
+_FAR = 100.0  # times as slow or fast as usual is the most that is believed
 _ENOUGH = 12  # steps of a kind: of fewer, those of the nearest kind tell more
 
 
@@ -62,8 +64,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return StepCost(self.fit, self.drift)
 
     def learned(self, steps: Iterable[tuple[StepShape, float, float]]) -> "Machine":
-        """The same with how fast it was, second by second, and how real times scatter, taken from these steps, the
-        earliest first: their shape, when they began, and how long they took, in seconds."""
+        """The same with how fast it was, second by second, and how real times scatter, taken from these steps: their
+        shape, when they began, and how long they took, in seconds. The first spell is of the second in which the first
+        step began, or ``SPELLS`` before the last one's."""
         cost = StepCost(self.fit)
         known = [(kind_of(shape), int(began), cost.fitted(shape), took) for shape, began, took in steps if took > 0]
         known = [one for one in known if one[2] > 0]
@@ -74,11 +77,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         found: list[list[float]] = [[] for _ in range(KINDS)]
         for kind, second, fitted, took in known:
             found[kind].append(took / (fitted * drift * spells[second]))
-        first, last = known[0][1], known[-1][1]
         level, told = 1.0, []
-        for second in range(max(first, last - _SPELLS + 1), last + 1):
-            level = spells.get(second, level)
-            told.append(round(level, 4))
+        for second in range(max(min(spells), max(spells) - SPELLS + 1), max(spells) + 1):
+            level = spells.get(second, level**_FADES)
+            told.append(float(f"{level:.4g}"))
         return msgspec.structs.replace(self, drift=drift, spells=tuple(told), ratios=tuple(map(_quantiles, found)))
 
     def ratios_of(self, kind: int) -> tuple[float, ...]:
@@ -116,23 +118,28 @@ def read_machine(data: bytes, where: str) -> Machine:
     most = max(machine.blocks, machine.block_size, machine.max_context)
     sane = all(1 / _SANE < ratio < _SANE for ratio in ratios) and machine.windows and min(machine.windows) >= 0
     sane = sane and (machine.drafts is None or machine.drafts.usable)
+    sane = sane and len(machine.spells) <= SPELLS
     if sizes < 1 or most > _MOST or not machine.fit.usable or not sane:
         raise ConfigError(f"{where} describes no machine that could run: a size or a time is out of range")
     return machine
 
 
 def _spells(steps: Iterable[tuple[int, float, float]]) -> dict[int, float]:
-    """How many times as long as expected steps took, by the second that they began in; in those that had hardly any, as
-    in the one before."""
+    """How many times as long as expected steps took, by the second that they began in. Where that had hardly any, it is
+    as the one before, and the less so the longer ago that was: of an idle machine nothing is known."""
     sums: dict[int, tuple[float, float]] = {}
     for second, expected, took in steps:
         before = sums.get(second, (0.0, 0.0))
         sums[second] = before[0] + expected, before[1] + took
-    level, found = 1.0, {}
-    for second, (expected, took) in sums.items():
+    level, last, found = 1.0, 0, {}
+    for second in sorted(sums):
+        expected, took = sums[second]
         if expected >= _TELLS:
-            level = took / expected
+            level = min(max(took / expected, 1 / _FAR), _FAR)
+        else:
+            level **= _FADES ** (second - last)
         found[second] = level
+        last = second
     return found
 
 

@@ -6,11 +6,11 @@ Where nothing is to be decided for a while, because all that runs is in decode, 
 (``sched.coasting``): what comes of them is the same.
 """
 
-import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import cache, partial
+from math import floor, inf
 
 from tenfold.cache.manager import CacheManager
 from tenfold.cache.worth import LeastWorth
@@ -29,7 +29,7 @@ from tenfold.sim.drafts import SimulatedDrafts
 
 _TOKEN = 0  # that every step gives every sequence: what is generated is not simulated
 _MOST = 128  # steps made at once
-_NEVER = math.inf
+_NEVER = inf
 
 Report = Callable[[Call], None]
 
@@ -170,7 +170,7 @@ class Replica:
         shape, more = self.scheduler.coasting.shape()
         fitted, until, pace = self.cost.fitted(shape), self.scheduler.coasting.until(now), self._pace(now)
         if len(self._paces) > 1:
-            until = min(until, int(now + self._since) + 1 - self._since)
+            until = min(until, floor(now + self._since) + 1 - self._since)
         self._fitted, self._slope = fitted, self.cost.fitted(shape.with_keys(more)) - fitted
         seconds, slope = pace * fitted, pace * self._slope
         ends, ratios, draw = [], self._ratios[kind_of(shape)], self._random.random
@@ -185,7 +185,7 @@ class Replica:
 
     def _pace(self, now: float) -> float:
         """How many times as long as the fit says steps take now, but for their ratio."""
-        return self._paces[int(now + self._since) % len(self._paces)]
+        return self._paces[floor(now + self._since) % len(self._paces)]
 
     def _coast(self, steps: int) -> list[TokenEvent]:
         """So many of those steps have ended. Returns what is to be told of calls that ended with the last."""
